@@ -1,0 +1,35 @@
+"""The demo: Figure 1 on scikit-learn's digits, with no download.
+
+About 1 minute on 2 CPU cores. Expect all nets near 97% when dense, and at 2 to
+5% of the weights Powerprop nets far above the baseline.
+
+  python -m experiments.one_shot --config=configs/digits.py
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Every field that an experiment has; see powerprop.settings.Settings."""
+  return ml_collections.ConfigDict(
+    {
+      'dataset': 'digits',
+      'network': 'mlp',
+      'network_kwargs': {'hidden': (300, 100)},
+      'optimizer': 'sgd',
+      'optimizer_kwargs': {},
+      'learning_rate': (0.1,),
+      'transforms': ('powerprop',),
+      'transform_kwargs': {},
+      'alphas': (1.0, 2.0, 3.0, 4.0),
+      'seeds': 5,
+      'steps': 4_000,
+      'batch_size': 60,
+      'densities': tuple(0.01 ** (i / 19) for i in range(20)),
+      'output_density_factor': 2.0,
+      'executor': 'auto',
+      'chunk_steps': 500,
+      'checkpoint_seconds': 30.0,
+      'near_zero': 0.01,
+    }
+  )

@@ -1,0 +1,1 @@
+"""Binaries: one per experiment, each run with a config file."""

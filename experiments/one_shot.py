@@ -1,0 +1,40 @@
+"""One-shot pruning: trains nets at several α, prunes them, draws Figure 1.
+
+  python -m experiments.one_shot --config=configs/digits.py
+
+Writes config.json, metrics.jsonl, checkpoints/, results.json, records.npz and
+figures/ to --workdir. Start the same command again to resume a stopped run.
+
+Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
+"""
+
+import json
+import pathlib
+
+import ml_collections
+
+from powerprop import cli
+from powerprop import one_shot
+from powerprop import runs
+from powerprop import settings
+
+
+def experiment(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  data_dir: str | None,
+) -> None:
+  """Runs what `config` says, or shows it where it is already finished."""
+  checked = settings.check(config)
+  with runs.disk_errors(workdir):
+    runs.open_folder(workdir, config.to_dict())
+  if (workdir / 'results.json').exists():
+    print(f'{workdir} is finished: its tables and figures, drawn again.')
+    results = json.loads((workdir / 'results.json').read_text())
+  else:
+    results = one_shot.run(checked, workdir, data_dir)
+  one_shot.report(results, workdir)
+
+
+if __name__ == '__main__':
+  cli.main('configs/digits.py', experiment)

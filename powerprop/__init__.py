@@ -1,0 +1,59 @@
+"""Powerpropagation (Schwarz et al., NeurIPS 2021) for JAX, Haiku and Optax."""
+
+from powerprop.modules import PowerPropConv1D
+from powerprop.modules import PowerPropConv1DTranspose
+from powerprop.modules import PowerPropConv2D
+from powerprop.modules import PowerPropConv2DTranspose
+from powerprop.modules import PowerPropConv3D
+from powerprop.modules import PowerPropConv3DTranspose
+from powerprop.modules import PowerPropDepthwiseConv1D
+from powerprop.modules import PowerPropDepthwiseConv2D
+from powerprop.modules import PowerPropDepthwiseConv3D
+from powerprop.modules import PowerPropLinear
+from powerprop.modules import PowerPropSeparableDepthwiseConv2D
+from powerprop.modules import reparameterise
+from powerprop.reparam import inverse_power
+from powerprop.reparam import power
+from powerprop.reparam import power_straight_through
+from powerprop.reparam import slope
+from powerprop.reparam import to_phi
+from powerprop.reparam import to_theta
+from powerprop.reparam import value_and_grad
+from powerprop.transforms import adaptive_powerprop
+from powerprop.transforms import chain_rule
+from powerprop.transforms import current_alpha
+from powerprop.transforms import powerprop
+from powerprop.trees import is_weight
+from powerprop.trees import kth_largest
+from powerprop.trees import top_k_masks
+
+__version__ = '0.1.0'
+
+__all__ = (
+  'PowerPropConv1D',
+  'PowerPropConv1DTranspose',
+  'PowerPropConv2D',
+  'PowerPropConv2DTranspose',
+  'PowerPropConv3D',
+  'PowerPropConv3DTranspose',
+  'PowerPropDepthwiseConv1D',
+  'PowerPropDepthwiseConv2D',
+  'PowerPropDepthwiseConv3D',
+  'PowerPropLinear',
+  'PowerPropSeparableDepthwiseConv2D',
+  'adaptive_powerprop',
+  'chain_rule',
+  'current_alpha',
+  'inverse_power',
+  'is_weight',
+  'kth_largest',
+  'power',
+  'power_straight_through',
+  'powerprop',
+  'reparameterise',
+  'slope',
+  'to_phi',
+  'to_theta',
+  'top_k_masks',
+  'value_and_grad',
+)

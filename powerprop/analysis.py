@@ -1,0 +1,523 @@
+"""What training and pruning did to the weights: numbers, and tables of them.
+
+Everything here is NumPy on the host and knows nothing of networks or files.
+Weights and masks come as one array or as a sequence of arrays, one a layer.
+Layers matter where a figure ranks weights, because pruning ranks them layer by
+layer and layers are initialised at different scales.
+
+A run's record is a list of *rows* (one trained network at one density);
+`summarise` turns it into a *summary* (one entry a density, over seeds), and
+`table` and `analysis_table` print it. A *member* is one trained network:
+(transform, alpha, learning rate, seed).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import math
+from typing import Any, TypeGuard
+
+import numpy as np
+import tabulate
+
+Arrays = np.ndarray | Sequence[np.ndarray]
+Row = Mapping[str, Any]
+
+_GROUP = ('transform', 'alpha', 'learning_rate')
+_MEANS = ('test_accuracy', 'test_nll', 'mask_overlap')
+
+
+def sign_change(initial: Arrays, final: Arrays) -> float:
+  r"""Share of the weights that training carried across zero.
+
+  .. math::
+    \frac{1}{n} \#\{i : \operatorname{sign}(\theta^0_i)
+    \operatorname{sign}(\theta_i) < 0\}
+
+  A weight that is exactly zero before or after has no sign to change: it counts
+  among the :math:`n`, not among the changed.
+
+  Args:
+    initial: weights :math:`\theta^0` before training, one array or one a layer.
+    final: weights :math:`\theta` after training, of the same shapes.
+
+  Returns:
+    A share in [0, 1].
+
+  >>> sign_change(np.array([1., -1., 0., 2.]), np.array([-1., -2., 3., 0.]))
+  0.25
+
+  References:
+    Schwarz et al., Powerpropagation, 2021, section 3, (iii).
+  """
+  changed = _pooled(np.sign, initial) * _pooled(np.sign, final)
+  return float(np.mean(changed < 0))
+
+
+def near_zero(theta: Arrays, epsilon: float) -> float:
+  """Share of the weights inside the open interval (−ε, ε).
+
+  Args:
+    theta: weights, one array or one a layer.
+    epsilon: half the width of the interval, > 0.
+
+  Returns:
+    A share in [0, 1]: what the report calls sparsity.
+
+  >>> near_zero(np.array([-0.02, 0., 0.005, 0.01]), epsilon=0.01)
+  0.5
+
+  References:
+    Jain, Raj and Asgaonkar, Powerpropagation, 2022, section 5.
+  """
+  return float(np.mean(_pooled(np.abs, theta) < epsilon))
+
+
+def kurtosis(theta: Arrays) -> float:
+  r"""Excess kurtosis of a layer's weights, averaged over layers by size.
+
+  .. math::
+    \frac{1}{\sum_l n_l} \sum_l n_l
+    \left(\frac{m_4(\theta_l)}{m_2(\theta_l)^2} - 3\right)
+
+  with the central moments :math:`m_k`. It is 0 for a normal distribution and
+  grows with heavy tails. It is taken within each layer, where it does not
+  depend on scale, because pooling layers of different widths makes tails of its
+  own. A layer of identical weights counts as 0.
+
+  Args:
+    theta: weights, one array or one a layer.
+
+  Returns:
+    A number ≥ −2.
+
+  >>> kurtosis(np.array([-1., 1., -1., 1.]))
+  -2.0
+
+  References:
+    Schwarz et al., Powerpropagation, 2021, section 3, (ii).
+  """
+  total, size = 0.0, 0
+  for layer in _layers(theta):
+    centred = layer.ravel().astype(np.float64)
+    centred = centred - centred.mean()
+    largest = np.max(np.abs(centred))
+    if largest != 0:
+      centred /= largest  # tiny weights: their fourth power would underflow
+      squares = centred**2
+      excess = np.mean(squares**2) / np.mean(squares) ** 2 - 3
+      total += layer.size * float(excess)
+    size += layer.size
+  return total / size
+
+
+def kept_by_decile(initial: Arrays, kept: Arrays) -> np.ndarray:
+  """Share of the weights in each decile of initial size that pruning kept.
+
+  Weights are ranked by initial magnitude within their layer (ties by index) and
+  the counts are pooled over layers. A method that lets every weight compete
+  has a flat profile; the "rich get richer" has one that rises.
+
+  Args:
+    initial: weights before training, one array or one a layer.
+    kept: the mask after training, true or 1 where kept, of the same shapes.
+
+  Returns:
+    An array [10] of shares in [0, 1], smallest initial magnitudes first; nan
+    for a decile without weights (fewer than 10 in every layer).
+
+  >>> kept_by_decile(np.arange(10.), np.arange(10) >= 8).tolist()
+  [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+
+  References:
+    Schwarz et al., Powerpropagation, 2021, section 3, (i).
+  """
+  counts, survivors = np.zeros(10), np.zeros(10)
+  for layer, mask in zip(_layers(initial), _layers(kept), strict=True):
+    size = layer.size
+    order = np.argsort(np.abs(layer.ravel()), kind='stable')
+    decile = np.empty(size, np.int64)
+    decile[order] = 10 * np.arange(size) // size
+    counts += np.bincount(decile, minlength=10)
+    survivors += np.bincount(decile[mask.ravel().astype(bool)], minlength=10)
+  with np.errstate(invalid='ignore'):
+    return survivors / counts
+
+
+def mask_overlap(initial_mask: Arrays, final_mask: Arrays) -> float:
+  r"""Share of the kept weights that a mask at initialisation keeps as well.
+
+  .. math:: \frac{|M_0 \wedge M_1|}{|M_1|}
+
+  where :math:`M_0` keeps as many weights of each layer as :math:`M_1` does.
+
+  Args:
+    initial_mask: mask :math:`M_0` by magnitude before training, one array or
+      one a layer.
+    final_mask: mask :math:`M_1` by magnitude after training, of the same
+      shapes.
+
+  Returns:
+    A share in [0, 1]; nan when nothing is kept.
+
+  >>> mask_overlap(np.array([1, 1, 0, 0]), np.array([0, 1, 1, 0]))
+  0.5
+
+  References:
+    Schwarz et al., Powerpropagation, 2021, Figure 1(b).
+  """
+  before = _pooled(np.bool_, initial_mask)
+  after = _pooled(np.bool_, final_mask)
+  kept = np.count_nonzero(after)
+  return float(np.count_nonzero(before & after) / kept) if kept else math.nan
+
+
+def chance_overlap(sizes: Sequence[int], kept: Sequence[int]) -> float:
+  r"""Expected `mask_overlap` of two masks that are independent.
+
+  .. math:: \frac{\sum_l k_l^2 / n_l}{\sum_l k_l}
+
+  Args:
+    sizes: number of weights :math:`n_l` of each layer.
+    kept: number of weights :math:`k_l` that both masks keep in each layer.
+
+  Returns:
+    A share in [0, 1], the density itself when all layers have the same; nan
+    when nothing is kept.
+
+  >>> chance_overlap([100, 10], [10, 5])
+  0.23333333333333334
+  """
+  n, k = np.asarray(sizes, np.float64), np.asarray(kept, np.float64)
+  return float(np.sum(k**2 / n) / np.sum(k)) if np.sum(k) else math.nan
+
+
+def beats_baseline_below(
+  densities: Sequence[float],
+  accuracies: Sequence[float],
+  baseline: Sequence[float],
+) -> float | None:
+  """Largest tested density at and below which the baseline always loses.
+
+  The curves cross: a dense baseline often wins. One lost density at the sparse
+  end, where every network is at chance, yields None; `largest_margin` says how
+  far ahead a method is where it is best.
+
+  Args:
+    densities: tested densities in (0, 1], in any order.
+    accuracies: mean accuracy at each density.
+    baseline: the baseline's mean accuracy at each density.
+
+  Returns:
+    A tested density, or None when the baseline wins or ties at the smallest.
+
+  >>> beats_baseline_below([1., 0.1, 0.01], [0.97, 0.96, 0.5],
+  ...                      [0.98, 0.90, 0.2])
+  0.1
+  """
+  found = None
+  points = zip(densities, accuracies, baseline, strict=True)
+  for density, accuracy, reference in sorted(points):
+    if not accuracy > reference:
+      break
+    found = float(density)
+  return found
+
+
+def largest_margin(
+  densities: Sequence[float],
+  accuracies: Sequence[float],
+  baseline: Sequence[float],
+) -> tuple[float, float]:
+  """Where, and by how much, accuracy is furthest above the baseline's.
+
+  Args:
+    densities: tested densities in (0, 1], at least one.
+    accuracies: mean accuracy at each density.
+    baseline: the baseline's mean accuracy at each density.
+
+  Returns:
+    A tested density and the difference there (negative when the baseline wins
+    everywhere).
+
+  >>> largest_margin([1., 0.1], [0.5, 0.75], [0.75, 0.5])
+  (0.1, 0.25)
+  """
+  margins = np.asarray(accuracies) - np.asarray(baseline)
+  best = int(np.argmax(margins))
+  return float(densities[best]), float(margins[best])
+
+
+def diverged(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """Members with a test accuracy or loss that is not finite, at any density.
+
+  A network of NaNs still has an accuracy (that of always answering class 0), so
+  the loss is looked at too.
+
+  Args:
+    rows: as `summarise` takes them; None counts as not finite.
+
+  Returns:
+    One {"transform", "alpha", "learning_rate", "seed"} a member, in the order
+    of the rows.
+  """
+  members: dict[tuple[Any, ...], None] = {}
+  for row in rows:
+    if not (_finite(row['test_accuracy']) and _finite(row['test_nll'])):
+      members[_member(row)] = None
+  return [dict(zip((*_GROUP, 'seed'), m, strict=True)) for m in members]
+
+
+def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """Means and standard deviations over seeds, at every density.
+
+  Members that diverged (see `diverged`) are left out of every number, at every
+  density. A group none of whose members is left has no entry.
+
+  Args:
+    rows: one mapping a member and density, with "transform", "alpha",
+      "learning_rate", "seed", "density", "test_accuracy", "test_nll" and, where
+      masks were compared, "mask_overlap" and "chance_overlap".
+
+  Returns:
+    One entry per (transform, alpha, learning rate, density), sorted by these,
+    dense first: these four, the number "n" of members, and "…_mean" and "…_std"
+    of accuracy, loss and overlap, and "chance_overlap". The standard deviation
+    is the sample's (ddof = 1) and 0.0 for a single member: look at "n".
+  """
+  lost = {tuple(member.values()) for member in diverged(rows)}
+  groups: dict[tuple[Any, ...], list[Row]] = {}
+  for row in rows:
+    if _member(row) not in lost:
+      key = (*(row[name] for name in _GROUP), -row['density'])
+      groups.setdefault(key, []).append(row)
+  summary = []
+  for key in sorted(groups):
+    members = groups[key]
+    entry: dict[str, Any] = dict(zip(_GROUP, key[:-1], strict=True))
+    entry |= {'density': -key[-1], 'n': len(members)}
+    for field in _MEANS:
+      if all(field in row for row in members):
+        mean, std = mean_and_std([row[field] for row in members])
+        entry |= {f'{field}_mean': mean, f'{field}_std': std}
+    if all('chance_overlap' in row for row in members):
+      chance, _ = mean_and_std([row['chance_overlap'] for row in members])
+      entry['chance_overlap'] = chance
+    summary.append(entry)
+  return summary
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+  """Mean and sample standard deviation (ddof = 1; 0.0 for a single value).
+
+  >>> mean_and_std([1., 3.])
+  (2.0, 1.4142135623730951)
+  """
+  array = np.asarray(values, np.float64)
+  std = float(np.std(array, ddof=1)) if array.size > 1 else 0.0
+  return float(np.mean(array)), std
+
+
+def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
+  """Test accuracy in percent as Markdown: densities down, α across.
+
+  Args:
+    results: a run's record, with "rows" or their "summary", and "diverged".
+    num_densities: most densities to show, ≥ 2; the densest and the sparsest
+      always are.
+
+  Returns:
+    A table for each pair of transform and learning rate, a line on what its
+    cells are, and a line on what diverged.
+  """
+  by_group = _by_group(_summary(results))
+  counts = [entry['n'] for c in by_group.values() for entry in c.values()]
+  most = max(counts, default=0)
+  densities = sorted({d for c in by_group.values() for d in c}, reverse=True)
+  if len(densities) > num_densities:
+    chosen = np.linspace(0, len(densities) - 1, num_densities).round()
+    densities = [densities[int(i)] for i in chosen]
+
+  def cell(entry: Row | None) -> str:
+    if entry is None:
+      return '–'
+    text = f'{100 * entry["test_accuracy_mean"]:.1f}'
+    if entry['n'] > 1:
+      text += f' ± {100 * entry["test_accuracy_std"]:.1f}'
+    return text + (f' (n = {entry["n"]})' if entry['n'] < most else '')
+
+  lines = []
+  sections = list(dict.fromkeys((group[0], group[2]) for group in by_group))
+  for transform, rate in sections:
+    curves = {
+      group: curve
+      for group, curve in by_group.items()
+      if (group[0], group[2]) == (transform, rate)
+    }
+    body = [
+      [f'{100 * density:.3g}%']
+      + [cell(curve.get(density)) for curve in curves.values()]
+      for density in densities
+    ]
+    if len(sections) > 1:
+      lines.append(f'{transform}, learning rate {rate:g}:')
+    lines.append(_markdown(body, ['weights kept', *_headers(list(curves))]))
+  runs = f'mean ± std of {most} runs' if most > 1 else 'one run each'
+  lines.append(f'Test accuracy in percent, {runs}.')
+  return '\n\n'.join(lines + _diverged_lines(results))
+
+
+def analysis_table(results: Mapping[str, Any]) -> str:
+  """What α did to the weights, and where it beats the baseline, in Markdown.
+
+  Args:
+    results: a run's record, with "analysis", "rows" or their "summary", and
+      "diverged". Numbers that an entry of "analysis" lacks are shown as –.
+
+  Returns:
+    A table with one row per (transform, alpha, learning rate). The last two
+    columns are the density from which down the baseline loses, and the largest
+    margin over the baseline, in percentage points of accuracy, with the density
+    where it occurs.
+  """
+  by_group = _by_group(_summary(results))
+
+  def number(entry: Row, name: str, scale: float, digits: int) -> str:
+    mean, std = entry.get(f'{name}_mean'), entry.get(f'{name}_std')
+    if not _finite(mean):
+      return '–'
+    text = f'{scale * mean:.{digits}f}'
+    if _finite(std) and entry.get('n', 2) > 1:
+      text += f' ± {scale * std:.{digits}f}'
+    return text
+
+  def decile(entry: Row, index: int) -> str:
+    means = entry.get('kept_by_decile_mean')
+    if means is None or not _finite(means[index]):
+      return '–'
+    return f'{100 * means[index]:.1f}'
+
+  def margin(group: tuple[Any, ...]) -> str:
+    curve, reference = by_group.get(group), _baseline(by_group, group)
+    if not curve or not reference:
+      return '–'
+    shared = [density for density in curve if density in reference]
+    if not shared:
+      return '–'
+    density, points = largest_margin(
+      shared,
+      [curve[d]['test_accuracy_mean'] for d in shared],
+      [reference[d]['test_accuracy_mean'] for d in shared],
+    )
+    return f'{100 * points:+.1f} at {100 * density:.3g}%'
+
+  entries = results.get('analysis', [])
+  groups = [tuple(entry[name] for name in _GROUP) for entry in entries]
+  body = []
+  names = _headers(groups)
+  for entry, group, name in zip(entries, groups, names, strict=True):
+    below = entry.get('beats_baseline_below')
+    body.append(
+      [
+        name,
+        number(entry, 'sign_change', 100, 1),
+        number(entry, 'kurtosis', 1, 1),
+        number(entry, 'near_zero', 100, 1),
+        decile(entry, 0),
+        decile(entry, 9),
+        f'{100 * below:.3g}%' if _finite(below) else '–',
+        '–' if group[1] == 1 else margin(group),
+      ]
+    )
+  headers = [
+    '',
+    'sign changed %',
+    'excess kurtosis',
+    'near zero %',
+    'kept, smallest tenth %',
+    'kept, largest tenth %',
+    'beats baseline below',
+    'largest margin',
+  ]
+  note = (
+    'Smallest and largest tenth by initial magnitude; beats the baseline at '
+    'that density and every smaller one tested; margin in points of accuracy.'
+  )
+  lines = [_markdown(body, headers), note]
+  return '\n\n'.join(lines + _diverged_lines(results))
+
+
+def _layers(arrays: Arrays) -> list[np.ndarray]:
+  single = hasattr(arrays, 'ndim')
+  return [np.asarray(a) for a in ([arrays] if single else arrays)]
+
+
+def _pooled(fn: Callable[[Any], Any], arrays: Arrays) -> np.ndarray:
+  return np.concatenate([np.ravel(fn(a)) for a in _layers(arrays)])
+
+
+def _finite(value: Any) -> TypeGuard[float]:
+  return value is not None and math.isfinite(value)
+
+
+def _member(row: Row) -> tuple[Any, ...]:
+  return (*(row[name] for name in _GROUP), row['seed'])
+
+
+def _summary(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+  return results.get('summary') or summarise(results.get('rows', []))
+
+
+def _by_group(
+  summary: Sequence[Row],
+) -> dict[tuple[Any, ...], dict[float, Row]]:
+  groups: dict[tuple[Any, ...], dict[float, Row]] = {}
+  for entry in summary:
+    key = tuple(entry[name] for name in _GROUP)
+    groups.setdefault(key, {})[entry['density']] = entry
+  return groups
+
+
+def _baseline(
+  by_group: Mapping[tuple[Any, ...], dict[float, Row]], group: tuple[Any, ...]
+) -> dict[float, Row] | None:
+  """α = 1 at the same learning rate, if possible of the same transform."""
+  transform, _, learning_rate = group
+  for (_, alpha, rate), curve in sorted(
+    by_group.items(), key=lambda item: item[0][0] != transform
+  ):
+    if alpha == 1 and rate == learning_rate:
+      return curve
+  return None
+
+
+def _headers(groups: Sequence[tuple[Any, ...]]) -> list[str]:
+  """A name for each group that says no more than tells it from the others."""
+  several_transforms = len({group[0] for group in groups}) > 1
+  several_rates = len({group[2] for group in groups}) > 1
+  names = []
+  for transform, alpha, rate in groups:
+    name = f'α = {alpha:g}' + (' (baseline)' if alpha == 1 else '')
+    name += f', {transform}' if several_transforms else ''
+    names.append(name + (f', lr {rate:g}' if several_rates else ''))
+  return names
+
+
+def _markdown(body: list[list[str]], headers: list[str]) -> str:
+  return tabulate.tabulate(
+    body, headers, tablefmt='github', disable_numparse=True, stralign='right'
+  )
+
+
+def _diverged_lines(results: Mapping[str, Any]) -> list[str]:
+  seeds: dict[tuple[Any, ...], list[Any]] = {}
+  lost = results.get('diverged')
+  for member in diverged(results.get('rows', [])) if lost is None else lost:
+    key = tuple(member[name] for name in _GROUP)
+    seeds.setdefault(key, []).append(member['seed'])
+  if not seeds:
+    return []
+  parts = [
+    f'{transform} α = {alpha:g} lr {rate:g} '
+    f'seed{"s" if len(which) > 1 else ""} {", ".join(map(str, which))}'
+    for (transform, alpha, rate), which in seeds.items()
+  ]
+  return [f'Diverged and left out: {"; ".join(parts)}.']

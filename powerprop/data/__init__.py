@@ -1,0 +1,19 @@
+"""Data sets as arrays, and batches of them as pure functions of a key."""
+
+from powerprop.data.batches import batch_indices
+from powerprop.data.batches import normalise
+from powerprop.data.datasets import load
+from powerprop.data.datasets import names
+from powerprop.data.types import DataError
+from powerprop.data.types import Dataset
+from powerprop.data.types import Split
+
+__all__ = (
+  'DataError',
+  'Dataset',
+  'Split',
+  'batch_indices',
+  'load',
+  'names',
+  'normalise',
+)

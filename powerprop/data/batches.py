@@ -1,0 +1,102 @@
+"""Batches as pure functions of a key, computed on the device."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(
+  jax.jit, static_argnames=('num_steps', 'num_examples', 'batch_size')
+)
+def batch_indices(
+  key: chex.PRNGKey,
+  start: chex.Numeric,
+  num_steps: int,
+  num_examples: int,
+  batch_size: int,
+) -> jax.Array:
+  """Returns which examples steps start, …, start + num_steps - 1 train on.
+
+  The steps walk through an endless sequence of epochs. Epoch e is a random
+  permutation of the examples, drawn from `fold_in(key, e)` and cut into
+  `num_examples // batch_size` batches; the `num_examples % batch_size` examples
+  left at its end sit that epoch out. A row depends on the key and its step
+  alone, so however a run is cut into windows, it sees the same batches.
+
+  A window costs one permutation for each epoch that it touches, so ask for many
+  steps at a time.
+
+  Args:
+    key: the run's key; vmap over it for many runs.
+    start: int32 scalar >= 0, the first step; may be traced.
+    num_steps: number of rows, >= 1; static.
+    num_examples: size of the split, >= 1; static.
+    batch_size: examples in a batch, in [1, num_examples]; static.
+
+  Returns:
+    int32 [num_steps, batch_size], values in [0, num_examples).
+
+  Raises:
+    ValueError: if num_steps or batch_size is out of range.
+  """
+  if num_steps < 1:
+    raise ValueError(f'num_steps must be at least 1, got {num_steps}.')
+  if not 1 <= batch_size <= num_examples:
+    raise ValueError(
+      f'batch_size must be in [1, num_examples = {num_examples}],'
+      f' got {batch_size}.'
+    )
+  per_epoch = num_examples // batch_size
+  # As many as the worst start, the last batch of an epoch, touches; `start` may
+  # be traced, so the last of them may turn out to be untouched.
+  num_epochs = 1 + -(-(num_steps - 1) // per_epoch)
+  start = jnp.asarray(start, jnp.int32)
+  first_epoch, offset = start // per_epoch, start % per_epoch
+  last_epoch = (start + num_steps - 1) // per_epoch
+
+  def epoch(e: jax.Array) -> jax.Array:
+    order = _permutation(jax.random.fold_in(key, e), num_examples)
+    return order[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+
+  def epoch_if_touched(e: jax.Array) -> jax.Array:
+    blank = jnp.zeros((per_epoch, batch_size), jnp.int32)
+    return jax.lax.cond(e <= last_epoch, epoch, lambda _: blank, e)
+
+  epochs = first_epoch + jnp.arange(num_epochs, dtype=jnp.int32)
+  rows = jax.lax.map(epoch_if_touched, epochs)
+  rows = rows.reshape(num_epochs * per_epoch, batch_size)
+  return jax.lax.dynamic_slice_in_dim(rows, offset, num_steps)
+
+
+def _permutation(key: chex.PRNGKey, n: int) -> jax.Array:
+  """Returns a random permutation of range(n), int32 [n].
+
+  The order of at least 32 random bits per element, as from one argsort. They
+  are spent in rounds that sort plain integers, random bits above and the
+  position below: each round keeps the order of the rounds before among equal
+  random bits, as a radix sort does. On CPU, for n = 55,000, this takes a fifth
+  of the time of `jax.random.permutation`.
+  """
+  position_bits = (n - 1).bit_length()
+  position = jnp.arange(n, dtype=jnp.uint32)
+  order = jnp.arange(n, dtype=jnp.int32)
+  rounds = -(-32 // (32 - position_bits))
+  for round_key in jax.random.split(key, rounds):
+    above = jax.random.bits(round_key, (n,), jnp.uint32) << position_bits
+    order = order[jnp.sort(above | position) & ((1 << position_bits) - 1)]
+  return order
+
+
+def normalise(images: chex.Array, scale: chex.Numeric) -> jax.Array:
+  """Returns pixels as floats in [0, 1].
+
+  Args:
+    images: uint8 [..., H, W, C].
+    scale: the data set's `scale`.
+
+  Returns:
+    float32 [..., H, W, C], `images * scale`.
+  """
+  return jnp.asarray(images).astype(jnp.float32) * jnp.float32(scale)

@@ -1,0 +1,183 @@
+"""Haiku under Ψ: any net, or single modules that are drop-ins for Haiku's.
+
+Both store φ and compute with θ = Ψ(φ). θ is drawn by the usual initialiser and
+φ is its inverse, so the function at initialisation is that of the plain net.
+"""
+
+import contextlib
+import contextvars
+import functools
+from typing import Any, TypeVar
+
+import haiku as hk
+import jax
+
+from powerprop import reparam
+from powerprop import trees
+from powerprop.types import Alpha, Where
+
+_Net = TypeVar('_Net', bound=Any)
+
+# Whether a net is being run under `reparameterise`.
+_tree_level = contextvars.ContextVar('_tree_level', default=False)
+
+
+def reparameterise(
+  net: _Net,
+  alpha: Alpha,
+  where: Where = trees.is_weight,
+  chain_rule: bool = False,
+) -> _Net:
+  """Puts a Haiku net under Ψ without touching it.
+
+  Args:
+    net: what `hk.transform`, `hk.transform_with_state`, `hk.multi_transform` or
+      `hk.multi_transform_with_state` returned.
+    alpha: scalar ≥ 1, static or traced.
+    where: which parameters live under Ψ, by path and value; by default matrices
+      and kernels but no biases and no norms.
+    chain_rule: False: the gradient of `apply` is ∂L/∂θ, for
+      `powerprop.powerprop(inner, alpha)`. True: it is ∂L/∂φ, for a plain
+      optimiser.
+
+  Returns:
+    The same type: `init` returns φ, `apply` takes φ.
+
+  Raises:
+    ValueError: if α is below 1 or not finite.
+
+  Example:
+    >>> import haiku as hk, jax, jax.numpy as jnp
+    >>> net = hk.transform(lambda x: hk.nets.MLP([30, 10])(x))
+    >>> net = reparameterise(net, alpha=3.)
+    >>> phi = net.init(jax.random.key(0), jnp.ones([1, 8]))
+    >>> net.apply(phi, None, jnp.ones([1, 8])).shape
+    (1, 10)
+  """
+  alpha = reparam.check_alpha(alpha)
+  psi = reparam.power if chain_rule else reparam.power_straight_through
+  has_state = isinstance(
+    net, hk.TransformedWithState | hk.MultiTransformedWithState
+  )
+
+  def run(fn, *args, **kwargs):
+    token = _tree_level.set(True)
+    try:
+      return fn(*args, **kwargs)
+    finally:
+      _tree_level.reset(token)
+
+  @functools.wraps(net.init)  # Haiku keeps notes in the function's __dict__
+  def init(*args, **kwargs):
+    out = run(net.init, *args, **kwargs)
+    if has_state:
+      theta, state = out
+      return reparam.to_phi(theta, alpha, where), state
+    return reparam.to_phi(out, alpha, where)
+
+  def under_psi(apply):
+    @functools.wraps(apply)
+    def apply_phi(phi, *args, **kwargs):
+      theta = trees.map_where(lambda x: psi(x, alpha), where, phi)
+      return run(apply, theta, *args, **kwargs)
+
+    return apply_phi
+
+  return net._replace(init=init, apply=jax.tree.map(under_psi, net.apply))
+
+
+def _under_psi(
+  alpha: Alpha, chain_rule: bool
+) -> contextlib.AbstractContextManager[None]:
+  """Within it, every parameter named `w` is Ψ of a stored φ."""
+  psi = reparam.power if chain_rule else reparam.power_straight_through
+
+  def creator(next_creator, shape, dtype, init, context):
+    value = next_creator(shape, dtype, init)
+    return reparam.inverse_power(value, alpha) if context.name == 'w' else value
+
+  def getter(next_getter, value, context):
+    return next_getter(psi(value, alpha) if context.name == 'w' else value)
+
+  stack = contextlib.ExitStack()
+  stack.enter_context(hk.custom_creator(creator))
+  stack.enter_context(hk.custom_getter(getter))
+  return stack
+
+
+class _PowerProp:
+  """Mixin: the module's weights `w` are stored as φ and used as θ = Ψ(φ).
+
+  Beside the arguments of its Haiku counterpart, a module takes by keyword
+
+  * alpha: scalar ≥ 1, static or traced (default 2, the paper's smallest above
+    the baseline);
+  * chain_rule: False: its backward pass hands back ∂L/∂θ, for
+    `powerprop.powerprop(inner, alpha)`; True: ∂L/∂φ, for a plain optimiser.
+  """
+
+  def __init__(
+    self,
+    *args: Any,
+    alpha: Alpha = 2.0,
+    chain_rule: bool = False,
+    **kwargs: Any,
+  ):
+    super().__init__(*args, **kwargs)
+    self.alpha = reparam.check_alpha(alpha)
+    self.chain_rule = chain_rule
+
+  def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+    if _tree_level.get():
+      raise ValueError(
+        f'{self.name} is a Powerprop module in a net under reparameterise,'
+        ' so that Ψ would be applied twice; use one of the two.'
+      )
+    with _under_psi(self.alpha, self.chain_rule):
+      return super().__call__(*args, **kwargs)  # type: ignore
+
+
+class PowerPropLinear(_PowerProp, hk.Linear):
+  """`hk.Linear` with weights θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropConv1D(_PowerProp, hk.Conv1D):
+  """`hk.Conv1D` with weights θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropConv2D(_PowerProp, hk.Conv2D):
+  """`hk.Conv2D` with weights θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropConv3D(_PowerProp, hk.Conv3D):
+  """`hk.Conv3D` with weights θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropConv1DTranspose(_PowerProp, hk.Conv1DTranspose):
+  """`hk.Conv1DTranspose` with θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropConv2DTranspose(_PowerProp, hk.Conv2DTranspose):
+  """`hk.Conv2DTranspose` with θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropConv3DTranspose(_PowerProp, hk.Conv3DTranspose):
+  """`hk.Conv3DTranspose` with θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropDepthwiseConv1D(_PowerProp, hk.DepthwiseConv1D):
+  """`hk.DepthwiseConv1D` with θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropDepthwiseConv2D(_PowerProp, hk.DepthwiseConv2D):
+  """`hk.DepthwiseConv2D` with θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropDepthwiseConv3D(_PowerProp, hk.DepthwiseConv3D):
+  """`hk.DepthwiseConv3D` with θ = Ψ(φ); takes also `alpha`, `chain_rule`."""
+
+
+class PowerPropSeparableDepthwiseConv2D(
+  _PowerProp, hk.SeparableDepthwiseConv2D
+):
+  """`hk.SeparableDepthwiseConv2D` with θ = Ψ(φ); both kernels are under Ψ."""

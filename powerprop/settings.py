@@ -1,0 +1,250 @@
+"""A config, checked: one clear sentence for whatever is wrong with it."""
+
+from collections.abc import Callable, Mapping
+import difflib
+import math
+from typing import Any, NamedTuple
+
+import ml_collections
+import optax
+
+from powerprop import data
+from powerprop import networks
+from powerprop import transforms
+
+
+class ConfigError(ValueError):
+  """A config value is wrong; the message names it and the remedy."""
+
+
+class Settings(NamedTuple):
+  """What `experiments.one_shot` is told; the fields of every config.
+
+  Attributes:
+    dataset: a name in `powerprop.data.names()`.
+    network: a function of `powerprop.networks`.
+    network_kwargs: its keyword arguments.
+    optimizer: an optax alias.
+    optimizer_kwargs: its keyword arguments but the learning rate.
+    learning_rate: one or several, each ≥ 0; several are a sweep.
+    transforms: names in `powerprop.transforms`; several are compared. α = 1 is
+      the same for all, and runs once, under the first.
+    transform_kwargs: by transform, its keyword arguments.
+    alphas: powers ≥ 1 (where they start, for an adaptive transform).
+    seeds: how many, from 0; a seed's θ at the start is the same for every α.
+    steps: optimisation steps, ≥ 0.
+    batch_size: examples per step.
+    densities: shares kept by pruning, each in (0, 1].
+    output_density_factor: the output layer keeps min(1, factor·density).
+    executor: 'auto', 'map' or 'vmap'; see `powerprop.train.make_cells`.
+    chunk_steps: steps between two reports (and so between two checkpoints).
+    checkpoint_seconds: least time between two checkpoints.
+    near_zero: ε; weights in (−ε, ε) count as near zero.
+  """
+
+  dataset: str
+  network: str
+  network_kwargs: dict[str, Any]
+  optimizer: str
+  optimizer_kwargs: dict[str, Any]
+  learning_rate: tuple[float, ...]
+  transforms: tuple[str, ...]
+  transform_kwargs: dict[str, Any]
+  alphas: tuple[float, ...]
+  seeds: int
+  steps: int
+  batch_size: int
+  densities: tuple[float, ...]
+  output_density_factor: float
+  executor: str
+  chunk_steps: int
+  checkpoint_seconds: float
+  near_zero: float
+
+
+def _known(kind: str, name: str, names: list[str]) -> None:
+  if name not in names:
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    raise ConfigError(
+      f'{kind} {name!r} is unknown{hint}; choose one of'
+      f' {", ".join(sorted(names))}.'
+    )
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+  """A number or several, as a tuple of floats."""
+  several = values if isinstance(values, tuple | list) else (values,)
+  if not several:
+    raise ConfigError(f'{name} is empty; give at least one number.')
+  try:
+    out = tuple(float(v) for v in several)
+  except (TypeError, ValueError):
+    raise ConfigError(
+      f'{name} is {values!r} but must be a number or a tuple of numbers.'
+    ) from None
+  if len(set(out)) != len(out):
+    raise ConfigError(f'{name} is {values} with a value twice; name each once.')
+  return out
+
+
+def _require(ok: bool, name: str, value: Any, must: str) -> None:
+  if not ok:
+    raise ConfigError(f'{name} is {value} but must be {must}.')
+
+
+def optimizers() -> list[str]:
+  """Names of optax's aliases that take a learning rate and gradients alone."""
+  return [
+    name
+    for name in dir(optax)
+    if name in vars(optax)
+    and callable(fn := getattr(optax, name))
+    and getattr(fn, '__module__', '') == 'optax._src.alias'
+    and not isinstance(fn, type)
+    and name not in ('lbfgs', 'polyak_sgd')
+  ]
+
+
+def transform_names() -> list[str]:
+  """Names of the transformations that a config may choose."""
+  return ['adaptive_powerprop', 'chain_rule', 'powerprop']
+
+
+def check(config: ml_collections.ConfigDict) -> Settings:
+  """Checks a config by itself.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+
+  Returns:
+    Settings.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or out of
+      range.
+  """
+  given = config.to_dict()
+  for name in given:
+    _known('config field', name, list(Settings._fields))
+  for name in Settings._fields:
+    if name not in given:
+      raise ConfigError(
+        f'the config has no field {name!r}; add it (configs/digits.py shows'
+        ' every field).'
+      )
+
+  s = Settings(**given)
+  _known('data set', s.dataset, list(data.names()))
+  _known('network', s.network, list(networks.NETWORKS))
+  _known('optimizer', s.optimizer, optimizers())
+  chosen = (s.transforms,) if isinstance(s.transforms, str) else s.transforms
+  _require(bool(chosen), 'transforms', chosen, 'at least one name')
+  for name in (*chosen, *s.transform_kwargs):
+    _known('transform', name, transform_names())
+  _known('executor', s.executor, ['auto', 'map', 'vmap'])
+
+  s = s._replace(
+    transforms=tuple(dict.fromkeys(chosen)),
+    learning_rate=_numbers('learning_rate', s.learning_rate),
+    alphas=_numbers('alphas', s.alphas),
+    densities=tuple(sorted(_numbers('densities', s.densities), reverse=True)),
+  )
+  for a in s.alphas:
+    _require(
+      math.isfinite(a) and a >= 1,
+      'alphas',
+      f'{a:g}',
+      'finite and at least 1 (1 is ordinary training)',
+    )
+  for d in s.densities:
+    _require(0 < d <= 1, 'densities', f'{d:g}', 'in (0, 1], the share kept')
+  for rate in s.learning_rate:
+    _require(
+      math.isfinite(rate) and rate >= 0,
+      'learning_rate',
+      f'{rate:g}',
+      'finite and at least 0',
+    )
+  for name, low in (
+    ('seeds', 1),
+    ('steps', 0),
+    ('batch_size', 1),
+    ('chunk_steps', 1),
+  ):
+    value = getattr(s, name)
+    _require(
+      isinstance(value, int) and value >= low,
+      name,
+      value,
+      f'a whole number of at least {low}',
+    )
+  _require(
+    s.output_density_factor > 0,
+    'output_density_factor',
+    s.output_density_factor,
+    'above 0',
+  )
+  _require(s.near_zero > 0, 'near_zero', s.near_zero, 'above 0')
+  _require(
+    s.checkpoint_seconds >= 0,
+    'checkpoint_seconds',
+    s.checkpoint_seconds,
+    'at least 0',
+  )
+  _try('network_kwargs', lambda: network(s, 10))
+  _try('optimizer_kwargs', lambda: optimizer(s)(0.1))
+  for name, tx in make_transforms(s).items():
+    _try(
+      f'transform_kwargs.{name}', lambda tx=tx: tx(optax.sgd(0.1), alpha=2.0)
+    )
+  return s
+
+
+def _try(name: str, build: Callable[[], Any]) -> None:
+  try:
+    build()
+  except (TypeError, ValueError) as e:
+    raise ConfigError(f'{name} does not fit: {e}') from None
+
+
+def check_data(s: Settings, dataset: data.Dataset) -> None:
+  """Checks what depends on the data.
+
+  Raises:
+    ConfigError: if a batch is larger than the training data.
+  """
+  n = len(dataset.train.label)
+  _require(
+    s.batch_size <= n,
+    'batch_size',
+    s.batch_size,
+    f"at most {n}, the number of {s.dataset}'s training examples",
+  )
+
+
+def network(s: Settings, num_classes: int) -> Any:
+  """The net that the settings name."""
+  kwargs = {
+    k: tuple(v) if isinstance(v, list) else v
+    for k, v in s.network_kwargs.items()
+  }
+  return networks.NETWORKS[s.network](num_classes, **kwargs)
+
+
+def optimizer(s: Settings) -> Callable[[Any], optax.GradientTransformation]:
+  """learning rate -> the optimiser that the settings name."""
+  return lambda rate: getattr(optax, s.optimizer)(rate, **s.optimizer_kwargs)
+
+
+def make_transforms(
+  s: Settings,
+) -> Mapping[str, Callable[..., optax.GradientTransformation]]:
+  """By name, (inner, alpha) -> the transformation with its arguments."""
+
+  def make(name):
+    fn = getattr(transforms, name)
+    kwargs = s.transform_kwargs.get(name, {})
+    return lambda inner, alpha: fn(inner, alpha=alpha, **kwargs)
+
+  return {name: make(name) for name in s.transforms}

@@ -1,0 +1,220 @@
+"""`powerprop`: Δφ = optim(∂L/∂θ)·α|φ|^(α−1), around any optax optimiser."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from powerprop import reparam
+from powerprop import trees
+from powerprop.types import Alpha, Params, Schedule, Updates, Where
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class StaticAlpha:
+  """A number α in a state: part of the program, no leaf of the tree."""
+
+  value: float
+
+
+class PowerpropState(NamedTuple):
+  """State of `powerprop` and of the transformations made from it.
+
+  Attributes:
+    count: int32, the number of updates done.
+    alpha: the α that φ is to be read with; see `current_alpha`.
+    inner: the inner optimiser's state, which lives in θ's space.
+  """
+
+  count: jax.Array
+  alpha: StaticAlpha | jax.Array
+  inner: optax.OptState
+
+
+def stored(alpha: Alpha) -> StaticAlpha | jax.Array:
+  """How a state keeps α: numbers as part of the program, arrays as leaves."""
+  alpha = reparam.check_alpha(alpha)
+  if isinstance(alpha, float):
+    return StaticAlpha(alpha)
+  return jnp.asarray(alpha, jnp.float32)
+
+
+def read(alpha: StaticAlpha | jax.Array) -> Alpha:
+  """The inverse of `stored`."""
+  return alpha.value if isinstance(alpha, StaticAlpha) else alpha
+
+
+def current_alpha(opt_state: optax.OptState) -> Alpha:
+  """The α with which φ is to be read now, from any optimiser state.
+
+  Args:
+    opt_state: the state of `powerprop`, `chain_rule`, `adaptive_powerprop`, or
+      of any optax wrapper or chain around one of them.
+
+  Returns:
+    A float where α is static, else a float32 scalar (or a vector, where the
+    state is that of a vmapped population).
+
+  Raises:
+    ValueError: if the state holds no α, or several of them.
+  """
+  is_ours = lambda x: isinstance(x, PowerpropState)
+  leaves = jax.tree.leaves(opt_state, is_leaf=is_ours)
+  found = [read(x.alpha) for x in leaves if isinstance(x, PowerpropState)]
+  if len(found) != 1:
+    raise ValueError(
+      f'found {len(found)} Powerprop states in this optimiser state where one'
+      ' was expected; pass the state of the transformation that you mean.'
+    )
+  return found[0]
+
+
+def refuse_line_search(inner_state: optax.OptState) -> None:
+  """Raises where an optimiser would call the loss: it would do so at θ, not φ.
+
+  Args:
+    inner_state: the inner optimiser's state.
+
+  Raises:
+    ValueError: if the state belongs to a line search.
+  """
+  searches = (
+    optax.ScaleByBacktrackingLinesearchState,
+    optax.ScaleByZoomLinesearchState,
+  )
+  is_search = lambda x: isinstance(x, searches)
+  for leaf in jax.tree.leaves(inner_state, is_leaf=is_search):
+    if is_search(leaf):
+      raise ValueError(
+        f'the inner optimiser holds a line search ({type(leaf).__name__}, as'
+        ' optax.lbfgs does) that calls the loss with its own parameters; '
+        'Powerprop cannot wrap it: use one without, such as '
+        'optax.lbfgs(linesearch=None), or a first-order optimiser.'
+      )
+
+
+def powerprop(
+  inner: optax.GradientTransformation,
+  alpha: Alpha | Schedule,
+  where: Where = trees.is_weight,
+) -> optax.GradientTransformationExtraArgs:
+  """Powerpropagation around any optax optimiser: target propagation.
+
+  .. math::
+    Δφ = optim(∂L/∂θ) · α|φ|^{α−1},  θ = φ|φ|^{α−1}
+
+  The gradients that go in are ∂L/∂θ (from `powerprop.value_and_grad`, from the
+  modules, or from a net under `powerprop.reparameterise`); the parameters are
+  φ. `inner` sees ∂L/∂θ and, as its params, θ: AdamW decays θ and a trust ratio
+  compares θ's norms. What comes out is to be added to φ. Leaves that `where`
+  leaves out go through `inner` and nothing else.
+
+  With gradients from a backward pass that went through Ψ (`chain_rule=True`),
+  the slope would be applied twice: use the plain optimiser there.
+
+  Args:
+    inner: any optax transformation but one whose line search calls the loss.
+      Extra arguments of `update` are handed on to it.
+    alpha: a number ≥ 1 (compiled in), an array ≥ 1 (traced; taken as it is at
+      every update, so that `optax.inject_hyperparams` may change it), or an
+      optax schedule of the update count. With a schedule, φ is re-mapped at
+      every update so that θ does not depend on the schedule: read α for the
+      forward pass with `current_alpha(opt_state)`.
+    where: `where(path, leaf)`: which leaves live under Ψ. A static argument for
+      `optax.inject_hyperparams`.
+
+  Returns:
+    An optax transformation whose state is a `PowerpropState`.
+
+  Raises:
+    ValueError: if α is below 1, or `inner` needs a line search; at `update` if
+      params are missing.
+
+  Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 2.
+
+  Example:
+    >>> import jax.numpy as jnp, optax
+    >>> tx = powerprop(optax.sgd(0.1), alpha=2., where=lambda path, x: True)
+    >>> phi = {'w': jnp.array([2., 0.])}
+    >>> updates, _ = tx.update({'w': jnp.ones(2)}, tx.init(phi), phi)
+    >>> [round(float(x), 4) for x in updates['w']]
+    [-0.4, -0.0]
+  """
+  inner = optax.with_extra_args_support(inner)
+  schedule = alpha if callable(alpha) else None
+  if schedule is None:
+    stored(alpha)  # an α below 1 is refused here, not at the first step
+
+  def init_fn(phi):
+    count = jnp.zeros((), jnp.int32)
+    now = stored(schedule(count) if schedule else alpha)
+    theta = reparam.to_theta(phi, read(now), where)
+    state = PowerpropState(count, now, inner.init(theta))
+    refuse_line_search(state.inner)
+    return state
+
+  def update_fn(updates, state, params=None, **extra_args):
+    if params is None:
+      raise ValueError(
+        'powerprop needs the current φ: call update(grads, state, params).'
+      )
+    now = state.alpha if schedule else stored(alpha)
+    theta = reparam.to_theta(params, read(now), where)
+    updates, inner_state = inner.update(
+      updates, state.inner, theta, **extra_args
+    )
+    updates = scale_by_slope(updates, params, read(now), where)
+    count = optax.safe_increment(state.count)
+    if schedule:
+      new = stored(schedule(count))
+      updates = remap(updates, params, read(now), read(new), where)
+      now = new
+    return updates, PowerpropState(count, now, inner_state)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def scale_by_slope(
+  updates: Updates, phi: Params, alpha: Alpha, where: Where
+) -> Updates:
+  """updates · α|φ|^(α−1) on the leaves that `where` chooses (by φ)."""
+  if isinstance(alpha, float) and alpha == 1:
+    return updates  # bit for bit the inner optimiser's
+  return jax.tree_util.tree_map_with_path(
+    lambda path, p, u: (
+      u * reparam.slope(p, alpha) if where(trees.path_name(path), p) else u
+    ),
+    phi,
+    updates,
+  )
+
+
+def remap(
+  updates: Updates, phi: Params, alpha: Alpha, new_alpha: Alpha, where: Where
+) -> Updates:
+  """Extends an update so that φ stands for the same θ under a new α.
+
+  φ' = Ψ⁻¹_α'(Ψ_α(φ + Δφ)). Where α' = α, the update stays as it is.
+
+  Args:
+    updates: Δφ.
+    phi: φ before the update.
+    alpha: the α that φ is read with.
+    new_alpha: the α that it will be read with.
+    where: which leaves live under Ψ.
+
+  Returns:
+    φ' − φ.
+  """
+
+  def leaf(path, p, u):
+    if not where(trees.path_name(path), p):
+      return u
+    theta = reparam.power(p + u, alpha)
+    moved = reparam.inverse_power(theta, new_alpha) - p
+    return jnp.where(jnp.asarray(alpha == new_alpha), u, moved)
+
+  return jax.tree_util.tree_map_with_path(leaf, phi, updates)

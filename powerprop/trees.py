@@ -1,0 +1,211 @@
+"""Pytrees of parameters: which leaves are weights, and exact top-k masks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from powerprop.types import Params, Where
+
+# Last path components that name something other than a weight, in Haiku, Flax
+# and Optax's own states. Haiku's BatchNorm keeps `scale` with four axes, so the
+# number of axes alone does not tell.
+_NOT_WEIGHTS = frozenset(
+  {'b', 'bias', 'scale', 'offset', 'gamma', 'beta', 'mean', 'var'}
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """Writes a jax key path as 'module/name', as Haiku does."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def is_weight(path: str, leaf: Any) -> bool:
+  """The default `where`: matrices and kernels, but no biases and no norms.
+
+  Args:
+    path: the leaf's path, as 'module/name'.
+    leaf: an array.
+
+  Returns:
+    Whether the leaf is floating, has two axes or more, and is not named as a
+    bias or as a normalisation layer's parameter.
+  """
+  name = path.rsplit('/', 1)[-1]
+  return (
+    jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    and jnp.ndim(leaf) >= 2
+    and name not in _NOT_WEIGHTS
+  )
+
+
+def map_where(
+  fn: Callable[..., Any], where: Where, tree: Params, *rest: Params
+) -> Params:
+  """Maps `fn` over the leaves that `where` chooses; others stay untouched.
+
+  Args:
+    fn: called as fn(leaf, *leaves of rest).
+    where: chooses leaves of `tree` by path and value.
+    tree: a pytree; the leaves that are left out come back as they are.
+    *rest: pytrees of the same structure.
+
+  Returns:
+    A pytree of the structure of `tree`.
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf, *others: (
+      fn(leaf, *others) if where(path_name(path), leaf) else leaf
+    ),
+    tree,
+    *rest,
+  )
+
+
+def weights(tree: Params, where: Where = is_weight) -> dict[str, jax.Array]:
+  """The leaves that `where` chooses, by path, in the tree's order."""
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  named = ((path_name(path), leaf) for path, leaf in flat)
+  return {name: leaf for name, leaf in named if where(name, leaf)}
+
+
+def replace_weights(tree: Params, new: dict[str, jax.Array]) -> Params:
+  """Puts leaves back by path; the inverse of `weights`."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: new.get(path_name(path), leaf), tree
+  )
+
+
+def _magnitude_bits(x: jax.Array) -> jax.Array:
+  """|x| as unsigned integers in the same order (IEEE 754)."""
+  x = jnp.abs(x)
+  if x.dtype.itemsize < 4:
+    x = x.astype(jnp.float32)  # exact
+  bits = {4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize]
+  return jax.lax.bitcast_convert_type(x, bits)
+
+
+def top_k_masks(scores: Params, counts: Params) -> Params:
+  """Exact masks of the `counts` largest |scores| of every leaf, without a sort.
+
+  The k-th magnitude is the largest t with #{|x| ≥ t} ≥ k. It is built bit by
+  bit from the top: 31 counting passes for float32, for all leaves in one loop.
+  Where several values tie with it, those of lowest index are kept, found by a
+  second bisection, over the index, that runs only if there are such ties. All
+  passes are reductions, so the arrays may be sharded and the call vmapped.
+
+  Args:
+    scores: a pytree of floating arrays of any shapes; a NaN counts as largest.
+    counts: a pytree of the same structure of integers k in [0, size], which may
+      be traced.
+
+  Returns:
+    A pytree of boolean arrays with exactly k true entries in each leaf.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> top_k_masks(jnp.array([1., -3., 2., -2.]), 2).tolist()
+    [False, True, True, False]
+  """
+  leaves, treedef = jax.tree.flatten(scores)
+  ks = [jnp.asarray(k, jnp.int32) for k in treedef.flatten_up_to(counts)]
+  bits = [_magnitude_bits(x) for x in leaves]
+  if not bits:
+    return scores
+  top = max(b.dtype.itemsize * 8 for b in bits) - 2  # below the sign bit
+
+  def at_least(b, t):
+    return jnp.sum(b >= t, dtype=jnp.int32)
+
+  def value_step(i, thresholds):
+    shift = top - i
+    out = []
+    for b, k, t in zip(bits, ks, thresholds, strict=True):
+      bit = jnp.where(
+        shift < b.dtype.itemsize * 8 - 1,
+        jnp.left_shift(jnp.ones((), b.dtype), shift.astype(b.dtype)),
+        jnp.zeros((), b.dtype),
+      )
+      candidate = t | bit
+      out.append(jnp.where(at_least(b, candidate) >= k, candidate, t))
+    return out
+
+  thresholds = jax.lax.fori_loop(
+    0, top + 1, value_step, [jnp.zeros((), b.dtype) for b in bits]
+  )
+
+  tied = [b == t for b, t in zip(bits, thresholds, strict=True)]
+  over = [b > t for b, t in zip(bits, thresholds, strict=True)]
+  wanted = [
+    k - jnp.sum(o, dtype=jnp.int32) for k, o in zip(ks, over, strict=True)
+  ]
+  index = [jnp.arange(b.size, dtype=jnp.int32).reshape(b.shape) for b in bits]
+  # The smallest bound with `wanted` ties at indices below it.
+  spare = [
+    jnp.sum(e, dtype=jnp.int32) > w for e, w in zip(tied, wanted, strict=True)
+  ]
+  low = [jnp.zeros((), jnp.int32) for _ in bits]
+  high = [
+    jnp.where(s, jnp.int32(b.size), jnp.int32(0))
+    for s, b in zip(spare, bits, strict=True)
+  ]
+
+  def searching(bounds):
+    lows, highs = bounds
+    return jnp.any(jnp.stack([a < b for a, b in zip(lows, highs, strict=True)]))
+
+  def index_step(bounds):
+    lows, highs = [], []
+    for a, b, i, e, w in zip(*bounds, index, tied, wanted, strict=True):
+      middle = (a + b) // 2
+      enough = jnp.sum(e & (i < middle), dtype=jnp.int32) >= w
+      going = a < b
+      lows.append(jnp.where(going & ~enough, middle + 1, a))
+      highs.append(jnp.where(going & enough, middle, b))
+    return lows, highs
+
+  low, _ = jax.lax.while_loop(searching, index_step, (low, high))
+  masks = [
+    o | (e & jnp.where(s, i < bound, True))
+    for o, e, s, i, bound in zip(over, tied, spare, index, low, strict=True)
+  ]
+  return jax.tree.unflatten(treedef, masks)
+
+
+def kth_largest(x: jax.Array, k: int | jax.Array) -> jax.Array:
+  """The exact k-th largest |x|, by bisection on bits (see `top_k_masks`).
+
+  Args:
+    x: a floating array of any shape.
+    k: in [1, x.size]; may be traced.
+
+  Returns:
+    A scalar of x's dtype.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> float(kth_largest(jnp.array([1., -3., 2.]), 2))
+    2.0
+  """
+  x = jnp.asarray(x)
+  # As integers, as a minimum of floats may flush tiny values to zero and would
+  # hand back a NaN from above the k-th.
+  bits = _magnitude_bits(x)
+  smallest = jnp.min(bits, where=top_k_masks(x, k), initial=~bits.dtype.type(0))
+  wide = {4: jnp.float32, 8: jnp.float64}[bits.dtype.itemsize]
+  return jax.lax.bitcast_convert_type(smallest, wide).astype(x.dtype)
+
+
+def kept(size: int, density: float) -> int:
+  """How many of `size` weights a density keeps: ⌊size·density + ½⌋, at least 1.
+
+  Args:
+    size: number of weights, ≥ 1.
+    density: share kept, in (0, 1].
+
+  Returns:
+    An integer in [1, size].
+  """
+  return min(size, max(1, int(np.floor(size * density + 0.5))))
