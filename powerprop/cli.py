@@ -5,7 +5,7 @@ import os
 import pathlib
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app
 from absl import flags
@@ -37,6 +37,12 @@ _CACHE = flags.DEFINE_bool(
   ' is faster.',
 )
 
+_CONFIG_HELP = (
+  'an experiment: a Python file with get_config(). Override its fields with'
+  ' --config.FIELD=VALUE, for instance --config.steps=100 or'
+  ' --config.alphas="(1,3)"; powerprop/settings.py says what each means.'
+)
+
 
 def cache_folder() -> pathlib.Path:
   """$XDG_CACHE_HOME/powerprop, else ~/.cache/powerprop."""
@@ -54,21 +60,31 @@ def main(
     default_config: path of the config file when --config is not given.
     experiment: called with (config, workdir, data_dir).
   """
-  config = config_flags.DEFINE_config_file(
-    'config',
-    default_config,
-    'an experiment: a Python file with get_config(). Override its fields with'
-    ' --config.FIELD=VALUE, tuples in quotes: --config.alphas="(1,3)".',
-    lock_config=True,
-  )
 
   def parse(argv: Sequence[str]) -> list[str]:
+    given = [a for a in argv if a.startswith('--config=')] or [default_config]
+    path = given[-1].removeprefix('--config=')
+    if not pathlib.Path(path).is_file():
+      fail(f'the config file {path} does not exist; see configs/.', 2)
     try:
-      return flags.FLAGS(list(argv))
-    except FileNotFoundError as e:
-      fail(f'the config file {e.filename} does not exist; see configs/.', 2)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-      fail(f'{_one_line(e)} (run with --help, or see the config file).', 2)
+      # Reads the default file and, in it, the overrides: errors start here.
+      config_flags.DEFINE_config_file('config', default_config, _CONFIG_HELP)
+      for name in ('config', 'workdir', 'data_dir', 'compilation_cache'):
+        flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[name])
+      rest = flags.FLAGS(list(argv))
+      flags.FLAGS.config.to_dict()
+      return rest
+    except (
+      flags.Error,
+      AttributeError,
+      ImportError,
+      KeyError,
+      OSError,
+      SyntaxError,
+      TypeError,
+      ValueError,
+    ) as e:
+      fail(f'{_one_line(e)} ({path}; --help shows the flags).', 2)
 
   def start(argv: Sequence[str]) -> None:
     if len(argv) > 1:
@@ -80,7 +96,7 @@ def main(
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / name.stem)
     try:
-      experiment(config.value, workdir, _DATA_DIR.value)
+      experiment(flags.FLAGS.config, workdir, _DATA_DIR.value)
     except (settings.ConfigError, data.DataError, runs.RunError) as e:
       fail(str(e), 1)
     except runs.Interrupted as e:
@@ -98,12 +114,13 @@ def main(
   app.run(start, flags_parser=parse)
 
 
-def fail(message: str, status: int) -> Any:
+def fail(message: str, status: int) -> NoReturn:
   """Prints one sentence and exits."""
   print(f'Error: {message}', file=sys.stderr)
   sys.exit(status)
 
 
 def _one_line(e: BaseException) -> str:
-  text = str(e.args[0] if e.args else e)
-  return ' '.join(text.split())
+  text = str(e.args[0] if e.args else e).replace('\\n', ' ')
+  text = text.replace('\\', '')
+  return ' '.join(text.replace('"', '').replace("'", '').split())

@@ -86,9 +86,7 @@ def reparameterise(
   return net._replace(init=init, apply=jax.tree.map(under_psi, net.apply))
 
 
-def _under_psi(
-  alpha: Alpha, chain_rule: bool
-) -> contextlib.AbstractContextManager[None]:
+def _under_psi(alpha: Alpha, chain_rule: bool) -> contextlib.ExitStack:
   """Within it, every parameter named `w` is Ψ of a stored φ."""
   psi = reparam.power if chain_rule else reparam.power_straight_through
 
@@ -130,7 +128,7 @@ class _PowerProp:
   def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
     if _tree_level.get():
       raise ValueError(
-        f'{self.name} is a Powerprop module in a net under reparameterise,'
+        f'{type(self).__name__} stands in a net under reparameterise,'
         ' so that Ψ would be applied twice; use one of the two.'
       )
     with _under_psi(self.alpha, self.chain_rule):

@@ -11,8 +11,8 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-# Truncated normal, fan-in, scale 1: Haiku divides by 0.8796 so that the standard
-# deviation after truncation is √(1/fan_in).
+# Truncated normal, fan-in, scale 1: Haiku divides by 0.8796, which makes the
+# standard deviation after truncation √(1/fan_in).
 _INIT = hk.initializers.VarianceScaling(1.0, 'fan_in', 'truncated_normal')
 
 

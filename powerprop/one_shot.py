@@ -272,7 +272,8 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
 
     return jax.lax.map(at, kept), trees.weights(initial)
 
-  rows, groups = [], {}
+  rows: list[dict[str, Any]] = []
+  groups: dict[tuple[str, float, float], list[Any]] = {}
   read = {
     id(c): c.training.read(st) for c, st in zip(cells, states, strict=True)
   }

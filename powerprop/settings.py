@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 import difflib
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -195,9 +196,8 @@ def check(config: ml_collections.ConfigDict) -> Settings:
   _try('network_kwargs', lambda: network(s, 10))
   _try('optimizer_kwargs', lambda: optimizer(s)(0.1))
   for name, tx in make_transforms(s).items():
-    _try(
-      f'transform_kwargs.{name}', lambda tx=tx: tx(optax.sgd(0.1), alpha=2.0)
-    )
+    build = functools.partial(tx, optax.sgd(0.1), alpha=2.0)
+    _try(f'transform_kwargs.{name}', build)
   return s
 
 

@@ -1,7 +1,7 @@
 """`powerprop`: Δφ = optim(∂L/∂θ)·α|φ|^(α−1), around any optax optimiser."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,12 @@ class PowerpropState(NamedTuple):
     inner: the inner optimiser's state, which lives in θ's space.
   """
 
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]
   alpha: StaticAlpha | jax.Array
   inner: optax.OptState
 
 
-def stored(alpha: Alpha) -> StaticAlpha | jax.Array:
+def stored(alpha: Any) -> StaticAlpha | jax.Array:
   """How a state keeps α: numbers as part of the program, arrays as leaves."""
   alpha = reparam.check_alpha(alpha)
   if isinstance(alpha, float):
