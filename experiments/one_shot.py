@@ -8,7 +8,6 @@ figures/ to --workdir. Start the same command again to resume a stopped run.
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 """
 
-import json
 import pathlib
 
 import ml_collections
@@ -28,9 +27,8 @@ def experiment(
   checked = settings.check(config)
   with runs.disk_errors(workdir):
     runs.open_folder(workdir, config.to_dict())
-  if (workdir / 'results.json').exists():
+  if (results := runs.read_results(workdir)) is not None:
     print(f'{workdir} is finished: its tables and figures, drawn again.')
-    results = json.loads((workdir / 'results.json').read_text())
   else:
     results = one_shot.run(checked, workdir, data_dir)
   one_shot.report(results, workdir)

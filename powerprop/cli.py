@@ -95,8 +95,10 @@ def main(
       jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS['config']))
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / name.stem)
+    workdir = workdir.expanduser()
     try:
       experiment(flags.FLAGS.config, workdir, _DATA_DIR.value)
+      sys.stdout.flush()
     except (settings.ConfigError, data.DataError, runs.RunError) as e:
       fail(str(e), 1)
     except runs.Interrupted as e:
@@ -106,6 +108,9 @@ def main(
         file=sys.stderr,
       )
       sys.exit(128 + e.signum)
+    except BrokenPipeError:  # as with `| head`; the rest is not for reading
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
       fail(f'stopped; what was saved in {workdir} is kept.', 130)
 

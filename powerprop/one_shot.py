@@ -29,6 +29,7 @@ from powerprop.settings import Settings
 _SAMPLE = 10_000  # weights in the scatter plots: the paper's Figure 1(c, d)
 _SCATTER_DENSITY = 0.1  # its 90% sparsity
 _BINS = 101
+_LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
 
 
 def make_members(
@@ -96,7 +97,7 @@ def run(
       ' above 1.'
     )
   cells = train.make_cells(recipe, members, train.choose_executor(s.executor))
-  with runs.disk_errors(workdir):
+  with runs.disk_errors(workdir), runs.lock(workdir):
     states, seconds = _train(s, recipe, cells, dataset, workdir)
     results, records = _prune_all(s, recipe, cells, states, dataset, workdir)
     results['environment'] = {
@@ -159,6 +160,7 @@ def _train(s, recipe, cells, dataset, workdir):
     disable=None if not sys.stderr.isatty() else False,
     mininterval=0.5,
   )
+  line = _progress_lines(s.steps, step) if bar.disable else lambda *_: None
   told: set[train.Member] = set()
   saved_at, saved_step = time.monotonic(), step if restored else None
   with bar, runs.stop_signals() as signals:
@@ -172,15 +174,7 @@ def _train(s, recipe, cells, dataset, workdir):
       ):
         new[i], reports[i] = state, report
         bar.update(num_steps * len(cells[i].members))
-        bar.set_postfix(
-          loss=f'{np.nanmean(report.loss):.3f}'
-          if np.isfinite(report.loss).any()
-          else 'nan',
-          validation=f'{np.nanmean(report.validation_accuracy):.3f}'
-          if np.isfinite(report.loss).any()
-          else 'nan',
-          refresh=False,
-        )
+        bar.set_postfix(_means([report]), refresh=False)
         if signals:
           break
       if signals:
@@ -203,9 +197,46 @@ def _train(s, recipe, cells, dataset, workdir):
       if step == s.steps or time.monotonic() - saved_at >= s.checkpoint_seconds:
         save()
         saved_at, saved_step = time.monotonic(), step
+      line(step, reports)
   metrics.close()
   checkpoints.close()
+  if signals:
+    raise runs.Interrupted(signals[0])
   return states, spent
+
+
+def _means(reports):
+  """Loss and validation accuracy over the members that have not diverged."""
+  loss, accuracy = (
+    np.concatenate(x)
+    for x in zip(
+      *((r.loss, r.validation_accuracy) for r in reports), strict=True
+    )
+  )
+  alive = np.isfinite(loss)
+  mean = lambda x: f'{x[alive].mean():.3f}' if alive.any() else 'nan'
+  return {'loss': mean(loss), 'validation': mean(accuracy)}
+
+
+def _progress_lines(steps, start):
+  """Where stderr is no terminal: a line now and then instead of a bar."""
+  begun = told = time.monotonic()
+
+  def line(step, reports):
+    nonlocal told
+    now = time.monotonic()
+    if now - told < _LINE_SECONDS and step < steps:
+      return
+    told = now
+    left = (now - begun) * (steps - step) / (step - start)
+    print(
+      f'step {step:,} of {steps:,}, {left:.0f} s to go: '
+      + ', '.join(f'{k} {v}' for k, v in _means(reports).items()),
+      file=sys.stderr,
+      flush=True,
+    )
+
+  return line
 
 
 def _rows(cells, reports, step, told):
@@ -300,7 +331,9 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
         measure(member_state.phi, theta, member_state.net, m.seed)
       )
       final = trees.weights(theta)
-      finite = bool(member_state.finite)
+      finite = bool(member_state.finite) and all(
+        np.isfinite(x).all() for x in final.values()
+      )
       for d, density in enumerate(s.densities):
         rows.append(
           {

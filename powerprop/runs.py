@@ -11,6 +11,7 @@ figures/        PNG and PDF
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ import platform
 import signal
 import subprocess
 from typing import Any
+import zipfile
+import zlib
 
 from absl import logging
 import jax
@@ -27,6 +30,7 @@ import orbax.checkpoint as ocp
 import tensorboardX
 
 _KEEP = 2
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class RunError(RuntimeError):
@@ -45,12 +49,21 @@ class Interrupted(Exception):
     self.signum = signum
 
 
+def _cannot_write(workdir: pathlib.Path, e: OSError) -> RunError:
+  return RunError(
+    f'cannot write to the workdir {workdir} ({e.strerror}); choose another'
+    ' --workdir.'
+  )
+
+
 @contextlib.contextmanager
 def disk_errors(workdir: pathlib.Path) -> Iterator[None]:
-  """Turns a full disk, however a library words it, into one sentence."""
+  """Turns a full or read-only disk, however worded, into one sentence."""
   try:
     yield
   except Exception as e:
+    if isinstance(e, OSError) and e.errno in _DENIED:
+      raise _cannot_write(workdir, e) from e
     full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or 'No space left' in str(e) or 'Disk quota' in str(e):
       raise RunError(
@@ -103,26 +116,29 @@ def open_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   """
   path = workdir / 'config.json'
   text = to_json(config)
-  if not path.exists():
-    try:
-      write_atomically(path, text)
-    except OSError as e:
-      if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise
-      raise RunError(
-        f'cannot write to the workdir {workdir} ({e.strerror}); choose another'
-        ' --workdir.'
-      ) from None
-    return
   try:
+    if not path.exists():
+      write_atomically(path, text)
+      return
     saved = json.loads(path.read_text())
   except ValueError:
     raise RunError(
       f'{path} is damaged; delete the folder {workdir}, or choose another'
       ' --workdir.'
     ) from None
+  except OSError as e:
+    if e.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise _cannot_write(workdir, e) from None
   now = json.loads(text)
-  if saved != now:
+  if not isinstance(saved, dict) or saved.keys() != now.keys():
+    raise RunError(
+      f'{path} is not the config of a run of this program; choose another'
+      ' --workdir.'
+    )
+  if saved != now and not (workdir / 'metrics.jsonl').exists():
+    write_atomically(path, text)  # that start failed before any training
+  elif saved != now:
     names = [k for k in {**saved, **now} if saved.get(k) != now.get(k)]
     raise RunError(
       f'{workdir} holds a run with another config: '
@@ -131,6 +147,29 @@ def open_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
       )
       + '; choose another --workdir, or delete that folder.'
     )
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds the folder, so that no second process writes to it; dies with us.
+
+  Raises:
+    RunError: if another process holds it.
+  """
+  folder = os.open(workdir, os.O_RDONLY)
+  try:
+    try:
+      fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise RunError(
+        f'another process is running in {workdir}; wait for its end, or choose'
+        ' another --workdir.'
+      ) from None
+    except OSError:  # a file system without locks
+      pass
+    yield
+  finally:
+    os.close(folder)
 
 
 class Metrics:
@@ -144,8 +183,18 @@ class Metrics:
       offset: bytes of metrics.jsonl that belong to the checkpoint; the rest is
         cut off, as it will be written again.
       step: the checkpoint's step.
+
+    Raises:
+      RunError: if the log is shorter than it was at the checkpoint.
     """
-    self._file = open(workdir / 'metrics.jsonl', 'ab')  # noqa: SIM115
+    path = workdir / 'metrics.jsonl'
+    self._file = open(path, 'ab')  # noqa: SIM115
+    if (size := self.offset) < offset:
+      self._file.close()
+      raise RunError(
+        f'{path} has {size} bytes but had {offset} at the checkpoint of step'
+        f' {step}; put it back, or delete the folder {workdir} to start again.'
+      )
     self._file.truncate(offset)
     self._board = tensorboardX.SummaryWriter(
       str(workdir), purge_step=step or None
@@ -154,6 +203,8 @@ class Metrics:
   @property
   def offset(self) -> int:
     """Bytes written so far."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
     return self._file.seek(0, os.SEEK_END)
 
   def write(self, rows: Iterable[dict[str, Any]]) -> None:
@@ -174,10 +225,37 @@ class Metrics:
     self._board.close()
 
 
+def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """What results.json holds; None if it or records.npz is missing or damaged.
+
+  Damage is reported: what is lost can be made again from the last checkpoint.
+  """
+  if not (workdir / 'results.json').exists():
+    return None
+  try:
+    results = json.loads((workdir / 'results.json').read_bytes())
+    with zipfile.ZipFile(workdir / 'records.npz') as records:
+      if broken := records.testzip():
+        raise ValueError(f'{broken} in records.npz')
+  except (ValueError, OSError, zipfile.BadZipFile, zlib.error) as e:
+    logging.warning(
+      'results.json or records.npz in %s is damaged (%s): they are made again.',
+      workdir,
+      e,
+    )
+    return None
+  return results
+
+
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
   """All rows of metrics.jsonl."""
   with open(workdir / 'metrics.jsonl', encoding='utf-8') as f:
     return [json.loads(line) for line in f]
+
+
+def _layout(leaves: list[Any]) -> list[str]:
+  """Shapes and dtypes: they tell programs apart."""
+  return [f'{np.dtype(x.dtype).name}{list(x.shape)}' for x in leaves]
 
 
 def _digest(leaves: list[np.ndarray]) -> str:
@@ -211,7 +289,9 @@ class Checkpoints:
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
-        extra=ocp.args.JsonSave({**extra, 'sha256': _digest(leaves)}),
+        extra=ocp.args.JsonSave(
+          {**extra, 'layout': _layout(leaves), 'sha256': _digest(leaves)}
+        ),
       ),
       force=True,
     )
@@ -226,32 +306,47 @@ class Checkpoints:
       (step, tree of NumPy arrays, extra), or None where there is none to
       restore. A damaged checkpoint is reported, deleted, and the one before it
       is taken.
+
+    Raises:
+      RunError: if the states are whole but those of another program: one for
+        another executor or number of devices.
     """
     leaves, treedef = jax.tree.flatten(like)
     wanted = {
       f'{i:04d}': np.empty(x.shape, x.dtype) for i, x in enumerate(leaves)
     }
-    for step in sorted(self._manager.all_steps(), reverse=True):
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    for step in steps:
       try:
         got = self._manager.restore(
+          step, args=ocp.args.Composite(extra=ocp.args.JsonRestore())
+        )
+        extra = dict(got.extra)
+        if extra.pop('layout', None) != _layout(leaves):
+          raise RunError(
+            f'the checkpoint at step {step} in {self._folder} was made with'
+            ' another executor or number of devices; go on with those (config'
+            ' field executor), or choose another --workdir.'
+          )
+        got = self._manager.restore(
           step,
-          args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(wanted),
-            extra=ocp.args.JsonRestore(),
-          ),
+          args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted)),
         )
         values = [np.asarray(got.state[name]) for name in wanted]
-        extra = dict(got.extra)
         if extra.pop('sha256') != _digest(values):
           raise ValueError('its checksum does not match')
+      except (RunError, MemoryError):
+        raise
       except Exception as e:  # pylint: disable=broad-exception-caught
         why = (str(e).splitlines() or [type(e).__name__])[0][:120]
         logging.warning(
-          'The checkpoint at step %d in %s is damaged (%s): going back to the'
-          ' one before it.',
+          'The checkpoint at step %d in %s is damaged (%s): %s.',
           step,
           self._folder,
           why,
+          'starting again from step 0'
+          if step == steps[-1]
+          else 'going back to the one before it',
         )
         self._manager.delete(step)
         continue

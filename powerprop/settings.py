@@ -3,9 +3,12 @@
 from collections.abc import Callable, Mapping
 import difflib
 import functools
+import inspect
 import math
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -95,15 +98,25 @@ def _require(ok: bool, name: str, value: Any, must: str) -> None:
 
 
 def optimizers() -> list[str]:
-  """Names of optax's aliases that take a learning rate and gradients alone."""
+  """Names of optax's optimisers: what takes a learning rate first.
+
+  Left out are those that need the loss, which a training step does not give
+  them, and a deprecated alias.
+  """
+  skipped = ('lbfgs', 'polyak_sgd', 'optimistic_adam')
+
+  def first_argument(fn: Any) -> str:
+    try:
+      return next(iter(inspect.signature(fn).parameters), '')
+    except (TypeError, ValueError):
+      return ''
+
   return [
     name
     for name in dir(optax)
-    if name in vars(optax)
-    and callable(fn := getattr(optax, name))
-    and getattr(fn, '__module__', '') == 'optax._src.alias'
-    and not isinstance(fn, type)
-    and name not in ('lbfgs', 'polyak_sgd')
+    if name not in skipped
+    and callable(getattr(optax, name))
+    and first_argument(getattr(optax, name)) == 'learning_rate'
   ]
 
 
@@ -136,11 +149,19 @@ def check(config: ml_collections.ConfigDict) -> Settings:
       )
 
   s = Settings(**given)
+  for name in ('network_kwargs', 'optimizer_kwargs', 'transform_kwargs'):
+    value = getattr(s, name)
+    _require(isinstance(value, dict), name, repr(value), 'a dict')
   _known('data set', s.dataset, list(data.names()))
   _known('network', s.network, list(networks.NETWORKS))
   _known('optimizer', s.optimizer, optimizers())
   chosen = (s.transforms,) if isinstance(s.transforms, str) else s.transforms
-  _require(bool(chosen), 'transforms', chosen, 'at least one name')
+  _require(
+    isinstance(chosen, tuple | list) and bool(chosen),
+    'transforms',
+    repr(chosen),
+    'a name or a tuple of names',
+  )
   for name in (*chosen, *s.transform_kwargs):
     _known('transform', name, transform_names())
   _known('executor', s.executor, ['auto', 'map', 'vmap'])
@@ -180,19 +201,15 @@ def check(config: ml_collections.ConfigDict) -> Settings:
       value,
       f'a whole number of at least {low}',
     )
-  _require(
-    s.output_density_factor > 0,
-    'output_density_factor',
-    s.output_density_factor,
-    'above 0',
-  )
-  _require(s.near_zero > 0, 'near_zero', s.near_zero, 'above 0')
-  _require(
-    s.checkpoint_seconds >= 0,
-    'checkpoint_seconds',
-    s.checkpoint_seconds,
-    'at least 0',
-  )
+  for name, must, ok in (
+    ('output_density_factor', 'a number above 0', lambda x: x > 0),
+    ('near_zero', 'a number above 0', lambda x: x > 0),
+    ('checkpoint_seconds', 'a number of at least 0', lambda x: x >= 0),
+  ):
+    value = getattr(s, name)
+    _require(
+      isinstance(value, int | float) and ok(value), name, repr(value), must
+    )
   _try('network_kwargs', lambda: network(s, 10))
   _try('optimizer_kwargs', lambda: optimizer(s)(0.1))
   for name, tx in make_transforms(s).items():
@@ -204,15 +221,18 @@ def check(config: ml_collections.ConfigDict) -> Settings:
 def _try(name: str, build: Callable[[], Any]) -> None:
   try:
     build()
-  except (TypeError, ValueError) as e:
-    raise ConfigError(f'{name} does not fit: {e}') from None
+  except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
+    why = ' '.join(str(e).split())
+    why = why if len(why) <= 200 else why[:199] + '…'
+    raise ConfigError(f'{name} does not fit: {why}') from None
 
 
 def check_data(s: Settings, dataset: data.Dataset) -> None:
   """Checks what depends on the data.
 
   Raises:
-    ConfigError: if a batch is larger than the training data.
+    ConfigError: if a batch is larger than the training data, or the network or
+      the optimiser cannot be built for it.
   """
   n = len(dataset.train.label)
   _require(
@@ -221,6 +241,20 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
     s.batch_size,
     f"at most {n}, the number of {s.dataset}'s training examples",
   )
+
+  def init():
+    image = jnp.zeros((1, *dataset.train.image.shape[1:]))
+    net = network(s, dataset.num_classes)
+    return net.init(jax.random.key(0), image, is_training=True)[0]
+
+  def update(params):
+    tx = optimizer(s)(0.1)
+    return tx.update(params, tx.init(params), params)
+
+  # Shapes alone: nothing is computed.
+  _try('network_kwargs', lambda: jax.eval_shape(init))
+  shapes = jax.eval_shape(init)
+  _try('optimizer_kwargs', lambda: jax.eval_shape(update, shapes))
 
 
 def network(s: Settings, num_classes: int) -> Any:
