@@ -21,6 +21,7 @@ from powerprop import data
 from powerprop import plots
 from powerprop import runs
 from powerprop import settings as settings_lib
+from powerprop import tables
 from powerprop import train
 from powerprop import trees
 from powerprop.methods import magnitude
@@ -464,9 +465,9 @@ def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
   """Prints the tables and draws the figures of a finished run."""
   with runs.disk_errors(workdir):
     drawn = plots.draw(workdir)
-  print(analysis.table(results))
+  print(tables.table(results))
   print()
-  print(analysis.analysis_table(results))
+  print(tables.analysis_table(results))
   e = results['environment']
   print(
     f'\nTrained in {e["train_seconds"]:.0f} s on {e["device"]}'

@@ -115,7 +115,8 @@ def optimizers() -> list[str]:
     name
     for name in dir(optax)
     if name not in skipped
-    and callable(getattr(optax, name))
+    and not name.startswith(('_', 'scale_by_'))
+    and not isinstance(getattr(optax, name), type)
     and first_argument(getattr(optax, name)) == 'learning_rate'
   ]
 

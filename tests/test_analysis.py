@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from powerprop import analysis
+from powerprop import tables
 
 
 def _row(alpha, seed, density, accuracy, **others):
@@ -192,7 +193,7 @@ def _results():
 
 
 def test_table_shows_a_readable_choice_of_densities():
-  lines = analysis.table(_results()).splitlines()
+  lines = tables.table(_results()).splitlines()
   cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines[:12]]
   assert cells[0] == ["weights kept", "α = 1 (baseline)", "α = 4"]
   assert cells[2] == ["100%", "99.0 ± 1.0", "99.0 ± 1.0"]
@@ -204,7 +205,7 @@ def test_table_shows_a_readable_choice_of_densities():
 
 def test_table_of_single_runs_has_no_deviation():
   rows = [_row(a, 0, 1.0, 0.975) for a in (1.0, 2.0)]
-  text = analysis.table({"rows": rows})
+  text = tables.table({"rows": rows})
   assert "±" not in text
   assert "97.5" in text
 
@@ -212,13 +213,13 @@ def test_table_of_single_runs_has_no_deviation():
 def test_table_tells_learning_rates_apart_and_marks_lost_members():
   rows = [_row(1.0, s, 1.0, 0.9, learning_rate=0.1) for s in range(2)]
   rows += [_row(1.0, 0, 1.0, 0.8, learning_rate=0.5)]
-  text = analysis.table({"rows": rows})
+  text = tables.table({"rows": rows})
   assert "powerprop, learning rate 0.5:" in text
   assert "80.0 (n = 1)" in text
 
 
 def test_analysis_table_shows_numbers_crossing_and_margin():
-  text = analysis.analysis_table(_results())
+  text = tables.analysis_table(_results())
   (row,) = [line for line in text.splitlines() if "α = 4 " in line][:1]
   cells = [cell.strip() for cell in row.split("|")[1:-1]]
   expected = ["α = 4", "10.6 ± 0.1", "12.0 ± 1.3", "–", "0.1", "1.0", "50%"]
@@ -226,5 +227,5 @@ def test_analysis_table_shows_numbers_crossing_and_margin():
 
 
 def test_tables_of_an_empty_run_do_not_fail():
-  assert "Test accuracy" in analysis.table({"rows": []})
-  assert "kurtosis" in analysis.analysis_table({"rows": [], "analysis": []})
+  assert "Test accuracy" in tables.table({"rows": []})
+  assert "kurtosis" in tables.analysis_table({"rows": [], "analysis": []})

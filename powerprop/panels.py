@@ -1,0 +1,437 @@
+"""The pieces of the figures: which lines there are, and how a panel is drawn.
+
+`powerprop.plots` puts them together.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator
+from matplotlib.ticker import NullLocator
+import numpy as np
+from scipy import stats
+
+from powerprop import analysis
+
+Results = Mapping[str, Any]
+Records = Mapping[str, np.ndarray]
+
+# Okabe and Ito's palette, told apart with any kind of colour vision.
+_BASELINE = '#222222'
+_COLOURS = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9')
+_KEPT, _PRUNED = '#009E73', '#D55E00'
+_LINES = ('-', '--', '-.', (0, (1, 1)))
+_TICKS = tuple(
+  digit * 10.0**power for power in range(0, -6, -1) for digit in (1, 0.5, 0.2)
+)
+STYLE: dict[Any, Any] = {
+  'font.size': 10,
+  'axes.titlesize': 11,
+  'axes.titlelocation': 'left',
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.grid': True,
+  'axes.axisbelow': True,
+  'grid.color': '#e5e5e5',
+  'legend.fontsize': 9,
+  'legend.framealpha': 0.8,
+  'legend.edgecolor': 'none',
+  'lines.linewidth': 1.6,
+  'savefig.dpi': 160,
+}
+
+
+class Group(NamedTuple):
+  """One line of a figure: a population that differs by seed only."""
+
+  transform: str
+  alpha: float
+  learning_rate: float
+
+
+class Look(NamedTuple):
+  """Colour of an α and line style of a transform."""
+
+  colour: Any
+  line: Any
+
+
+def group_of(entry: Mapping[str, Any]) -> Group:
+  """Which group a row or an entry of a summary belongs to."""
+  return Group(entry['transform'], entry['alpha'], entry['learning_rate'])
+
+
+def analysis_groups(results: Results) -> list[Group]:
+  """The groups in the order in which records number them."""
+  return [group_of(entry) for entry in results.get('analysis', [])]
+
+
+def summary_of(results: Results) -> Sequence[Mapping[str, Any]]:
+  """The summary, made from the rows where it is missing."""
+  return results.get('summary') or analysis.summarise(results.get('rows', []))
+
+
+def all_groups(results: Results) -> list[Group]:
+  """All groups, Powerprop's first, then by transform and α."""
+  found = dict.fromkeys(analysis_groups(results))
+  found |= dict.fromkeys(group_of(entry) for entry in summary_of(results))
+  return sorted(found, key=lambda g: (g.transform != 'powerprop', g))
+
+
+def looks_of(groups: Sequence[Group]) -> dict[Group, Look]:
+  """How each group is drawn."""
+  transforms = list(dict.fromkeys(group.transform for group in groups))
+  powers = sorted({group.alpha for group in groups} - {1})
+  palette: Sequence[Any] = _COLOURS
+  if len(powers) > len(_COLOURS):
+    sample = np.linspace(0, 0.9, len(powers))
+    palette = list(matplotlib.colormaps['viridis'](sample))
+  return {
+    group: Look(
+      _BASELINE if group.alpha == 1 else palette[powers.index(group.alpha)],
+      _LINES[transforms.index(group.transform) % len(_LINES)],
+    )
+    for group in groups
+  }
+
+
+def transform_name(transform: str) -> str:
+  """What a legend calls a transform."""
+  names = {'powerprop': 'Powerprop', 'chain_rule': 'naive chain rule'}
+  if 'adaptive' in transform:
+    return 'adaptive from that α'
+  return names.get(transform, transform.replace('_', ' '))
+
+
+def legend_handles(results: Results, groups: Collection[Group]) -> list[Line2D]:
+  """The legend of these groups: colours for α, lines for transforms."""
+  looks = looks_of(all_groups(results))
+  handles: dict[Any, Line2D] = {}
+  for group in sorted(groups, key=lambda group: group.alpha):
+    label = 'Baseline' if group.alpha == 1 else f'α = {group.alpha:g}'
+    handles[label] = Line2D([], [], color=looks[group].colour, label=label)
+  transforms = {g.transform: looks[g].line for g in looks if g in groups}
+  if set(transforms) != {'powerprop'}:
+    for transform, line in transforms.items():
+      handles[transform] = Line2D(
+        [], [], color='#777777', ls=line, label=transform_name(transform)
+      )
+  for group in lost(results):
+    label = f'α = {group.alpha:g}'
+    if group.transform != 'powerprop':
+      label += f', {transform_name(group.transform)}'
+    handles[group] = Line2D(
+      [], [], color='#777777', marker='x', ls='', label=f'{label}: diverged'
+    )
+  return list(handles.values())
+
+
+def lost(results: Results) -> list[Group]:
+  """Groups all of whose members diverged."""
+  lost = results.get('diverged')
+  if lost is None:
+    lost = analysis.diverged(results.get('rows', []))
+  alive = {group_of(entry) for entry in summary_of(results)}
+  return sorted({group_of(member) for member in lost} - alive)
+
+
+def curves_of(
+  results: Results, field: str
+) -> dict[Group, list[Mapping[str, Any]]]:
+  """The summary's entries that have a field, by group, dense first."""
+  curves: dict[Group, list[Mapping[str, Any]]] = {}
+  for group in all_groups(results):
+    curves[group] = []
+  for entry in summary_of(results):
+    mean = entry.get(f'{field}_mean')
+    if mean is not None and math.isfinite(mean):
+      curves[group_of(entry)].append(entry)
+  return {
+    group: sorted(entries, key=lambda entry: -entry['density'])
+    for group, entries in curves.items()
+    if entries
+  }
+
+
+def draw_curves(axes: Axes, results: Results, field: str) -> None:
+  """Means of a field against density, with bands of ± one std."""
+  looks = looks_of(all_groups(results))
+  curves = curves_of(results, field)
+  if not curves:
+    raise ValueError(f'the results have no {field} to draw')
+  for group, entries in curves.items():
+    look = looks[group]
+    density = np.array([entry['density'] for entry in entries])
+    mean = 100 * np.array([entry[f'{field}_mean'] for entry in entries])
+    axes.plot(
+      density,
+      mean,
+      color=look.colour,
+      linestyle=look.line,
+      marker='o',
+      markersize=2.5,
+      zorder=3 if group.alpha == 1 else 2,
+    )
+    if all(entry['n'] > 1 for entry in entries):
+      std = 100 * np.array([entry[f'{field}_std'] for entry in entries])
+      axes.fill_between(
+        density,
+        mean - std,
+        mean + std,
+        color=look.colour,
+        alpha=0.18,
+        linewidth=0,
+      )
+  density_axis(axes, [e['density'] for c in curves.values() for e in c])
+
+
+def runs_label(results: Results) -> str:
+  """How many runs the means are of."""
+  counts = [entry['n'] for entry in summary_of(results)]
+  fewest, most = min(counts), max(counts)
+  runs = f'{most}' if fewest == most else f'{fewest} to {most}'
+  return f'mean ± std, {runs} runs' if most > 1 else 'one run each'
+
+
+def shared_legend(
+  figure: Figure,
+  results: Results,
+  groups: Collection[Group],
+  more: Sequence[Line2D] = (),
+) -> Legend:
+  """A legend above all panels, which covers none of them."""
+  handles = [*legend_handles(results, groups), *more]
+  columns = max(1, min(int(figure.get_figwidth() / 2), len(handles)))
+  return figure.legend(
+    handles=handles, loc='outside upper center', ncols=columns
+  )
+
+
+def density_axis(axes: Axes, densities: Sequence[float]) -> None:
+  """A logarithmic axis of weights kept, sparser to the right."""
+  largest, smallest = max(densities), min(densities)
+  if smallest == largest:
+    largest, smallest = min(1.0, 2 * largest), smallest / 2
+  margin = (largest / smallest) ** 0.02
+  axes.set_xscale('log')
+  axes.set_xlim(largest * margin, smallest / margin)  # sparser to the right
+  ticks = [
+    tick for tick in _TICKS if smallest / margin <= tick <= largest * margin
+  ]
+  axes.xaxis.set_major_locator(FixedLocator(ticks))
+  axes.xaxis.set_minor_locator(NullLocator())
+  axes.set_xticklabels([f'{100 * tick:g}%' for tick in ticks])
+  axes.set_xlabel('weights kept')
+
+
+def draw_accuracy(axes: Axes, results: Results, title: str = '') -> None:
+  """Panel (a)."""
+  draw_curves(axes, results, 'test_accuracy')
+  axes.set(title=title, ylabel='test accuracy (%)')
+  axes.legend(
+    handles=legend_handles(results, set(curves_of(results, 'test_accuracy'))),
+    loc='lower left',
+    title=runs_label(results),
+    alignment='left',
+  )
+
+
+def draw_overlap(axes: Axes, results: Results, title: str = '') -> list[Line2D]:
+  """Draws the curves, and the chance level, which it returns."""
+  draw_curves(axes, results, 'mask_overlap')
+  chance = {
+    entry['density']: entry['chance_overlap']
+    for entry in summary_of(results)
+    if entry.get('chance_overlap') is not None
+  }
+  lines: list[Line2D] = []
+  if chance:
+    density = sorted(chance)
+    lines = axes.plot(
+      density,
+      [100 * chance[d] for d in density],
+      color='#777777',
+      linestyle=':',
+      label='chance',
+      zorder=1,
+    )
+  axes.set(title=title, ylabel='mask overlap (%)')
+  axes.set_ylim(0, 102)
+  return lines
+
+
+def draw_panel_b(figure: Figure, spec: SubplotSpec, results: Results) -> None:
+  """Panel (b), with a legend for the chance level alone."""
+  axes = figure.add_subplot(spec)
+  title = '(b) Masks before and after training'
+  chance = draw_overlap(axes, results, title)
+  if chance:  # the other lines are those of panel a
+    axes.legend(handles=chance, loc='upper right')
+
+
+def change_groups(
+  results: Results, records: Records
+) -> list[tuple[int, Group]]:
+  """The baseline and α = 4, or else the largest, of the first transform."""
+  usable = []
+  for index, group in enumerate(analysis_groups(results)):
+    names = [f'g{index}/{name}' for name in ('initial', 'final', 'kept')]
+    if all(name in records for name in names) and all(
+      np.all(np.isfinite(records[name])) for name in names[:2]
+    ):
+      usable.append((index, group))
+  usable.sort(key=lambda item: item[1].transform != 'powerprop')
+  baselines = [item for item in usable if item[1].alpha == 1]
+  others = [item for item in usable if item[1].alpha != 1]
+  same = [
+    item for item in others if item[1].transform == others[0][1].transform
+  ]
+  same.sort(key=lambda item: (item[1].alpha == 4, item[1].alpha))
+  return baselines[:1] + same[-1:]
+
+
+def change_title(group: Group) -> str:
+  """Title of panel (c) or (d)."""
+  if group.alpha == 1:
+    return 'Baseline (α = 1)'
+  if 'adaptive' in group.transform:
+    return f'Adaptive, from α = {group.alpha:g}'
+  return f'{transform_name(group.transform).capitalize()}, α = {group.alpha:g}'
+
+
+def change_limits(
+  chosen: Sequence[tuple[int, Group]], records: Records
+) -> tuple[float, float]:
+  """Half-widths of the shared axes.
+
+  A trained network has a few weights far outside all others, which would leave
+  those no room: the vertical axis ends a little beyond 99.8% of the weights,
+  and `_draw_change` marks the rest at its edge.
+  """
+
+  def reach(name: str, share: float) -> float:
+    sizes = [np.abs(records[f'g{i}/{name}']) for i, _ in chosen]
+    widest = max((float(np.quantile(x, share)) for x in sizes), default=1.0)
+    largest = max((float(np.max(x)) for x in sizes), default=1.0)
+    return 1.05 * min(1.3 * widest, largest) or 1.0
+
+  return reach('initial', 1.0), reach('final', 0.998)
+
+
+def draw_change(
+  figure: Figure,
+  spec: SubplotSpec,
+  records: Records,
+  index: int,
+  limits: tuple[float, float],
+  title: str,
+) -> None:
+  """Panel (c) or (d): a scatter plot with kernel densities at its margins."""
+  initial, final = records[f'g{index}/initial'], records[f'g{index}/final']
+  kept = records[f'g{index}/kept'].astype(bool)
+  grid = spec.subgridspec(
+    2, 2, width_ratios=(5, 1), height_ratios=(1, 5), wspace=0.02, hspace=0.02
+  )
+  axes = figure.add_subplot(grid[1, 0])
+  top = figure.add_subplot(grid[0, 0], sharex=axes)
+  side = figure.add_subplot(grid[1, 1], sharey=axes)
+  for margin in (top, side):
+    margin.axis('off')
+  axes.plot(
+    [-limits[0], limits[0]], [-limits[0], limits[0]], color='#999999', lw=0.8
+  )
+  for which, colour, name in (
+    (~kept, _PRUNED, 'pruned'),
+    (kept, _KEPT, 'kept'),
+  ):
+    axes.scatter(
+      initial[which],
+      final[which],
+      s=3,
+      color=colour,
+      alpha=0.5,
+      linewidths=0,
+      rasterized=True,
+      label=f'{name} ({100 * np.mean(which):.0f}%)',
+    )
+    for sign, marker in ((1, '^'), (-1, 'v')):
+      outside = which & (sign * final > limits[1])
+      edge = np.full(np.count_nonzero(outside), 0.98 * sign * limits[1])
+      axes.scatter(initial[outside], edge, s=16, marker=marker, color=colour)
+    for margin, values, limit in (
+      (top, initial[which], limits[0]),
+      (side, final[which], limits[1]),
+    ):
+      position, height = kernel_density(values, limit)
+      if margin is top:
+        margin.plot(position, height, color=colour, lw=1.2)
+        margin.fill_between(position, height, color=colour, alpha=0.2, lw=0)
+      else:
+        margin.plot(height, position, color=colour, lw=1.2)
+        margin.fill_betweenx(position, height, color=colour, alpha=0.2, lw=0)
+  axes.set_xlim(-limits[0], limits[0])
+  axes.set_ylim(-limits[1], limits[1])
+  top.set_ylim(bottom=0)
+  side.set_xlim(left=0)
+  top.set_title(title)
+  axes.set(xlabel='weight θ before training', ylabel='weight θ after training')
+  beyond = np.count_nonzero(np.abs(final) > limits[1])
+  if beyond:
+    axes.text(
+      0.98,
+      0.04,
+      f'▲▼ {beyond} beyond, up to ±{np.max(np.abs(final)):.1f}',
+      transform=axes.transAxes,
+      ha='right',
+      fontsize=8,
+    )
+  axes.legend(loc='upper left', markerscale=4, handletextpad=0.2)
+
+
+def kernel_density(
+  values: np.ndarray, limit: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """A kernel density estimate over [-limit, limit], scaled to a peak of 1.
+
+  Values too alike for an estimate get a spike where they are.
+  """
+  if values.size == 0:
+    return np.array([-limit, limit]), np.zeros(2)
+  low, high = float(np.min(values)), float(np.max(values))
+  if values.size < 2 or high - low < 1e-6 * limit:
+    centre = (low + high) / 2
+    spike = 1e-3 * limit * np.array([-1, 0, 1]) + centre
+    position = np.concatenate([[-limit], spike, [limit]])
+    return position, np.array([0.0, 0, 1, 0, 0])
+  # A fine grid where the values are: pruned weights fill little of the axis.
+  wide, fine = np.linspace(-limit, limit, 201), np.linspace(low, high, 201)
+  position = np.unique(np.concatenate([wide, fine]))
+  # Scott's rule, with a spread that a few far-off weights do not inflate.
+  spread = np.subtract(*np.percentile(values, [75, 25])) / 1.349
+  ratio = min(1.0, spread / np.std(values)) or 1.0
+  kde = stats.gaussian_kde(
+    values.astype(np.float64), bw_method=ratio * values.size**-0.2
+  )
+  height = kde(position)
+  return position, height / np.max(height)
+
+
+def layer_bars(
+  results: Results, records: Records, layer: int
+) -> Iterator[tuple[Group, np.ndarray, np.ndarray]]:
+  """Normalised histograms of one layer, of every group that has one."""
+  for index, group in enumerate(analysis_groups(results)):
+    counts = records.get(f'g{index}/layer{layer}/counts')
+    edges = records.get(f'g{index}/layer{layer}/edges')
+    if counts is None or edges is None or not np.all(np.isfinite(edges)):
+      continue
+    area = counts.sum() * np.diff(edges)
+    if np.all(area > 0):
+      yield group, counts / area, edges

@@ -1,0 +1,367 @@
+"""README, docs/ and the notebook: their code runs, their links resolve."""
+
+import ast
+import importlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import urllib.parse
+
+from absl import flags
+import jax
+import jax.numpy as jnp
+from ml_collections import config_flags
+import numpy as np
+import pytest
+
+import powerprop
+from powerprop import runs
+from powerprop import settings
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / 'docs' / 'quickstart.ipynb'
+README = ROOT / 'README.md'
+EXPERIMENTS = ROOT / 'docs' / 'experiments.md'
+ARCHITECTURE = ROOT / 'docs' / 'architecture.md'
+
+
+def _pages() -> list[pathlib.Path]:
+  return [README, *sorted((ROOT / 'docs').rglob('*.md')), NOTEBOOK]
+
+
+def _text(page: pathlib.Path) -> str:
+  """A page's Markdown; of a notebook, that of its text cells."""
+  text = page.read_text(encoding='utf-8')
+  if page.suffix != '.ipynb':
+    return text
+  cells = json.loads(text)['cells']
+  return '\n\n'.join(
+    ''.join(c['source']) for c in cells if c['cell_type'] == 'markdown'
+  )
+
+
+def _blocks(page: pathlib.Path, language: str) -> list[str]:
+  pattern = rf'^```{language}\n(.*?)^```$'
+  return re.findall(pattern, _text(page), re.M | re.S)
+
+
+def _prose(page: pathlib.Path) -> str:
+  return re.sub(r'^```.*?^```$', '', _text(page), flags=re.M | re.S)
+
+
+def _anchors(page: pathlib.Path) -> set[str]:
+  """The anchors of a page's headings, as GitHub makes them."""
+  return {
+    re.sub(r'[^\w -]', '', heading.strip().lower()).replace(' ', '-')
+    for heading in re.findall(r'^#+ (.*)$', _prose(page), re.M)
+  }
+
+
+# The notebook.
+
+_RESULTS = """
+import json
+
+print(json.dumps({
+  'alphas': [float(a) for a in alphas],
+  'densities': [float(d) for d in densities],
+  'accuracy': np.asarray(accuracy, float).tolist(),
+  'start_gap': float(start_gap),
+  'moved_gap': float(moved_gap),
+  'module_losses': module_losses,
+  'before': before,
+  'after': after,
+  'kept': kept,
+  'size': size,
+  'still_zero': all(
+    not (np.asarray(tuned[m]['w']) * ~np.asarray(masks[f'{m}/w'])).any()
+    for m in tuned
+  ),
+  'tensorflow': 'tensorflow' in __import__('sys').modules,
+}))
+"""
+
+
+@pytest.fixture(scope='module')
+def notebook(tmp_path_factory):
+  """What the notebook ends with, run top to bottom in a kernel of its own."""
+  nbclient = pytest.importorskip('nbclient')
+  nbformat = pytest.importorskip('nbformat')
+  pytest.importorskip('ipykernel')
+  home = tmp_path_factory.mktemp('jupyter')
+  book = nbformat.read(NOTEBOOK, as_version=4)
+  book.cells.append(nbformat.v4.new_code_cell(_RESULTS))
+  client = nbclient.NotebookClient(
+    book,
+    timeout=300,
+    kernel_name='python3',
+    resources={'metadata': {'path': str(NOTEBOOK.parent)}},
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    # This checkout and this Python, whatever the user has configured.
+    old = os.environ.get('PYTHONPATH', '')
+    patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, [str(ROOT), old])))
+    patch.setenv('JUPYTER_PREFER_ENV_PATH', '1')
+    for name in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'IPYTHONDIR'):
+      patch.setenv(name, str(home / name))
+    patch.setenv('JUPYTER_RUNTIME_DIR', str(home / 'runtime'))
+    client.execute()
+  return book, json.loads(book.cells[-1].outputs[0].text)
+
+
+@pytest.mark.slow
+def test_notebook_prunes_better_with_powerprop(notebook):
+  _, found = notebook
+  accuracy = np.array(found['accuracy'])  # [alpha, seed, density]
+  densities = np.array(found['densities'])
+  mean = dict(zip(found['alphas'], accuracy.mean(1), strict=True))
+  assert min(curve[-1] for curve in mean.values()) > 0.94  # all of them, dense
+  few = np.abs(densities - 0.05).argmin()
+  assert mean[3.0][few] > mean[1.0][few] + 0.2
+  assert mean[2.0][few] > mean[1.0][few] + 0.1
+
+
+@pytest.mark.slow
+def test_notebook_keeps_the_function_and_trains(notebook):
+  _, found = notebook
+  assert found['start_gap'] < 1e-5 and found['moved_gap'] < 1e-4
+  assert found['module_losses'][-1] < 0.6 * found['module_losses'][0]
+  assert found['kept'] == round(found['size'] / 10) and found['still_zero']
+  assert found['after'] > found['before'] + 0.05
+  assert not found['tensorflow']
+
+
+@pytest.mark.slow
+def test_notebook_draws_its_figure_and_complains_of_nothing(notebook):
+  book, _ = notebook
+  outputs = [o for c in book.cells if c.cell_type == 'code' for o in c.outputs]
+  assert sum('image/png' in o.get('data', {}) for o in outputs) == 1
+  complaints = [o.text for o in outputs if o.get('name') == 'stderr']
+  assert not complaints, complaints
+
+
+def test_notebook_is_committed_without_outputs():
+  nbformat = pytest.importorskip('nbformat')
+  book = nbformat.read(NOTEBOOK, as_version=4)
+  nbformat.validate(book)
+  ids = [cell.id for cell in book.cells]
+  assert len(set(ids)) == len(ids)
+  for cell in book.cells:
+    if cell.cell_type == 'code':
+      assert not cell.outputs and cell.execution_count is None, cell.id
+
+
+# README.md.
+
+
+def test_readme_example_runs_as_it_stands(capsys):
+  (example,) = _blocks(README, 'python')
+  names = {}
+  exec(compile(example, README, 'exec'), names)
+  losses = [
+    float(x) for x in re.findall(r'loss ([\d.]+)', capsys.readouterr()[0])
+  ]
+  assert len(losses) == 4 and losses[-1] < losses[0] / 2
+  theta = names['theta']['mlp/~/linear_0']['w']
+  phi = names['params']['mlp/~/linear_0']['w']
+  np.testing.assert_allclose(theta, np.asarray(phi) ** 3, rtol=1e-5)
+
+
+def test_readme_lists_every_config_and_only_those():
+  named = set(re.findall(r'configs/(\w+)\.py', _text(README)))
+  there = {p.stem for p in (ROOT / 'configs').glob('[!_]*.py')}
+  rows = re.findall(r'^\| `configs/(\w+)\.py`', _text(README), re.M)
+  assert named == there and sorted(rows) == sorted(there)
+
+
+@pytest.mark.parametrize('page', _pages(), ids=lambda p: p.name)
+def test_page_names_only_configs_and_targets_that_exist(page):
+  text = _text(page)
+  own = {'digits_adam'}  # the config that docs/experiments.md has you write
+  for name in set(re.findall(r'configs/(\w+)\.py', text)) - own:
+    assert (ROOT / 'configs' / f'{name}.py').is_file(), name
+  makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
+  targets = set(re.findall(r'^([a-z]+):', makefile, re.M))
+  commands = re.findall(r'^make ([a-z]+)', text, re.M)
+  assert set(commands + re.findall(r'`make ([a-z]+)', text)) <= targets
+
+
+def test_readme_lists_the_public_names():
+  text = _text(README)
+  long = text.replace(
+    '1D/2D/3DTranspose', '1DTranspose`, `2DTranspose'
+  ).replace('1D/2D/3D', '1D')
+  for name in powerprop.__all__:
+    short = re.sub(r'[123]D', '1D', name)
+    assert name in text or short in long, name
+
+
+# All pages.
+
+
+@pytest.mark.parametrize('page', _pages(), ids=lambda p: p.name)
+def test_relative_links_resolve(page):
+  results = ROOT / 'docs' / 'results'
+  for target in re.findall(r'\]\(([^)\s]+)\)', _prose(page)):
+    if re.match(r'[a-z]+:', target):
+      continue
+    name, _, anchor = urllib.parse.unquote(target).partition('#')
+    path = (page.parent / name).resolve() if name else page
+    if path.parent.name == 'figures' and results in path.parents:
+      continue  # `make figures` draws them
+    assert path.is_relative_to(ROOT) and path.exists(), target
+    assert not anchor or anchor in _anchors(path), target
+
+
+@pytest.mark.parametrize('page', [README, EXPERIMENTS], ids=lambda p: p.name)
+def test_commands_are_understood(page):
+  blocks = '\n'.join(_blocks(page, 'bash')).replace('\\\n', ' ')
+  commands = [
+    shlex.split(line)
+    for line in blocks.splitlines()
+    if line.startswith('python -m experiments.')
+  ]
+  assert commands
+  for python, dash_m, module, *arguments in commands:
+    importlib.import_module(module)
+    values = flags.FlagValues()
+    flags.DEFINE_string('workdir', None, '', flag_values=values)
+    holder = config_flags.DEFINE_config_file('config', flag_values=values)
+    rest = values([f'{python} {dash_m}', *arguments])
+    assert len(rest) == 1, rest
+    settings.check(holder.value)
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A tiny run, in a folder from which docs/experiments.md's code finds it."""
+  folder = tmp_path_factory.mktemp('docs')
+  workdir = folder / 'runs' / 'digits'
+  tiny.run(workdir, alphas=(1.0, 3.0), steps=4, chunk_steps=2)
+  return folder
+
+
+def test_experiments_page_has_the_keys_of_the_results(finished):
+  workdir = finished / 'runs' / 'digits'
+  results = json.loads((workdir / 'results.json').read_text())
+  entries = {
+    'results': results,
+    'row': results['rows'][0],
+    'summary': results['summary'][0],
+    'analysis': results['analysis'][1],
+    'environment': results['environment'],
+  }
+  tables = re.findall(
+    r'^\| key \|.*\n\|[-|]+\n((?:\|.*\n)+)', _text(EXPERIMENTS), re.M
+  )
+  assert len(tables) == len(entries)
+  for table, (name, entry) in zip(tables, entries.items(), strict=True):
+    first = [row.split('|')[1] for row in table.splitlines()]
+    named = set(re.findall(r'`(\w+)`', ' '.join(first)))
+    assert named == set(entry), name
+  text = _text(EXPERIMENTS)
+  for key in runs.read_metrics(workdir)[0]:
+    assert f'`{key}`' in text, key
+  with np.load(workdir / 'records.npz') as records:
+    for key in records:
+      assert f'`{re.sub(r"^g[0-9]+/|layer[1-9]+", "", key)}`' in text or (
+        'layer' in key
+      ), key
+
+
+def test_experiments_page_has_the_fields_of_a_config():
+  table = re.search(
+    r'^\| field \|.*\n\|[-|]+\n((?:\|.*\n)+)', _text(EXPERIMENTS), re.M
+  )
+  fields = re.findall(r'^\| `(\w+)`', table[1], re.M)
+  assert fields == list(settings.Settings._fields)
+
+
+def test_experiments_page_code_runs(finished, monkeypatch, capsys):
+  config, reader, network = _blocks(EXPERIMENTS, 'python')
+
+  names = {}
+  exec(compile(config, EXPERIMENTS, 'exec'), names)
+  checked = settings.check(names['get_config']())
+  assert checked.optimizer == 'adam' and checked.alphas == (1.0, 1.5, 3.0)
+
+  monkeypatch.chdir(finished)
+  exec(compile(reader, EXPERIMENTS, 'exec'), {})
+  lines = capsys.readouterr()[0].splitlines()
+  assert len(lines) == 3 and ' 10.00% of the weights: 0.' in lines[-1]
+
+  exec(compile(network, EXPERIMENTS, 'exec'), names)
+  net = names['two_layers'](7)
+  image = jnp.ones((2, 8, 8, 1))
+  params, state = net.init(jax.random.key(0), image, is_training=True)
+  logits, _ = net.apply(params, state, None, image, is_training=False)
+  assert logits.shape == (2, 7) and 'output' in params
+
+
+# docs/architecture.md.
+
+
+def _rooms() -> list[str]:
+  table = re.search(
+    r'^\| room \|.*\n\|[-|]+\n((?:\|.*\n)+)', _text(ARCHITECTURE), re.M
+  )
+  return [
+    name.removesuffix('.py').removesuffix('/')
+    for name in re.findall(r'^\| `([\w./]+)`', table[1], re.M)
+  ]
+
+
+def _imports(file: pathlib.Path) -> set[str]:
+  """The rooms of the package that a file imports from."""
+  out = set()
+  for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.ImportFrom) and node.module:
+      head, *rest = node.module.split('.')
+      if head == 'powerprop':
+        out |= {rest[0]} if rest else {alias.name for alias in node.names}
+    elif isinstance(node, ast.Import):
+      for alias in node.names:
+        head, *rest = alias.name.split('.')
+        if head == 'powerprop':
+          out.add(rest[0] if rest else 'powerprop')
+  return out
+
+
+def test_architecture_page_lists_every_room():
+  package = ROOT / 'powerprop'
+  there = {p.stem for p in package.glob('*.py')} - {'__init__'}
+  there |= {p.parent.name for p in package.glob('*/__init__.py')}
+  assert sorted(_rooms()) == sorted(there)
+
+
+def test_nothing_imports_upwards():
+  rooms = _rooms()
+  for place, room in enumerate(rooms):
+    path = ROOT / 'powerprop' / room
+    files = path.glob('**/*.py') if path.is_dir() else [path.with_suffix('.py')]
+    for file in files:
+      above = {*rooms[:place], room}
+      assert _imports(file) <= above, file
+  for file in (ROOT / 'configs').glob('*.py'):
+    assert not _imports(file), file
+
+
+def test_importing_the_library_loads_nothing_of_the_experiments():
+  program = (
+    'import sys, powerprop\n'
+    'print(*(n.split(".")[1] for n in sys.modules if n.startswith("powerprop.")))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  library = set(_rooms()[: _rooms().index('methods') + 1])
+  assert set(done.stdout.split()) <= library

@@ -1,0 +1,93 @@
+"""A run of seconds, shared by the tests of runs, experiments and bad input."""
+
+import atexit
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import ml_collections
+
+from configs import digits
+from powerprop import one_shot
+from powerprop import runs
+from powerprop import settings
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Programs are compiled once for all tests and processes of this worker.
+CACHE = pathlib.Path(tempfile.mkdtemp())
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def compiled_once():
+  """JAX's persistent compilation cache, for the tests of one module."""
+  names = (
+    'jax_compilation_cache_dir',
+    'jax_persistent_cache_min_compile_time_secs',
+  )
+  before = [getattr(jax.config, name) for name in names]
+  for name, value in zip(names, (str(CACHE / 'jax'), 0.0), strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in zip(names, before, strict=True):
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+def config(**fields) -> ml_collections.ConfigDict:
+  """configs/digits.py, made tiny; four chunks, each with a checkpoint."""
+  out = digits.get_config()
+  out.network_kwargs.hidden = (8,)
+  out.alphas = (1.0, 2.0)
+  out.seeds = 2
+  out.steps = 40
+  out.chunk_steps = 10
+  out.densities = (1.0, 0.3, 0.1)
+  out.executor = 'map'
+  out.checkpoint_seconds = 0.0
+  with out.ignore_type():
+    out.update(fields)
+  return out
+
+
+def run(workdir: pathlib.Path, **fields):
+  """A run in this process, without its figures."""
+  c = config(**fields)
+  runs.open_folder(workdir, c.to_dict())
+  return one_shot.run(settings.check(c), workdir)
+
+
+def command(workdir: pathlib.Path, **fields) -> list[str]:
+  """The same run by the binary."""
+  flags = []
+  for name, value in config(**fields).to_dict().items():
+    if isinstance(value, dict):
+      flags += [f'--config.{name}.{k}={v}' for k, v in value.items()]
+    else:
+      flags.append(f'--config.{name}={value}')
+  program = [sys.executable, '-m', 'experiments.one_shot']
+  return [*program, f'--workdir={workdir}', *flags]
+
+
+def environment(**variables) -> dict[str, str]:
+  """For a process that shares this one's compiled programs."""
+  return {**os.environ, 'XDG_CACHE_HOME': str(CACHE), **variables}
+
+
+def start(*args, **kwargs) -> subprocess.Popen:
+  """The binary in the background; its output is text, in pipes."""
+  return subprocess.Popen(
+    args,
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    **{'env': environment(), **kwargs},
+  )
