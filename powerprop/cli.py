@@ -40,7 +40,8 @@ _CACHE = flags.DEFINE_bool(
 _CONFIG_HELP = (
   'an experiment: a Python file with get_config(). Override its fields with'
   ' --config.FIELD=VALUE, for instance --config.steps=100 or'
-  ' --config.alphas="(1,3)"; powerprop/settings.py says what each means.'
+  ' --config.alphas="(1,3)" or --config.optimizer_kwargs="{\'momentum\':0.9}";'
+  ' docs/experiments.md says what each field means.'
 )
 
 

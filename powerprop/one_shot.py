@@ -10,7 +10,6 @@ import sys
 import time
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +17,7 @@ import tqdm
 
 from powerprop import analysis
 from powerprop import data
+from powerprop import fit
 from powerprop import plots
 from powerprop import runs
 from powerprop import settings as settings_lib
@@ -28,9 +28,8 @@ from powerprop.methods import magnitude
 from powerprop.settings import Settings
 
 _SAMPLE = 10_000  # weights in the scatter plots: the paper's Figure 1(c, d)
-_SCATTER_DENSITY = 0.1  # its 90% sparsity
+_ANALYSIS_DENSITY = 0.1  # its 90% sparsity: what is kept, decile by decile
 _BINS = 101
-_LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
 
 
 def make_members(
@@ -92,22 +91,23 @@ def run(
     epsilon=s.near_zero,
   )
   members = make_members(s, adaptive=('adaptive_powerprop',))
-  if not members:
+  if 1.0 in s.alphas and not any(m.alpha == 1 for m in members):
     raise settings_lib.ConfigError(
-      'alphas is (1,) but adaptive_powerprop must start above 1; add an alpha'
-      ' above 1.'
+      'alphas has 1, but an adaptive alpha must start above 1; leave it out, or'
+      " add 'powerprop' to transforms for a baseline."
     )
   cells = train.make_cells(recipe, members, train.choose_executor(s.executor))
   with runs.disk_errors(workdir), runs.lock(workdir):
-    states, seconds = _train(s, recipe, cells, dataset, workdir)
+    states, seconds = fit.fit(s, cells, dataset, workdir)
+    trained_at = time.monotonic()
     results, records = _prune_all(s, recipe, cells, states, dataset, workdir)
     results['environment'] = {
       **runs.environment(),
       'executor': train.choose_executor(s.executor),
-      'train_seconds': seconds['train'],
-      'wall_seconds': seconds['wall'] + time.monotonic() - seconds['since'],
+      'train_seconds': seconds.train,
+      'wall_seconds': seconds.wall + time.monotonic() - trained_at,
       'steps_per_second': (
-        len(members) * s.steps / seconds['train'] if seconds['train'] else None
+        len(members) * s.steps / seconds.train if seconds.train else None
       ),
       'command': ' '.join(sys.argv),
     }
@@ -118,163 +118,6 @@ def run(
   return results
 
 
-def _train(s, recipe, cells, dataset, workdir):
-  """Chunks of training, each reported; returns the states and the seconds."""
-  del recipe
-  on_device = lambda split: jax.tree.map(jnp.asarray, split)
-  training, validation = map(on_device, (dataset.train, dataset.validation))
-  since = time.monotonic()
-  states = train.initial_states(cells)
-  checkpoints = runs.Checkpoints(workdir)
-  step, spent = 0, {'train': 0.0, 'wall': 0.0, 'since': since}
-  offset = 0
-  if (restored := checkpoints.restore(states)) is not None:
-    step, host, extra = restored
-    states = [
-      jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), h, st)
-      for h, st in zip(host, states, strict=True)
-    ]
-    spent.update(train=extra['train_seconds'], wall=extra['wall_seconds'])
-    offset = extra['metrics_offset']
-    print(f'Resuming {workdir} at step {step:,} of {s.steps:,}.', flush=True)
-  metrics = runs.Metrics(workdir, offset, step)
-
-  def save():
-    checkpoints.save(
-      step,
-      states,
-      {
-        'train_seconds': spent['train'],
-        'wall_seconds': spent['wall'] + time.monotonic() - since,
-        'metrics_offset': metrics.offset,
-      },
-    )
-
-  count = sum(len(c.members) for c in cells)
-  bar = tqdm.tqdm(
-    total=count * s.steps,
-    initial=count * step,
-    unit='step',
-    unit_scale=True,
-    dynamic_ncols=True,
-    desc=f'training {count} nets',
-    disable=None if not sys.stderr.isatty() else False,
-    mininterval=0.5,
-  )
-  line = _progress_lines(s.steps, step) if bar.disable else lambda *_: None
-  told: set[train.Member] = set()
-  saved_at, saved_step = time.monotonic(), step if restored else None
-  with bar, runs.stop_signals() as signals:
-    while step < s.steps:
-      begun = time.monotonic()
-      num_steps = min(s.chunk_steps, s.steps - step)
-      new: list[Any] = [None] * len(cells)
-      reports: list[Any] = [None] * len(cells)
-      for i, state, report in train.advance(
-        cells, states, num_steps, training, validation, s.near_zero
-      ):
-        new[i], reports[i] = state, report
-        bar.update(num_steps * len(cells[i].members))
-        bar.set_postfix(_means([report]), refresh=False)
-        if signals:
-          break
-      if signals:
-        # What this chunk has done so far is dropped: it will be done again.
-        if saved_step != step:
-          save()
-        metrics.close()
-        raise runs.Interrupted(signals[0])
-      states, step = new, step + num_steps
-      spent['train'] += time.monotonic() - begun
-      rows, alive = _rows(cells, reports, step, told)
-      metrics.write(rows)
-      if not alive:
-        metrics.close()
-        raise runs.RunError(
-          f'every training diverged (the loss is not finite) by step {step:,};'
-          ' lower learning_rate'
-          f' (now {", ".join(f"{r:g}" for r in s.learning_rate)}) or alphas.'
-        )
-      if step == s.steps or time.monotonic() - saved_at >= s.checkpoint_seconds:
-        save()
-        saved_at, saved_step = time.monotonic(), step
-      line(step, reports)
-  metrics.close()
-  checkpoints.close()
-  if signals:
-    raise runs.Interrupted(signals[0])
-  return states, spent
-
-
-def _means(reports):
-  """Loss and validation accuracy over the members that have not diverged."""
-  loss, accuracy = (
-    np.concatenate(x)
-    for x in zip(
-      *((r.loss, r.validation_accuracy) for r in reports), strict=True
-    )
-  )
-  alive = np.isfinite(loss)
-  mean = lambda x: f'{x[alive].mean():.3f}' if alive.any() else 'nan'
-  return {'loss': mean(loss), 'validation': mean(accuracy)}
-
-
-def _progress_lines(steps, start):
-  """Where stderr is no terminal: a line now and then instead of a bar."""
-  begun = told = time.monotonic()
-
-  def line(step, reports):
-    nonlocal told
-    now = time.monotonic()
-    if now - told < _LINE_SECONDS and step < steps:
-      return
-    told = now
-    left = (now - begun) * (steps - step) / (step - start)
-    print(
-      f'step {step:,} of {steps:,}, {left:.0f} s to go: '
-      + ', '.join(f'{k} {v}' for k, v in _means(reports).items()),
-      file=sys.stderr,
-      flush=True,
-    )
-
-  return line
-
-
-def _rows(cells, reports, step, told):
-  """Log rows of a chunk; says once of each member that it diverged."""
-  rows, alive = [], False
-  seen = set()
-  for cell, report in zip(cells, reports, strict=True):
-    for i, m in enumerate(cell.members):
-      if m in seen:
-        continue  # a copy that fills a device
-      seen.add(m)
-      finite = bool(report.finite[i])
-      alive |= finite
-      if not finite and m not in told:
-        told.add(m)
-        logging.warning(
-          'alpha=%g seed=%d (%s, learning rate %g) diverged by step %d: it is'
-          ' left out of the means.',
-          m.alpha,
-          m.seed,
-          m.transform,
-          m.learning_rate,
-          step,
-        )
-      rows.append(
-        {
-          'step': step,
-          **m._asdict(),
-          'loss': float(report.loss[i]),
-          'validation_accuracy': float(report.validation_accuracy[i]),
-          'current_alpha': float(report.alpha[i]),
-          'near_zero': float(report.near_zero[i]),
-        }
-      )
-  return rows, alive
-
-
 def _prune_all(s, recipe, cells, states, dataset, workdir):
   """Prunes every member at every density; rows, analysis and records."""
   test = jax.tree.map(jnp.asarray, dataset.test)
@@ -283,11 +126,8 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   output = [n for n in layers if n.startswith('output/')]
   kept = magnitude.counts(
     shapes,
-    s.densities,
+    (*s.densities, _ANALYSIS_DENSITY),
     dict.fromkeys(output, s.output_density_factor),
-  )
-  scatter = int(
-    np.argmin(np.abs(np.log(np.array(s.densities) / _SCATTER_DENSITY)))
   )
 
   @jax.jit
@@ -357,7 +197,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
             m.seed,
             [initial[n] for n in layers],
             [final[n] for n in layers],
-            [after[n][scatter] for n in layers],
+            [after[n][-1] for n in layers],
           )
         )
       bar.update()
@@ -372,7 +212,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
     ],
     'diverged': analysis.diverged(rows),
     'layers': layers,
-    'scatter_density': s.densities[scatter],
+    'analysis_density': _ANALYSIS_DENSITY,
     'near_zero_epsilon': s.near_zero,
   }
   return results, _records(groups, layers, workdir)
@@ -442,8 +282,11 @@ def _records(groups, layers, workdir):
     ):
       records[f'g{g}/{name}'] = flat(arrays)[chosen]
     for j in range(len(layers)):
-      reach = max(np.abs(f[j]).max() for f in everything) or 1.0
-      counts, edges = np.histogram(np.ravel(final[j]), _BINS, (-reach, reach))
+      # A few weights grow far beyond all others: they fall in the last bins.
+      reach = max(np.quantile(np.abs(f[j]), 0.999) for f in everything) or 1.0
+      counts, edges = np.histogram(
+        np.clip(final[j], -reach, reach), _BINS, (-reach, reach)
+      )
       records[f'g{g}/layer{j}/counts'] = counts
       records[f'g{g}/layer{j}/edges'] = edges
     transform, alpha, rate = key
@@ -465,12 +308,12 @@ def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
   """Prints the tables and draws the figures of a finished run."""
   with runs.disk_errors(workdir):
     drawn = plots.draw(workdir)
-  print(tables.table(results))
-  print()
-  print(tables.analysis_table(results))
+    text = tables.markdown(results)
+    runs.write_atomically(workdir / 'tables.md', text.encode())
+  print(text)
   e = results['environment']
   print(
-    f'\nTrained in {e["train_seconds"]:.0f} s on {e["device"]}'
+    f'Trained in {e["train_seconds"]:.0f} s on {e["device"]}'
     f' ({e["processor"]}).'
   )
   print(f'Figures: {", ".join(str(p) for p in drawn if p.suffix == ".png")}')

@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 import tensorboardX
 
 _KEEP = 2
+_MANIFEST = 'files.json'  # a checkpoint without it was not saved to its end
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -258,6 +259,15 @@ def _layout(leaves: list[Any]) -> list[str]:
   return [f'{np.dtype(x.dtype).name}{list(x.shape)}' for x in leaves]
 
 
+def _files(folder: pathlib.Path) -> dict[str, str]:
+  """SHA-256 of every file of a folder but its manifest, by path."""
+  return {
+    str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file() and path.name != _MANIFEST
+  }
+
+
 def _digest(leaves: list[np.ndarray]) -> str:
   h = hashlib.sha256()
   for x in leaves:
@@ -295,6 +305,8 @@ class Checkpoints:
       ),
       force=True,
     )
+    folder = self._folder / str(step)
+    write_atomically(folder / _MANIFEST, to_json(_files(folder)))
 
   def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
     """The newest state that is whole.
@@ -317,7 +329,11 @@ class Checkpoints:
     }
     steps = sorted(self._manager.all_steps(), reverse=True)
     for step in steps:
+      folder = self._folder / str(step)
       try:
+        # Before Orbax sees them: it reads damaged files with much noise.
+        if json.loads((folder / _MANIFEST).read_bytes()) != _files(folder):
+          raise ValueError('its files are not those that were saved')
         got = self._manager.restore(
           step, args=ocp.args.Composite(extra=ocp.args.JsonRestore())
         )

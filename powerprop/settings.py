@@ -101,9 +101,9 @@ def optimizers() -> list[str]:
   """Names of optax's optimisers: what takes a learning rate first.
 
   Left out are those that need the loss, which a training step does not give
-  them, and a deprecated alias.
+  them, one that needs a random key, and a deprecated alias.
   """
-  skipped = ('lbfgs', 'polyak_sgd', 'optimistic_adam')
+  skipped = ('lbfgs', 'noisy_sgd', 'optimistic_adam', 'polyak_sgd')
 
   def first_argument(fn: Any) -> str:
     try:

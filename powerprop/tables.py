@@ -13,6 +13,18 @@ from powerprop.analysis import Row
 _GROUP = ('transform', 'alpha', 'learning_rate')
 
 
+def markdown(results: Mapping[str, Any]) -> str:
+  """Both tables of a run: what tables.md holds and what is printed at the end.
+
+  Args:
+    results: a run's record.
+
+  Returns:
+    Markdown, ending in a newline.
+  """
+  return f'{table(results)}\n\n{analysis_table(results)}\n'
+
+
 def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
   """Test accuracy in percent as Markdown: densities down, α across.
 

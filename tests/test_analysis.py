@@ -12,15 +12,15 @@ from powerprop import tables
 
 def _row(alpha, seed, density, accuracy, **others):
   return {
-    "transform": "powerprop",
-    "alpha": alpha,
-    "learning_rate": 0.1,
-    "seed": seed,
-    "density": density,
-    "test_accuracy": accuracy,
-    "test_nll": 1.0,
-    "mask_overlap": 0.5,
-    "chance_overlap": density,
+    'transform': 'powerprop',
+    'alpha': alpha,
+    'learning_rate': 0.1,
+    'seed': seed,
+    'density': density,
+    'test_accuracy': accuracy,
+    'test_nll': 1.0,
+    'mask_overlap': 0.5,
+    'chance_overlap': density,
   } | others
 
 
@@ -109,7 +109,7 @@ def test_chance_overlap_is_what_random_masks_share():
 
 
 @pytest.mark.parametrize(
-  ("accuracies", "expected"),
+  ('accuracies', 'expected'),
   [
     ([0.9, 0.8, 0.7], 1.0),  # always ahead
     ([0.7, 0.6, 0.5], 0.1),  # crosses once
@@ -135,32 +135,32 @@ def test_summarise_takes_mean_and_sample_deviation_over_seeds():
   rows = [_row(2.0, 0, 0.1, 0.5), _row(2.0, 1, 0.1, 0.7)]
   rows += [_row(2.0, 0, 1.0, 0.9), _row(2.0, 1, 1.0, 0.9), _row(1.0, 0, 1.0, 1)]
   first, second, third = analysis.summarise(rows)
-  assert (first["alpha"], first["n"]) == (1.0, 1)
-  assert first["test_accuracy_std"] == 0.0
-  assert (second["alpha"], second["density"]) == (2.0, 1.0)  # dense first
-  assert (third["density"], third["n"]) == (0.1, 2)
-  assert third["test_accuracy_mean"] == pytest.approx(0.6)
-  assert third["test_accuracy_std"] == pytest.approx(0.2 / math.sqrt(2))
-  assert third["chance_overlap"] == 0.1
+  assert (first['alpha'], first['n']) == (1.0, 1)
+  assert first['test_accuracy_std'] == 0.0
+  assert (second['alpha'], second['density']) == (2.0, 1.0)  # dense first
+  assert (third['density'], third['n']) == (0.1, 2)
+  assert third['test_accuracy_mean'] == pytest.approx(0.6)
+  assert third['test_accuracy_std'] == pytest.approx(0.2 / math.sqrt(2))
+  assert third['chance_overlap'] == 0.1
 
 
 def test_summarise_without_masks_has_no_overlap():
   row = _row(1.0, 0, 1.0, 0.9)
-  del row["mask_overlap"], row["chance_overlap"]
+  del row['mask_overlap'], row['chance_overlap']
   (entry,) = analysis.summarise([row])
-  assert "mask_overlap_mean" not in entry
-  assert "chance_overlap" not in entry
+  assert 'mask_overlap_mean' not in entry
+  assert 'chance_overlap' not in entry
 
 
-@pytest.mark.parametrize("broken", [math.nan, None, math.inf])
+@pytest.mark.parametrize('broken', [math.nan, None, math.inf])
 def test_a_diverged_member_is_left_out_at_every_density(broken):
   rows = [_row(2.0, 0, d, 0.5) for d in (1.0, 0.1)]
   rows += [_row(2.0, 1, 1.0, 0.1, test_nll=broken), _row(2.0, 1, 0.1, 0.1)]
   rows += [_row(3.0, 0, 1.0, 0.1, test_nll=broken)]
-  assert [m["seed"] for m in analysis.diverged(rows)] == [1, 0]
+  assert [m['seed'] for m in analysis.diverged(rows)] == [1, 0]
   summary = analysis.summarise(rows)
-  assert [entry["n"] for entry in summary] == [1, 1]
-  assert all(entry["test_accuracy_mean"] == 0.5 for entry in summary)
+  assert [entry['n'] for entry in summary] == [1, 1]
+  assert all(entry['test_accuracy_mean'] == 0.5 for entry in summary)
   json.dumps(summary, allow_nan=False)
 
 
@@ -173,59 +173,59 @@ def _results():
         accuracy = 0.98 - (0.98 - low) * (1 - density) + 0.01 * seed * density
         rows.append(_row(alpha, seed, density, accuracy))
   rows.append(_row(4.0, 3, 1.0, 0.1, test_nll=math.nan))
-  entry = {"transform": "powerprop", "learning_rate": 0.1, "n": 3}
+  entry = {'transform': 'powerprop', 'learning_rate': 0.1, 'n': 3}
   numbers = {
-    "sign_change_mean": 0.106,
-    "sign_change_std": 0.001,
-    "kurtosis_mean": 12.04,
-    "kurtosis_std": 1.3,
-    "near_zero_mean": None,
-    "near_zero_std": None,
-    "kept_by_decile_mean": [0.001 * i for i in range(1, 11)],
-    "beats_baseline_below": 0.5,
+    'sign_change_mean': 0.106,
+    'sign_change_std': 0.001,
+    'kurtosis_mean': 12.04,
+    'kurtosis_std': 1.3,
+    'near_zero_mean': None,
+    'near_zero_std': None,
+    'kept_by_decile_mean': [0.001 * i for i in range(1, 11)],
+    'beats_baseline_below': 0.5,
   }
   return {
-    "rows": rows,
-    "summary": analysis.summarise(rows),
-    "analysis": [entry | {"alpha": 1.0}, entry | {"alpha": 4.0} | numbers],
-    "diverged": analysis.diverged(rows),
+    'rows': rows,
+    'summary': analysis.summarise(rows),
+    'analysis': [entry | {'alpha': 1.0}, entry | {'alpha': 4.0} | numbers],
+    'diverged': analysis.diverged(rows),
   }
 
 
 def test_table_shows_a_readable_choice_of_densities():
   lines = tables.table(_results()).splitlines()
-  cells = [[c.strip() for c in line.split("|")[1:-1]] for line in lines[:12]]
-  assert cells[0] == ["weights kept", "α = 1 (baseline)", "α = 4"]
-  assert cells[2] == ["100%", "99.0 ± 1.0", "99.0 ± 1.0"]
-  assert [row[0] for row in cells[2:]][-1] == "1%"
-  assert len(cells) == 12 and lines[12] == ""
-  assert "mean ± std of 3 runs" in lines[13]
-  assert lines[-1].endswith("powerprop α = 4 lr 0.1 seed 3.")
+  cells = [[c.strip() for c in line.split('|')[1:-1]] for line in lines[:12]]
+  assert cells[0] == ['weights kept', 'α = 1 (baseline)', 'α = 4']
+  assert cells[2] == ['100%', '99.0 ± 1.0', '99.0 ± 1.0']
+  assert [row[0] for row in cells[2:]][-1] == '1%'
+  assert len(cells) == 12 and lines[12] == ''
+  assert 'mean ± std of 3 runs' in lines[13]
+  assert lines[-1].endswith('powerprop α = 4 lr 0.1 seed 3.')
 
 
 def test_table_of_single_runs_has_no_deviation():
   rows = [_row(a, 0, 1.0, 0.975) for a in (1.0, 2.0)]
-  text = tables.table({"rows": rows})
-  assert "±" not in text
-  assert "97.5" in text
+  text = tables.table({'rows': rows})
+  assert '±' not in text
+  assert '97.5' in text
 
 
 def test_table_tells_learning_rates_apart_and_marks_lost_members():
   rows = [_row(1.0, s, 1.0, 0.9, learning_rate=0.1) for s in range(2)]
   rows += [_row(1.0, 0, 1.0, 0.8, learning_rate=0.5)]
-  text = tables.table({"rows": rows})
-  assert "powerprop, learning rate 0.5:" in text
-  assert "80.0 (n = 1)" in text
+  text = tables.table({'rows': rows})
+  assert 'powerprop, learning rate 0.5:' in text
+  assert '80.0 (n = 1)' in text
 
 
 def test_analysis_table_shows_numbers_crossing_and_margin():
   text = tables.analysis_table(_results())
-  (row,) = [line for line in text.splitlines() if "α = 4 " in line][:1]
-  cells = [cell.strip() for cell in row.split("|")[1:-1]]
-  expected = ["α = 4", "10.6 ± 0.1", "12.0 ± 1.3", "–", "0.1", "1.0", "50%"]
-  assert cells == [*expected, "+29.7 at 1%"]
+  (row,) = [line for line in text.splitlines() if 'α = 4 ' in line][:1]
+  cells = [cell.strip() for cell in row.split('|')[1:-1]]
+  expected = ['α = 4', '10.6 ± 0.1', '12.0 ± 1.3', '–', '0.1', '1.0', '50%']
+  assert cells == [*expected, '+29.7 at 1%']
 
 
 def test_tables_of_an_empty_run_do_not_fail():
-  assert "Test accuracy" in tables.table({"rows": []})
-  assert "kurtosis" in tables.analysis_table({"rows": [], "analysis": []})
+  assert 'Test accuracy' in tables.table({'rows': []})
+  assert 'kurtosis' in tables.analysis_table({'rows': [], 'analysis': []})

@@ -34,7 +34,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   TFDS publishes; the last 5,000 training examples are the validation set.
   cifar100 has its fine labels. Data that were prepared in the array_record
   format are read without TensorFlow; if there are none, TFDS downloads and
-  prepares them, which does need TensorFlow (`pip install "powerprop[prepare]"`)
+  prepares them, which does need TensorFlow (`pip install -e '.[prepare]'`)
   and a network. The decoded arrays are cached in `$XDG_CACHE_HOME` or
   `~/.cache`, under `powerprop/data`, and can be deleted at any time.
 

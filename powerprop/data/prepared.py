@@ -83,7 +83,7 @@ def _prepare(builder: Any) -> None:
   raise DataError(
     f'The data set {builder.name!r} is not prepared in {root} and cannot be'
     f' downloaded and prepared now ({reason}): run `pip install'
-    ' "powerprop[prepare]"` and try again with a network, or set TFDS_DATA_DIR'
+    ' .[prepare]` and try again with a network, or set TFDS_DATA_DIR'
     ' to a folder that holds it in the array_record format.'
   ) from cause
 

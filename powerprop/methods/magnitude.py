@@ -56,7 +56,8 @@ def masks(
 
   Args:
     phi: stored parameters φ of one α.
-    kept: by layer path, how many to keep; exact, ties broken by index.
+    kept: by layer path, how many to keep, a scalar (one density of `counts`);
+      exact, ties broken by index.
     where: as in `counts`.
 
   Returns:

@@ -1,0 +1,207 @@
+"""The loop around the chunks: progress, metrics, checkpoints, signals."""
+
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from powerprop import data
+from powerprop import runs
+from powerprop import train
+from powerprop.settings import Settings
+from powerprop.types import TrainState
+
+_LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
+
+
+class Seconds(NamedTuple):
+  """Time spent, over all starts of a run, without what was lost by kills.
+
+  Attributes:
+    train: in training steps and their reports.
+    wall: in all.
+  """
+
+  train: float
+  wall: float
+
+
+def fit(
+  s: Settings,
+  cells: list[train.Cell],
+  dataset: data.Dataset,
+  workdir: pathlib.Path,
+) -> tuple[list[TrainState], Seconds]:
+  """Trains a population to its last step, from its last checkpoint if any.
+
+  Args:
+    s: checked settings.
+    cells: the population, from `train.make_cells`.
+    dataset: on the host; it is put on the device once.
+    workdir: the run's folder, which this process holds.
+
+  Returns:
+    One state per cell, and the time that it took.
+
+  Raises:
+    runs.RunError: if every member diverged.
+    runs.Interrupted: if a signal came; the state is saved.
+  """
+  on_device = lambda split: jax.tree.map(jnp.asarray, split)
+  training, validation = map(on_device, (dataset.train, dataset.validation))
+  since = time.monotonic()
+  states = train.initial_states(cells)
+  checkpoints = runs.Checkpoints(workdir)
+  step, spent = 0, Seconds(0.0, 0.0)
+  offset = 0
+  if (restored := checkpoints.restore(states)) is not None:
+    step, host, extra = restored
+    states = [
+      jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), h, st)
+      for h, st in zip(host, states, strict=True)
+    ]
+    spent = Seconds(extra['train_seconds'], extra['wall_seconds'])
+    offset = extra['metrics_offset']
+    print(f'Resuming {workdir} at step {step:,} of {s.steps:,}.', flush=True)
+  metrics = runs.Metrics(workdir, offset, step)
+
+  def save():
+    checkpoints.save(
+      step,
+      states,
+      {
+        'train_seconds': spent.train,
+        'wall_seconds': spent.wall + time.monotonic() - since,
+        'metrics_offset': metrics.offset,
+      },
+    )
+
+  count = sum(len(c.members) for c in cells)
+  bar = tqdm.tqdm(
+    total=count * s.steps,
+    initial=count * step,
+    unit='step',
+    unit_scale=True,
+    dynamic_ncols=True,
+    desc=f'training {count} nets',
+    disable=None if not sys.stderr.isatty() else False,
+    mininterval=0.5,
+  )
+  line = _progress_lines(s.steps, step) if bar.disable else lambda *_: None
+  told: set[train.Member] = set()
+  saved_at, saved_step = time.monotonic(), step if restored else None
+  with bar, runs.stop_signals() as signals:
+    while step < s.steps:
+      begun = time.monotonic()
+      num_steps = min(s.chunk_steps, s.steps - step)
+      new: list[Any] = [None] * len(cells)
+      reports: list[Any] = [None] * len(cells)
+      for i, state, report in train.advance(
+        cells, states, num_steps, training, validation, s.near_zero
+      ):
+        new[i], reports[i] = state, report
+        bar.update(num_steps * len(cells[i].members))
+        bar.set_postfix(_means([report]), refresh=False)
+        if signals:
+          break
+      if signals:
+        # What this chunk has done so far is dropped: it will be done again.
+        if saved_step != step:
+          save()
+        metrics.close()
+        raise runs.Interrupted(signals[0])
+      states, step = new, step + num_steps
+      spent = spent._replace(train=spent.train + time.monotonic() - begun)
+      rows, alive = _rows(cells, reports, step, told)
+      metrics.write(rows)
+      if not alive:
+        metrics.close()
+        raise runs.RunError(
+          f'every training diverged (the loss is not finite) by step {step:,};'
+          ' lower learning_rate'
+          f' (now {", ".join(f"{r:g}" for r in s.learning_rate)}) or alphas.'
+        )
+      if step == s.steps or time.monotonic() - saved_at >= s.checkpoint_seconds:
+        save()
+        saved_at, saved_step = time.monotonic(), step
+      line(step, reports)
+  metrics.close()
+  checkpoints.close()
+  if signals:
+    raise runs.Interrupted(signals[0])
+  return states, Seconds(spent.train, spent.wall + time.monotonic() - since)
+
+
+def _means(reports):
+  """Loss and validation accuracy over the members that have not diverged."""
+  loss, accuracy = (
+    np.concatenate(x)
+    for x in zip(
+      *((r.loss, r.validation_accuracy) for r in reports), strict=True
+    )
+  )
+  alive = np.isfinite(loss)
+  mean = lambda x: f'{x[alive].mean():.3f}' if alive.any() else 'nan'
+  return {'loss': mean(loss), 'validation': mean(accuracy)}
+
+
+def _progress_lines(steps, start):
+  """Where stderr is no terminal: a line now and then instead of a bar."""
+  begun = told = time.monotonic()
+
+  def line(step, reports):
+    nonlocal told
+    now = time.monotonic()
+    if now - told < _LINE_SECONDS and step < steps:
+      return
+    told = now
+    left = (now - begun) * (steps - step) / (step - start)
+    print(
+      f'step {step:,} of {steps:,}, {left:.0f} s to go: '
+      + ', '.join(f'{k} {v}' for k, v in _means(reports).items()),
+      file=sys.stderr,
+      flush=True,
+    )
+
+  return line
+
+
+def _rows(cells, reports, step, told):
+  """Log rows of a chunk; says once of each member that it diverged."""
+  rows, alive = [], False
+  seen = set()
+  for cell, report in zip(cells, reports, strict=True):
+    for i, m in enumerate(cell.members):
+      if m in seen:
+        continue  # a copy that fills a device
+      seen.add(m)
+      finite = bool(report.finite[i])
+      alive |= finite
+      if not finite and m not in told:
+        told.add(m)
+        logging.warning(
+          'alpha=%g seed=%d (%s, learning rate %g) diverged by step %d: it is'
+          ' left out of the means.',
+          m.alpha,
+          m.seed,
+          m.transform,
+          m.learning_rate,
+          step,
+        )
+      rows.append(
+        {
+          'step': step,
+          **m._asdict(),
+          'loss': float(report.loss[i]),
+          'validation_accuracy': float(report.validation_accuracy[i]),
+          'current_alpha': float(report.alpha[i]),
+          'near_zero': float(report.near_zero[i]),
+        }
+      )
+  return rows, alive
