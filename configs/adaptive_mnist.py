@@ -8,8 +8,17 @@ ours, as it does not say: 128 hidden units, SGD 0.1, batch 60, 30 epochs,
 
   python -m experiments.one_shot --config=configs/adaptive_mnist.py
 
+The report's rule has no upper bound, and with these defaults α grows until
+training diverges. With our bound it does not:
+
+  python -m experiments.one_shot --config=configs/adaptive_mnist.py \\
+    --config.transform_kwargs.adaptive_powerprop.max_alpha=4 \\
+    --workdir=runs/adaptive_mnist_bounded
+
 Time and numbers to expect: docs/results/adaptive_mnist.
 """
+
+import math
 
 import ml_collections
 
@@ -29,6 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
       'factor': 1.5,
       'increment': 0.1,
       'epsilon': 0.01,
+      'max_alpha': math.inf,
     }
   }
   config.alphas = (1.0, 1.25, 1.5, 4.0)

@@ -217,7 +217,8 @@ class Metrics:
         f'/lr_{row["learning_rate"]:g}/seed_{row["seed"]}'
       )
       for name in ('loss', 'validation_accuracy', 'current_alpha', 'near_zero'):
-        self._board.add_scalar(f'{name}/{who}', row[name], row['step'])
+        if np.isfinite(row[name]):
+          self._board.add_scalar(f'{name}/{who}', row[name], row['step'])
     self._file.flush()
 
   def close(self) -> None:

@@ -623,6 +623,21 @@ def _theta_with(small):
   return {'w': jnp.asarray(w.reshape(2, 5), jnp.float32), 'b': jnp.zeros(4)}
 
 
+@pytest.mark.parametrize(
+  ('start', 'expected'),
+  [(2.0, (2.5, 3.0, 3.0)), (4.0, (4.0, 4.0, 4.0))],
+)
+def test_adaptive_stops_at_max_alpha(start, expected):
+  tx = adaptive_powerprop(optax.sgd(1.0), start, every=1, max_alpha=3.0)
+  phi = reparam.to_phi(_theta_with(5), start)
+  state = tx.init(phi)
+  still = jax.tree.map(jnp.zeros_like, phi)  # equal shares count as risen
+  for alpha in expected:
+    updates, state = tx.update(still, state, phi)
+    phi = optax.apply_updates(phi, updates)
+    np.testing.assert_allclose(current_alpha(state), alpha, rtol=1e-6)
+
+
 @pytest.mark.parametrize('kwargs', [{}, {'factor': 2.0, 'increment': 0.3}])
 @pytest.mark.parametrize(
   'small',
@@ -726,6 +741,7 @@ def test_adaptive_vmapped_over_the_start_is_looped():
     ({'every': 0}, 'every is 0 but must be at least 1'),
     ({'factor': 1.0}, 'factor is 1.0 but must be above 1'),
     ({'increment': 0.0}, 'increment is 0.0 but must be above 0'),
+    ({'max_alpha': 1.0}, 'max_alpha is 1.0 but must be above 1'),
     ({'increment': -1.0}, 'increment is -1.0 but must be above 0'),
     ({'epsilon': 0.0}, 'epsilon is 0.0 but must be above 0'),
   ],

@@ -1,5 +1,6 @@
 """`adaptive_powerprop`: α that rises while the share of small weights does."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -53,6 +54,7 @@ def adaptive_powerprop(
   factor: float = 1.5,
   increment: float = 0.1,
   epsilon: float = 1e-2,
+  max_alpha: float = math.inf,
   where: Where = trees.is_weight,
 ) -> optax.GradientTransformationExtraArgs:
   """Powerpropagation with an α that adapts to the sparsity that it brings.
@@ -68,7 +70,8 @@ def adaptive_powerprop(
   The inner optimiser's state lives in θ's space and so needs no change either.
 
   The first comparison is with the share at initialisation. The report gives
-  neither that, nor ε, nor the start: they are defaults of ours.
+  neither that, nor ε, nor the start: they are defaults of ours. Nothing in the
+  rule holds α back while the share keeps rising; `max_alpha` does.
 
   Args:
     inner: as in `powerprop`.
@@ -77,6 +80,8 @@ def adaptive_powerprop(
     factor: cr > 1.
     increment: cd > 0.
     epsilon: ε > 0, in units of θ.
+    max_alpha: α never grows beyond it (nor beyond its start, if that is
+      larger); the report's rule has no such bound.
     where: as in `powerprop`.
 
   Returns:
@@ -93,19 +98,15 @@ def adaptive_powerprop(
       f'alpha is {alpha}, but an adaptive α must start at a finite number'
       ' above 1, which the rule never leaves; choose for instance alpha=1.25.'
     )
-  for name, value, ok in (
-    ('every', every, every >= 1),
-    ('factor', factor, factor > 1),
-    ('increment', increment, increment > 0),
-    ('epsilon', epsilon, epsilon > 0),
+  for name, value, ok, must in (
+    ('every', every, every >= 1, 'at least 1'),
+    ('factor', factor, factor > 1, 'above 1'),
+    ('increment', increment, increment > 0, 'above 0'),
+    ('epsilon', epsilon, epsilon > 0, 'above 0'),
+    ('max_alpha', max_alpha, max_alpha > 1, 'above 1'),
   ):
     if not ok:
-      low = (
-        'at least 1'
-        if name == 'every'
-        else ('above 1' if name == 'factor' else 'above 0')
-      )
-      raise ValueError(f'{name} is {value} but must be {low}.')
+      raise ValueError(f'{name} is {value} but must be {must}.')
 
   # The α in the state decides; a schedule that never moves would re-map at
   # every update, so the base is rebuilt around the array instead.
@@ -129,6 +130,7 @@ def adaptive_powerprop(
     grown = jnp.where(
       state.initial_phase, 1 + factor * (now - 1), now + increment
     )
+    grown = jnp.minimum(grown, jnp.maximum(now, max_alpha))
     new = jnp.where(rose, grown, 1 + (now - 1) / factor)
     updates = target.remap(updates, params, now, new, where)
     return updates, AdaptiveState(
