@@ -1,4 +1,4 @@
-"""The report's adaptive α: a one-hidden-layer net on MNIST.
+r"""The report's adaptive α: a one-hidden-layer net on MNIST.
 
 Fixed α = 1, 1.25, 1.5 and 4, as in the report's section 3.1, and adaptive from
 1.25, 1.5 and 4, as in its section 5: α changes every 3 epochs, cr = 1.5,
@@ -11,8 +11,8 @@ ours, as it does not say: 128 hidden units, SGD 0.1, batch 60, 30 epochs,
 The report's rule has no upper bound, and with these defaults α grows until
 training diverges. With our bound it does not:
 
-  python -m experiments.one_shot --config=configs/adaptive_mnist.py \\
-    --config.transform_kwargs.adaptive_powerprop.max_alpha=4 \\
+  python -m experiments.one_shot --config=configs/adaptive_mnist.py \
+    --config.transform_kwargs.adaptive_powerprop.max_alpha=4 \
     --workdir=runs/adaptive_mnist_bounded
 
 Time and numbers to expect: docs/results/adaptive_mnist.

@@ -127,6 +127,8 @@ def fail(message: str, status: int) -> NoReturn:
 
 
 def _one_line(e: BaseException) -> str:
-  text = str(e.args[0] if e.args else e).replace('\\n', ' ')
+  text = str(e.args[0] if e.args else e).replace('\\n', '\n').strip()
+  if 'Traceback (most recent call last)' in text:  # of the config file
+    text = text.splitlines()[-1]
   text = text.replace('\\', '')
   return ' '.join(text.replace('"', '').replace("'", '').split())

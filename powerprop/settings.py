@@ -246,7 +246,10 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
   def init():
     image = jnp.zeros((1, *dataset.train.image.shape[1:]))
     net = network(s, dataset.num_classes)
-    return net.init(jax.random.key(0), image, is_training=True)[0]
+    params, _ = net.init(jax.random.key(0), image, is_training=True)
+    if not all(x.size for x in jax.tree.leaves(params)):
+      raise ValueError('a layer has no units')
+    return params
 
   def update(params):
     tx = optimizer(s)(0.1)

@@ -53,7 +53,8 @@ def config(**fields) -> ml_collections.ConfigDict:
   out.executor = 'map'
   out.checkpoint_seconds = 0.0
   with out.ignore_type():
-    out.update(fields)
+    for name, value in fields.items():
+      out[name] = value
   return out
 
 
@@ -83,11 +84,6 @@ def environment(**variables) -> dict[str, str]:
 
 def start(*args, **kwargs) -> subprocess.Popen:
   """The binary in the background; its output is text, in pipes."""
-  return subprocess.Popen(
-    args,
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    **{'env': environment(), **kwargs},
-  )
+  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
+  kwargs = {'env': environment(), **pipes, **kwargs}
+  return subprocess.Popen(args, cwd=ROOT, text=True, **kwargs)
