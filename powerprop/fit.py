@@ -1,5 +1,6 @@
 """The loop around the chunks: progress, metrics, checkpoints, signals."""
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -96,7 +97,11 @@ def fit(
   line = _progress_lines(s.steps, step) if bar.disable else lambda *_: None
   told: set[train.Member] = set()
   saved_at, saved_step = time.monotonic(), step if restored else None
-  with bar, runs.stop_signals() as signals:
+  with (
+    bar,
+    contextlib.closing(metrics),
+    runs.stop_signals() as signals,
+  ):
     while step < s.steps:
       begun = time.monotonic()
       num_steps = min(s.chunk_steps, s.steps - step)
@@ -114,14 +119,12 @@ def fit(
         # What this chunk has done so far is dropped: it will be done again.
         if saved_step != step:
           save()
-        metrics.close()
         raise runs.Interrupted(signals[0])
       states, step = new, step + num_steps
       spent = spent._replace(train=spent.train + time.monotonic() - begun)
       rows, alive = _rows(cells, reports, step, told)
       metrics.write(rows)
       if not alive:
-        metrics.close()
         raise runs.RunError(
           f'every training diverged (the loss is not finite) by step {step:,};'
           ' lower learning_rate'
@@ -131,7 +134,6 @@ def fit(
         save()
         saved_at, saved_step = time.monotonic(), step
       line(step, reports)
-  metrics.close()
   checkpoints.close()
   if signals:
     raise runs.Interrupted(signals[0])

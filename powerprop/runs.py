@@ -19,6 +19,7 @@ import pathlib
 import platform
 import signal
 import subprocess
+import time
 from typing import Any
 import zipfile
 import zlib
@@ -27,7 +28,9 @@ from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import tensorboardX
+from tensorboardX import record_writer
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
 
 _KEEP = 2
 _MANIFEST = 'files.json'  # a checkpoint without it was not saved to its end
@@ -140,11 +143,12 @@ def open_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   if saved != now and not (workdir / 'metrics.jsonl').exists():
     write_atomically(path, text)  # that start failed before any training
   elif saved != now:
-    names = [k for k in {**saved, **now} if saved.get(k) != now.get(k)]
+    names = [k for k in now if saved[k] != now[k]]
+    short = lambda x: text if len(text := repr(x)) < 60 else text[:59] + '…'
     raise RunError(
       f'{workdir} holds a run with another config: '
       + '; '.join(
-        f'{k} was {saved.get(k)!r} and is now {now.get(k)!r}' for k in names
+        f'{k} was {short(saved[k])} and is now {short(now[k])}' for k in names
       )
       + '; choose another --workdir, or delete that folder.'
     )
@@ -197,9 +201,16 @@ class Metrics:
         f' {step}; put it back, or delete the folder {workdir} to start again.'
       )
     self._file.truncate(offset)
-    self._board = tensorboardX.SummaryWriter(
-      str(workdir), purge_step=step or None
+    # Not SummaryWriter: where the disk is full, its thread dies, and the next
+    # call waits for it for ever.
+    name = f'events.out.tfevents.{time.time():.0f}.{platform.node()}'
+    self._board = record_writer.RecordWriter(
+      str(workdir / f'{name}.{os.getpid()}.{step}')
     )
+    self._event(file_version='brain.Event:2')
+    if offset:  # TensorBoard drops what an earlier process wrote after `step`
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._event(step=step + 1, session_log=start)
 
   @property
   def offset(self) -> int:
@@ -218,13 +229,21 @@ class Metrics:
       )
       for name in ('loss', 'validation_accuracy', 'current_alpha', 'near_zero'):
         if np.isfinite(row[name]):
-          self._board.add_scalar(f'{name}/{who}', row[name], row['step'])
+          self._event(
+            step=row['step'],
+            summary=summary.scalar(f'{name}/{who}', row[name]),
+          )
     self._file.flush()
+    self._board.flush()
+
+  def _event(self, **fields: Any) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    self._board.write(event.SerializeToString())
 
   def close(self) -> None:
-    """Flushes and closes both."""
-    self._file.close()
-    self._board.close()
+    """Flushes and closes both, even where one has no space left."""
+    with contextlib.closing(self._file), contextlib.closing(self._board):
+      pass
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:

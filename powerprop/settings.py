@@ -211,21 +211,23 @@ def check(config: ml_collections.ConfigDict) -> Settings:
     _require(
       isinstance(value, int | float) and ok(value), name, repr(value), must
     )
-  _try('network_kwargs', lambda: network(s, 10))
-  _try('optimizer_kwargs', lambda: optimizer(s)(0.1))
+  _try('network_kwargs', s.network_kwargs, lambda: network(s, 10))
+  _try('optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1))
   for name, tx in make_transforms(s).items():
     build = functools.partial(tx, optax.sgd(0.1), alpha=2.0)
-    _try(f'transform_kwargs.{name}', build)
+    _try(f'transform_kwargs.{name}', s.transform_kwargs.get(name, {}), build)
   return s
 
 
-def _try(name: str, build: Callable[[], Any]) -> None:
+def _try(name: str, value: Any, build: Callable[[], Any]) -> None:
   try:
     build()
   except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
     why = ' '.join(str(e).split())
     why = why if len(why) <= 200 else why[:199] + '…'
-    raise ConfigError(f'{name} does not fit: {why}') from None
+    raise ConfigError(
+      f'{name} is {value} but that does not fit ({why}); change or remove it.'
+    ) from None
 
 
 def check_data(s: Settings, dataset: data.Dataset) -> None:
@@ -256,9 +258,13 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
     return tx.update(params, tx.init(params), params)
 
   # Shapes alone: nothing is computed.
-  _try('network_kwargs', lambda: jax.eval_shape(init))
+  _try('network_kwargs', s.network_kwargs, lambda: jax.eval_shape(init))
   shapes = jax.eval_shape(init)
-  _try('optimizer_kwargs', lambda: jax.eval_shape(update, shapes))
+  _try(
+    'optimizer_kwargs',
+    s.optimizer_kwargs,
+    lambda: jax.eval_shape(update, shapes),
+  )
 
 
 def network(s: Settings, num_classes: int) -> Any:

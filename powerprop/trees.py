@@ -153,7 +153,8 @@ def top_k_masks(scores: Params, counts: Params) -> Params:
     [False, True, True, False]
   """
   leaves, treedef = jax.tree.flatten(scores)
-  ks = [jnp.asarray(k, jnp.int32) for k in treedef.flatten_up_to(counts)]
+  counts = jax.tree.map(lambda _, k: jnp.asarray(k, jnp.int32), scores, counts)
+  ks = jax.tree.leaves(counts)
   bits = [_magnitude_bits(x) for x in leaves]
   if not bits:
     return scores

@@ -1,0 +1,1 @@
+"""What is fast, as ratios within one process: python -m benchmarks.run."""

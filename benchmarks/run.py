@@ -1,0 +1,156 @@
+"""Measures what is fast, as ratios: about 5 minutes on 2 CPU cores.
+
+  python -m benchmarks.run
+  python -m benchmarks.run --only=step
+
+Prints a Markdown table per benchmark and writes results.json to --out.
+"""
+
+import argparse
+from collections.abc import Callable
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+import tabulate
+
+from benchmarks import selection
+from benchmarks import timing
+from benchmarks import training
+from powerprop import runs
+
+_RECORD = pathlib.Path('docs/results/fig1_mnist/results.json')
+_LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
+
+
+def end_to_end(say: timing.Say, record: pathlib.Path = _RECORD) -> timing.Table:
+  """What the committed run of Figure 1 took; runs nothing.
+
+  Args:
+    say: told what is going on.
+    record: that run's results.json.
+
+  Returns:
+    One row, or none where there is no such file.
+  """
+  say(f'reading {record}')
+  rows = []
+  if record.exists():
+    e = json.loads(record.read_text())['environment']
+    minutes = e['wall_seconds'] / 60
+    rows.append(
+      {
+        'run': record.parent.name,
+        'device': f'{e["device"]}, {e["cores"]} cores',
+        'minutes': minutes,
+        'of them training': e['train_seconds'] / 60,
+        'model-steps/s': e['steps_per_second'],
+        'target': '≤ 30',
+        'met': 'yes' if minutes <= 30 else 'no',
+      }
+    )
+  note = f'As recorded in {record}; not run again.'
+  if not rows:
+    note = f'There is no {record}: run the experiment to have one.'
+  return timing.Table('End to end: Figure 1 on MNIST', (note,), rows)
+
+
+BENCHMARKS: dict[str, Callable[[timing.Say], timing.Table]] = {
+  'step': training.step,
+  'resnet50': training.resnet50,
+  'population': training.population,
+  'top_k': selection.top_k,
+  'end_to_end': end_to_end,
+}
+
+
+def markdown(table: timing.Table) -> str:
+  """The table with its title and notes.
+
+  Args:
+    table: of a benchmark.
+
+  Returns:
+    Markdown.
+  """
+
+  def cell(value: Any) -> str:
+    if not isinstance(value, float):
+      return str(value)
+    return f'{value:.0f}' if abs(value) >= 100 else f'{value:.3g}'
+
+  ratios = ('ratio', 'low', 'high')
+  rows = [
+    {k: f'{v:.2f}' if k in ratios else cell(v) for k, v in row.items()}
+    for row in table.rows
+  ]
+  body = tabulate.tabulate(
+    rows, headers='keys', tablefmt='github', disable_numparse=True
+  )
+  return '\n\n'.join(
+    x for x in (f'## {table.title}', body, '\n'.join(table.notes)) if x
+  )
+
+
+def _progress(name: str) -> timing.Say:
+  """One line that changes, or a line now and then where it cannot."""
+  since = last = time.monotonic()
+
+  def say(what: str) -> None:
+    nonlocal last
+    now = time.monotonic()
+    text = f'{name}, {now - since:.0f} s: {what}'
+    if sys.stderr.isatty():
+      print(f'\r\033[K{text[:79]}', end='', file=sys.stderr, flush=True)
+    elif now - last > _LINE_SECONDS:
+      print(text, file=sys.stderr, flush=True)
+      last = now
+
+  return say
+
+
+def main() -> None:
+  """Runs the chosen benchmarks."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    '--only',
+    metavar='NAME',
+    action='append',
+    choices=tuple(BENCHMARKS),
+    help=f'one of {", ".join(BENCHMARKS)}; may be given several times',
+  )
+  parser.add_argument(
+    '--out',
+    type=pathlib.Path,
+    default=pathlib.Path('runs/bench'),
+    help='folder of results.json (default: %(default)s)',
+  )
+  args = parser.parse_args()
+  results: dict[str, Any] = {
+    'environment': runs.environment(),
+    'benchmarks': {},
+  }
+  for name, benchmark in BENCHMARKS.items():
+    if args.only and name not in args.only:
+      continue
+    since = time.monotonic()
+    table = benchmark(_progress(name))
+    if sys.stderr.isatty():
+      print('\r\033[K', end='', file=sys.stderr, flush=True)
+    print(markdown(table), end='\n\n', flush=True)
+    results['benchmarks'][name] = {
+      **table._asdict(),
+      'seconds': time.monotonic() - since,
+    }
+    # After each, so that what was measured is kept.
+    path = args.out / 'results.json'
+    runs.write_atomically(path, runs.to_json(results))
+  print(f'Written to {path}.')
+
+
+if __name__ == '__main__':
+  main()

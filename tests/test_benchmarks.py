@@ -1,0 +1,96 @@
+"""The benchmarks' tables on tiny sizes; no time is asserted."""
+
+import json
+import math
+import sys
+
+import haiku as hk
+import pytest
+
+from benchmarks import run
+from benchmarks import selection
+from benchmarks import timing
+from benchmarks import training
+
+
+def _quiet(unused_what):
+  pass
+
+
+class _Net(hk.Module):
+  def __call__(self, x, is_training):
+    x = hk.Conv2D(2, 3)(x)
+    x = hk.BatchNorm(True, True, 0.9)(x, is_training)
+    return hk.Linear(10)(x.reshape(x.shape[0], -1))
+
+
+_TINY = {
+  'step': lambda: training.step(
+    _quiet, 120, 3, 2, alphas=(1.0, None), parts_of=(1.5,)
+  ),
+  'resnet50': lambda: training.resnet50(_quiet, 2, 4, 2, net=_Net),
+  'population': lambda: training.population(
+    _quiet, (2.0,), seeds=2, num_train=120, steps=2, rounds=2
+  ),
+  'top_k': lambda: selection.top_k(_quiet, 1000, ((4, 7), (33,)), 2, 2),
+}
+_ROWS = {'step': 3 + 2 + 2, 'resnet50': 3, 'population': 3, 'top_k': 5}
+
+
+@pytest.mark.parametrize('name', _TINY)
+def test_a_table_is_well_formed(name):
+  table = _TINY[name]()
+  assert len(table.rows) == _ROWS[name]
+  assert len({tuple(row) for row in table.rows}) == 1
+  for row in table.rows:
+    ratio = row['times ours'] if name == 'top_k' else row['ratio']
+    assert 0 < row['low'] <= ratio <= row['high'] < math.inf
+    assert (row['met'] == '') == (row['target'] == '')
+  lines = run.markdown(table).splitlines()
+  assert lines[0] == f'## {table.title}'
+  assert sum(x.startswith('|') for x in lines) == len(table.rows) + 2
+
+
+def test_end_to_end_reads_a_record(tmp_path):
+  path = tmp_path / 'some_run' / 'results.json'
+  empty = run.end_to_end(_quiet, path)
+  assert not empty.rows and 'run the experiment' in run.markdown(empty)
+  path.parent.mkdir()
+  environment = {
+    'device': '1 x cpu',
+    'cores': 2,
+    'wall_seconds': 1860,
+    'train_seconds': 1800,
+    'steps_per_second': 694.4,
+  }
+  path.write_text(json.dumps({'environment': environment}))
+  (row,) = run.end_to_end(_quiet, path).rows
+  assert row['run'] == 'some_run' and row['minutes'] == 31
+  assert row['met'] == 'no'
+
+
+def test_ratios_are_paired_and_every_program_is_told():
+  said = []
+  calls = {'a': 0, 'b': 0}
+
+  def call(name):
+    calls[name] += 1
+
+  times = timing.compare(
+    {name: lambda name=name: call(name) for name in calls}, 'a', 3, said.append
+  )
+  assert list(times) == ['a', 'b'] and calls == {'a': 4, 'b': 4}
+  assert times['a'][1:] == (1, 1, 1)
+  assert any('round 3/3: b' in what for what in said)
+
+
+def test_only_what_was_asked_for_is_run_and_written(
+  tmp_path, monkeypatch, capsys
+):
+  argv = ['run', '--only=end_to_end', f'--out={tmp_path / "new"}']
+  monkeypatch.setattr(sys, 'argv', argv)
+  run.main()
+  results = json.loads((tmp_path / 'new' / 'results.json').read_text())
+  assert list(results['benchmarks']) == ['end_to_end']
+  assert results['environment']['versions']['jax']
+  assert capsys.readouterr().out.startswith('## End to end')
