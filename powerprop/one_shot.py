@@ -6,6 +6,7 @@ Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 import io
 import itertools
 import pathlib
+import shlex
 import sys
 import time
 from typing import Any
@@ -109,7 +110,10 @@ def run(
       'steps_per_second': (
         len(members) * s.steps / seconds.train if seconds.train else None
       ),
-      'command': ' '.join(sys.argv),
+      # Not sys.argv[0]: a path of the machine, which records do not need.
+      'command': ' '.join(
+        ['python -m experiments.one_shot', *map(shlex.quote, sys.argv[1:])]
+      ),
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **records)
