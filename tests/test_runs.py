@@ -362,13 +362,13 @@ def test_a_signal_to_the_binary(tmp_path, signum, status):
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
-  """Three kills; most of the time goes to saving, so that they land there."""
-  fields = {'steps': 800, 'chunk_steps': 20}
+  """Two kills; most of the time goes to saving, so that they land there."""
+  fields = {'steps': 500, 'chunk_steps': 20}
   whole = tiny.run(tmp_path / 'whole', **fields)
   workdir = tmp_path / 'killed'
   rng = random.Random(0)
   command = tiny.command(workdir, **fields)
-  for _ in range(3):
+  for _ in range(2):
     process = tiny.start(*command, stdout=subprocess.DEVNULL)
     lines = 0
     with contextlib.suppress(FileNotFoundError):
