@@ -33,7 +33,7 @@ bench: $(VENV)/.installed  ## measure what is fast, as ratios
 	@$(PY) -m benchmarks.run
 
 figures: $(VENV)/.installed  ## draw all committed figures again from records
-	@$(PY) -m powerprop.plots docs/results/*/
+	@$(PY) -m powerprop.plots $(dir $(wildcard docs/results/*/records.npz))
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	@rm -rf $(VENV) build dist *.egg-info

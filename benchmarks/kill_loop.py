@@ -3,11 +3,11 @@
   python -m benchmarks.kill_loop --kills=24
 
 A small run on digits is trained once without disturbance, and once with SIGKILL
-at moments of four kinds: while the program starts (imports, compiles, restores),
-anywhere in training, while a checkpoint is being saved, and after training,
-while it prunes. Both must end with the same metrics.jsonl, the same rows of
-results.json and the same bits in the last checkpoint: φ, optimiser and step of
-every member. About 5 minutes on 2 CPU cores; prints a table and writes
+at moments of four kinds: while the program starts (imports, compiles or
+restores), anywhere in training, while a checkpoint is being saved, and after
+training, while it prunes. Both must end with the same metrics.jsonl, the same
+rows of results.json and the same bits in the last checkpoint: φ, optimiser and
+step of every member. About 5 minutes on 2 CPU cores; prints a table and writes
 results.json to --out. Exits with 1 where anything differs.
 """
 
@@ -68,10 +68,9 @@ def _lines(workdir: pathlib.Path) -> int:
 
 
 def _steps(workdir: pathlib.Path) -> list[int]:
-  """Of the checkpoints that have their final name."""
-  folder = workdir / 'checkpoints'
-  names = os.listdir(folder) if folder.exists() else []
-  return sorted(int(name) for name in names if name.isdigit())
+  """Of the checkpoints that were saved to their end."""
+  found = (workdir / 'checkpoints').glob('*/files.json')
+  return sorted(int(p.parent.name) for p in found if p.parent.name.isdigit())
 
 
 def _is_saving(workdir: pathlib.Path) -> bool:
@@ -89,7 +88,7 @@ def _is_saving(workdir: pathlib.Path) -> bool:
 def _wait(kind: str, workdir, process, rng, startup: float) -> None:
   """Sleeps until the moment to kill, or until the process has ended."""
   before = _lines(workdir)
-  if kind == 'starting':
+  if kind == 'starting' or _STEPS in _steps(workdir):
     time.sleep(rng.uniform(0, startup))
     return
   ready = {
@@ -148,7 +147,7 @@ def measure(kills: int, seed: int, folder: pathlib.Path) -> dict[str, Any]:
 
   kinds = ['training', 'saving', 'starting']
   plan = [kinds[i % 3] for i in range(kills - 2)] + ['pruning'] * 2
-  told = []
+  told: list[dict[str, Any]] = []
   startup = 8.0
   while len(told) < kills:
     kind = plan[len(told)]
@@ -217,8 +216,8 @@ def main() -> None:
   ]
   print(tabulate.tabulate(rows, ('SHA-256 of', 'never killed', 'killed')))
   print(
-    f'\n{results["killed_before_the_end"]} kills before the end,'
-    f' {results["half_checkpoints"]} of them left half a checkpoint:'
+    f'\n{results["killed_before_the_end"]} kills before the end; after'
+    f' {results["half_checkpoints"]} of them half a checkpoint lay there:'
     f' {"the same bits" if results["identical"] else "THE BITS DIFFER"}.'
   )
   sys.exit(not results['identical'])

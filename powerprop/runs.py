@@ -144,7 +144,11 @@ def open_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
     write_atomically(path, text)  # that start failed before any training
   elif saved != now:
     names = [k for k in now if saved[k] != now[k]]
-    short = lambda x: text if len(text := repr(x)) < 60 else text[:59] + '…'
+
+    def short(x: Any) -> str:
+      text = repr(x)
+      return text if len(text) < 60 else text[:59] + '…'
+
     raise RunError(
       f'{workdir} holds a run with another config: '
       + '; '.join(
@@ -351,6 +355,8 @@ class Checkpoints:
     for step in steps:
       folder = self._folder / str(step)
       try:
+        if not (folder / _MANIFEST).exists():
+          raise ValueError('saving it broke off')
         # Before Orbax sees them: it reads damaged files with much noise.
         if json.loads((folder / _MANIFEST).read_bytes()) != _files(folder):
           raise ValueError('its files are not those that were saved')

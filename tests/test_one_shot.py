@@ -188,11 +188,8 @@ def test_pruned_accuracy_improves_with_alpha(tmp_path):
 def test_lines_of_progress_where_there_is_no_terminal(
   tmp_path, capsys, monkeypatch
 ):
-  tiny.run(tmp_path / 'seldom')
-  lines = capsys.readouterr().err.splitlines()
-  assert len(lines) == 1 and lines[0].startswith('step 40 of 40')
   monkeypatch.setattr(fit, '_LINE_SECONDS', 0.0)
-  tiny.run(tmp_path / 'often')
+  tiny.run(tmp_path)
   lines = capsys.readouterr().err.splitlines()
   assert [x.split(',')[0] for x in lines] == [
     f'step {step} of 40' for step in (10, 20, 30, 40)

@@ -110,11 +110,7 @@ def _assert_close(got, wanted, rtol=2e-4, atol=1e-5):
   )
 
 
-@pytest.mark.parametrize(
-  'optimizer',
-  [optax.sgd, optax.adam, functools.partial(optax.sgd, momentum=0.9)],
-  ids=['sgd', 'adam', 'momentum'],
-)
+@pytest.mark.parametrize('optimizer', [optax.sgd, optax.adam])
 def test_static_alpha_one_is_plain_optax(optimizer):
   """Bit for bit the loop that one would write without Powerprop."""
   recipe = _recipe(optimizer)
@@ -155,9 +151,7 @@ def test_static_alpha_one_is_plain_optax(optimizer):
   _assert_same_bits(jax.tree.leaves(ours.opt.inner), jax.tree.leaves(opt))
 
 
-@pytest.mark.parametrize(
-  'transform', ['powerprop', 'chain_rule', 'adaptive_powerprop']
-)
+@pytest.mark.parametrize('transform', ['powerprop', 'adaptive_powerprop'])
 def test_vmapped_is_looped(transform):
   adapts = transform == 'adaptive_powerprop'
   members = _members((1.5, 3.0) if adapts else (1.0, 3.0), transform=transform)
