@@ -380,7 +380,7 @@ def population(
     ]
 
   def threads():
-    for _ in train.advance(mapped, states, steps, split, few, recipe.epsilon):
+    for _ in train.advance(mapped, states, steps, split, few):
       pass
 
   base = 'map: in turn, α static'

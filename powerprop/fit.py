@@ -108,7 +108,7 @@ def fit(
       new: list[Any] = [None] * len(cells)
       reports: list[Any] = [None] * len(cells)
       for i, state, report in train.advance(
-        cells, states, num_steps, training, validation, s.near_zero
+        cells, states, num_steps, training, validation
       ):
         new[i], reports[i] = state, report
         bar.update(num_steps * len(cells[i].members))

@@ -65,12 +65,14 @@ class Training(NamedTuple):
     chunk: (state, hyper, train split, number of steps) -> state, mean loss.
     read: state -> θ.
     evaluate: (θ, net state, split) -> accuracy, mean negative log-likelihood.
+    near_zero: θ -> share of weights in (−ε, ε).
   """
 
   init: Callable[[Hyper], TrainState]
   chunk: Callable[..., tuple[TrainState, jax.Array]]
   read: Callable[[TrainState], Params]
   evaluate: Callable[..., tuple[jax.Array, jax.Array]]
+  near_zero: Callable[[Params], jax.Array]
 
 
 def initial_theta(recipe: Recipe, seed: Any) -> tuple[Params, Any]:
@@ -165,7 +167,15 @@ def make_training(
   def read(state: TrainState) -> Params:
     return reparam.to_theta(state.phi, transforms.current_alpha(state.opt))
 
-  return Training(init, chunk, read, functools.partial(evaluate, recipe))
+  return Training(
+    init=init,
+    chunk=chunk,
+    read=read,
+    evaluate=functools.partial(evaluate, recipe),
+    near_zero=functools.partial(
+      transforms.near_zero_share, epsilon=recipe.epsilon
+    ),
+  )
 
 
 def evaluate(
@@ -316,6 +326,7 @@ def _vmap(t: Training) -> Training:
     chunk=chunk,
     read=jax.vmap(t.read),
     evaluate=jax.vmap(t.evaluate, in_axes=(0, 0, None)),
+    near_zero=jax.vmap(t.near_zero),
   )
 
 
@@ -325,6 +336,7 @@ def _jit(t: Training) -> Training:
     chunk=jax.jit(t.chunk, static_argnums=3),
     read=jax.jit(t.read),
     evaluate=jax.jit(t.evaluate),
+    near_zero=jax.jit(t.near_zero),
   )
 
 
@@ -339,7 +351,6 @@ def _advance(
   num_steps: int,
   train: data.Split,
   validation: data.Split,
-  epsilon: float,
 ) -> tuple[TrainState, Report]:
   """One chunk of one cell, and what the host wants to know after it."""
   if not np.any(np.asarray(state.finite)):
@@ -347,8 +358,7 @@ def _advance(
   state, loss = cell.training.chunk(state, cell.hyper, train, num_steps)
   theta = cell.training.read(state)
   accuracy, _ = cell.training.evaluate(theta, state.net, validation)
-  share = functools.partial(transforms.near_zero_share, epsilon=epsilon)
-  near_zero = (jax.vmap(share) if cell.stacked else share)(theta)
+  near_zero = cell.training.near_zero(theta)
   return state, _report(cell, state, loss, accuracy, near_zero)
 
 
@@ -369,7 +379,6 @@ def advance(
   num_steps: int,
   train: data.Split,
   validation: data.Split,
-  epsilon: float,
 ) -> Iterator[tuple[int, TrainState, Report]]:
   """Trains every cell for a chunk, several at a time on CPU.
 
@@ -382,7 +391,6 @@ def advance(
     num_steps: steps in the chunk.
     train: training split on the device.
     validation: validation split on the device.
-    epsilon: see `Recipe`.
 
   Yields:
     (index of the cell, its new state, its report), in the order in which they
@@ -391,9 +399,7 @@ def advance(
   workers = os.cpu_count() or 1 if jax.default_backend() == 'cpu' else 1
   with futures.ThreadPoolExecutor(workers) as pool:
     jobs = {
-      pool.submit(
-        _advance, cell, state, num_steps, train, validation, epsilon
-      ): i
+      pool.submit(_advance, cell, state, num_steps, train, validation): i
       for i, (cell, state) in enumerate(zip(cells, states, strict=True))
     }
     try:

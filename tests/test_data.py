@@ -351,7 +351,7 @@ def test_missing_data(tmp_path, monkeypatch, obstacle):
   with pytest.raises(data.DataError) as error:
     data.load('cifar10', tmp_path)
   _assert_one_sentence(
-    error, 'cifar10', tmp_path, reason, 'powerprop[prepare]', 'TFDS_DATA_DIR'
+    error, 'cifar10', tmp_path, reason, '.[prepare]', 'TFDS_DATA_DIR'
   )
 
 

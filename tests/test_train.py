@@ -69,7 +69,7 @@ def _members(alphas=(1.0, 2.0), seeds=2, transform='powerprop', rate=0.1):
 def _advance(cells, states, num_steps=_STEPS):
   new, reports = [None] * len(cells), [None] * len(cells)
   for i, state, report in train.advance(
-    cells, states, num_steps, TRAIN, VALIDATION, 0.01
+    cells, states, num_steps, TRAIN, VALIDATION
   ):
     new[i], reports[i] = state, report
   return new, reports
