@@ -304,6 +304,11 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
   return summary
 
 
+def summary_of(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+  """A run's summary, made from its rows where it is missing."""
+  return results.get('summary') or summarise(results.get('rows', []))
+
+
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
   """Mean and sample standard deviation (ddof = 1; 0.0 for a single value).
 

@@ -73,15 +73,12 @@ def analysis_groups(results: Results) -> list[Group]:
   return [group_of(entry) for entry in results.get('analysis', [])]
 
 
-def summary_of(results: Results) -> Sequence[Mapping[str, Any]]:
-  """The summary, made from the rows where it is missing."""
-  return results.get('summary') or analysis.summarise(results.get('rows', []))
-
-
 def all_groups(results: Results) -> list[Group]:
   """All groups, Powerprop's first, then by transform and α."""
   found = dict.fromkeys(analysis_groups(results))
-  found |= dict.fromkeys(group_of(entry) for entry in summary_of(results))
+  found |= dict.fromkeys(
+    group_of(entry) for entry in analysis.summary_of(results)
+  )
   return sorted(found, key=lambda g: (g.transform != 'powerprop', g))
 
 
@@ -138,7 +135,7 @@ def lost(results: Results) -> list[Group]:
   lost = results.get('diverged')
   if lost is None:
     lost = analysis.diverged(results.get('rows', []))
-  alive = {group_of(entry) for entry in summary_of(results)}
+  alive = {group_of(entry) for entry in analysis.summary_of(results)}
   return sorted({group_of(member) for member in lost} - alive)
 
 
@@ -149,7 +146,7 @@ def curves_of(
   curves: dict[Group, list[Mapping[str, Any]]] = {}
   for group in all_groups(results):
     curves[group] = []
-  for entry in summary_of(results):
+  for entry in analysis.summary_of(results):
     mean = entry.get(f'{field}_mean')
     if mean is not None and math.isfinite(mean):
       curves[group_of(entry)].append(entry)
@@ -194,7 +191,7 @@ def draw_curves(axes: Axes, results: Results, field: str) -> None:
 
 def runs_label(results: Results) -> str:
   """How many runs the means are of."""
-  counts = [entry['n'] for entry in summary_of(results)]
+  counts = [entry['n'] for entry in analysis.summary_of(results)]
   fewest, most = min(counts), max(counts)
   runs = f'{most}' if fewest == most else f'{fewest} to {most}'
   return f'mean ± std, {runs} runs' if most > 1 else 'one run each'
@@ -248,7 +245,7 @@ def draw_overlap(axes: Axes, results: Results, title: str = '') -> list[Line2D]:
   draw_curves(axes, results, 'mask_overlap')
   chance = {
     entry['density']: entry['chance_overlap']
-    for entry in summary_of(results)
+    for entry in analysis.summary_of(results)
     if entry.get('chance_overlap') is not None
   }
   lines: list[Line2D] = []

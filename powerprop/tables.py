@@ -37,7 +37,7 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
     A table for each pair of transform and learning rate, a line on what its
     cells are, and a line on what diverged.
   """
-  by_group = _by_group(_summary(results))
+  by_group = _by_group(analysis.summary_of(results))
   counts = [entry['n'] for c in by_group.values() for entry in c.values()]
   most = max(counts, default=0)
   densities = sorted({d for c in by_group.values() for d in c}, reverse=True)
@@ -87,7 +87,7 @@ def analysis_table(results: Mapping[str, Any]) -> str:
     margin over the baseline, in percentage points of accuracy, with the density
     where it occurs.
   """
-  by_group = _by_group(_summary(results))
+  by_group = _by_group(analysis.summary_of(results))
 
   def number(entry: Row, name: str, scale: float, digits: int) -> str:
     mean, std = entry.get(f'{name}_mean'), entry.get(f'{name}_std')
@@ -156,10 +156,6 @@ def analysis_table(results: Mapping[str, Any]) -> str:
 
 def _finite(value: Any) -> TypeGuard[float]:
   return value is not None and math.isfinite(value)
-
-
-def _summary(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-  return results.get('summary') or analysis.summarise(results.get('rows', []))
 
 
 def _by_group(
