@@ -17,6 +17,7 @@ from typing import Any
 import tabulate
 
 from benchmarks import selection
+from benchmarks import sparse
 from benchmarks import timing
 from benchmarks import training
 from powerprop import runs
@@ -62,6 +63,9 @@ BENCHMARKS: dict[str, Callable[[timing.Say], timing.Table]] = {
   'resnet50': training.resnet50,
   'population': training.population,
   'top_k': selection.top_k,
+  'method_step': sparse.method_step,
+  'mask_update': sparse.mask_update,
+  'memory': sparse.memory,
   'end_to_end': end_to_end,
 }
 

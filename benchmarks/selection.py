@@ -10,7 +10,7 @@ from powerprop import trees
 _LENET = ((784, 300), (300, 100), (100, 10))
 
 
-def _sorted_mask(x: jax.Array, k: int) -> jax.Array:
+def sorted_mask(x: jax.Array, k: int) -> jax.Array:
   """The same mask as `trees.top_k_masks`, by a stable sort."""
   index = jnp.argsort(-jnp.abs(x).ravel(), stable=True)[:k]
   return jnp.zeros(x.size, bool).at[index].set(True).reshape(x.shape)
@@ -58,7 +58,7 @@ def top_k(
   layers = [jax.random.normal(*a) for a in zip(keys, shapes, strict=True)]
   ks = [trees.kept(w.size, 0.05) for w in layers]
   masks = jax.jit(lambda ws: trees.top_k_masks(ws, ks))
-  sorts = jax.jit(lambda ws: list(map(_sorted_mask, ws, ks)))
+  sorts = jax.jit(lambda ws: list(map(sorted_mask, ws, ks)))
   for ours, theirs in zip(masks(layers), sorts(layers), strict=True):
     np.testing.assert_array_equal(ours, theirs)
   small = timing.compare(

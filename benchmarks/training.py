@@ -13,17 +13,18 @@ import optax
 from benchmarks import timing
 from powerprop import data
 from powerprop import networks
+from powerprop import population as populations
 from powerprop import reparam
 from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.transforms import target_propagation
-from powerprop.types import Hyper, Params, TrainState
+from powerprop.types import Hyper, Params, TrainState, Work
 
 _TRACED = 2.3  # any α that is no multiple of 1/8
 
 
-def _split(n: int, shape: tuple[int, ...]) -> data.Split:
+def make_split(n: int, shape: tuple[int, ...]) -> data.Split:
   """Noise of a data set's size: only the time counts here."""
   rng = np.random.default_rng(0)
   split = data.Split(
@@ -49,7 +50,7 @@ def _recipe(optimizer: Callable[[Any], Any], num_train: int) -> train.Recipe:
 class _Plain(NamedTuple):
   """A training by optax alone, and what may be put into it."""
 
-  init: Callable[[Hyper], TrainState]
+  init: Callable[..., TrainState]
   chunk: Callable[..., tuple[TrainState, jax.Array]]
 
 
@@ -69,12 +70,15 @@ def _plain(
     `init` and `chunk` as there.
   """
 
-  def init(hyper):
+  def init(hyper, split):
+    del split
     params, net = train.initial_theta(recipe, hyper.seed)
     return TrainState(
       phi=params,
       net=net,
       opt=optimizer(hyper).init(params),
+      method=(),
+      work=Work(*jnp.ones(4)),
       step=jnp.zeros((), jnp.int32),
       finite=jnp.asarray(True),
     )
@@ -84,7 +88,7 @@ def _plain(
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return jnp.mean(losses), net
 
-  def chunk(state, hyper, split, num_steps):
+  def chunk(state, hyper, split, start, num_steps):
     key = jax.random.key(hyper.seed)
     tx = optimizer(hyper)
 
@@ -98,7 +102,7 @@ def _plain(
         split.label[rows],
       )
       updates, opt = tx.update(grads, state.opt, state.phi)
-      state = TrainState(
+      state = state._replace(
         phi=optax.apply_updates(state.phi, updates),
         net=net,
         opt=opt,
@@ -109,7 +113,7 @@ def _plain(
 
     rows = data.batch_indices(
       jax.random.fold_in(key, 1),
-      state.step,
+      start,
       num_steps,
       recipe.num_train,
       recipe.batch_size,
@@ -167,13 +171,13 @@ def _compiled(
 ) -> tuple[Callable[[], Any], dict[str, float]]:
   """A chunk as a function of nothing, and XLA's count of its costs."""
   hyper = Hyper(np.int32(0), np.float32(_TRACED), np.float32(1e-3))
-  state = jax.jit(program.init)(hyper)
-  chunk = jax.jit(program.chunk, static_argnums=3)
-  run = chunk.lower(state, hyper, split, steps).compile()
+  state = jax.jit(program.init)(hyper, split)
+  chunk = jax.jit(program.chunk, static_argnums=4)
+  run = chunk.lower(state, hyper, split, 0, steps).compile()
   # A list of one, and of nothing where a backend does not count.
   counts: Any = run.cost_analysis() or {}
   counts = counts[0] if isinstance(counts, list) else counts
-  return lambda: run(state, hyper, split)[1], counts
+  return lambda: run(state, hyper, split, 0)[1], counts
 
 
 def step(
@@ -197,7 +201,7 @@ def step(
   Returns:
     One row per program; the dense ones have ratio 1.
   """
-  split = _split(num_train, (28, 28, 1))
+  split = make_split(num_train, (28, 28, 1))
   rows = []
   for name, optimizer, chosen in (
     ('SGD', optax.sgd, alphas),
@@ -353,40 +357,40 @@ def population(
   Returns:
     One row per executor.
   """
-  split = _split(num_train, (28, 28, 1))
+  split = make_split(num_train, (28, 28, 1))
   few = jax.tree.map(lambda x: x[:60], split)
   recipe = _recipe(optax.sgd, num_train)
   members = [
-    train.Member('powerprop', alpha, 1e-3, seed)
+    populations.Member('powerprop', alpha, 1e-3, seed)
     for alpha in alphas
     for seed in range(seeds)
   ]
-  mapped = train.make_cells(recipe, members, 'map')
-  vmapped = train.make_cells(recipe, members, 'vmap')
+  mapped = populations.make_cells(recipe, members, 'map')
+  vmapped = populations.make_cells(recipe, members, 'vmap')
   # States are only read: every round starts from the same ones.
-  states = train.initial_states(mapped)
-  stacked = train.initial_states(vmapped)
+  states = populations.initial_states(mapped, split)
+  stacked = populations.initial_states(vmapped, split)
 
   def in_turn():
     return [
-      jax.block_until_ready(cell.training.chunk(s, cell.hyper, split, steps))
+      jax.block_until_ready(cell.training.chunk(s, cell.hyper, split, 0, steps))
       for cell, s in zip(mapped, states, strict=True)
     ]
 
   def together():
     return [
-      cell.training.chunk(s, cell.hyper, split, steps)
+      cell.training.chunk(s, cell.hyper, split, 0, steps)
       for cell, s in zip(vmapped, stacked, strict=True)
     ]
 
   def threads():
-    for _ in train.advance(mapped, states, steps, split, few):
+    for _ in populations.advance(mapped, states, steps, split, few):
       pass
 
   base = 'map: in turn, α static'
   programs = {
     base: in_turn,
-    'map: train.advance, a thread per core': threads,
+    'map: population.advance, a thread per core': threads,
     'vmap: one program, α traced': together,
   }
   times = timing.compare(programs, base, rounds, say)
@@ -394,7 +398,7 @@ def population(
     f'{len(members)} trainings of LeNet-300-100: executors',
     (
       f'{len(alphas)} α x {seeds} seeds, batch 60, {steps} steps per call,'
-      f' {rounds} rounds. train.advance also evaluates each member on 60'
+      f' {rounds} rounds. population.advance also evaluates each member on 60'
       ' pictures. A ratio below 1 is faster than in turn.',
     ),
     [

@@ -1,5 +1,7 @@
 """Powerpropagation (Schwarz et al., NeurIPS 2021) for JAX, Haiku and Optax."""
 
+from powerprop import methods
+from powerprop.costs import flops
 from powerprop.modules import PowerPropConv1D
 from powerprop.modules import PowerPropConv1DTranspose
 from powerprop.modules import PowerPropConv2D
@@ -12,6 +14,7 @@ from powerprop.modules import PowerPropDepthwiseConv3D
 from powerprop.modules import PowerPropLinear
 from powerprop.modules import PowerPropSeparableDepthwiseConv2D
 from powerprop.modules import reparameterise
+from powerprop.planning import plan
 from powerprop.reparam import inverse_power
 from powerprop.reparam import power
 from powerprop.reparam import power_straight_through
@@ -44,9 +47,12 @@ __all__ = (
   'adaptive_powerprop',
   'chain_rule',
   'current_alpha',
+  'flops',
   'inverse_power',
   'is_weight',
   'kth_largest',
+  'methods',
+  'plan',
   'power',
   'power_straight_through',
   'powerprop',

@@ -1,7 +1,10 @@
 """The loop around the chunks: progress, metrics, checkpoints, signals."""
 
+from collections.abc import Mapping, Sequence
 import contextlib
+import io
 import pathlib
+import shlex
 import sys
 import time
 from typing import Any, NamedTuple
@@ -13,11 +16,12 @@ import numpy as np
 import tqdm
 
 from powerprop import data
+from powerprop import population
 from powerprop import runs
-from powerprop import train
 from powerprop.settings import Settings
 from powerprop.types import TrainState
 
+_WORK = ('density', 'inference_flops_ratio', 'training_flops_ratio')
 _LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
 
 
@@ -35,7 +39,7 @@ class Seconds(NamedTuple):
 
 def fit(
   s: Settings,
-  cells: list[train.Cell],
+  cells: list[population.Cell],
   dataset: data.Dataset,
   workdir: pathlib.Path,
 ) -> tuple[list[TrainState], Seconds]:
@@ -43,7 +47,7 @@ def fit(
 
   Args:
     s: checked settings.
-    cells: the population, from `train.make_cells`.
+    cells: the population, from `population.make_cells`.
     dataset: on the host; it is put on the device once.
     workdir: the run's folder, which this process holds.
 
@@ -57,12 +61,13 @@ def fit(
   on_device = lambda split: jax.tree.map(jnp.asarray, split)
   training, validation = map(on_device, (dataset.train, dataset.validation))
   since = time.monotonic()
-  states = train.initial_states(cells)
+  states = population.initial_states(cells, training)
   checkpoints = runs.Checkpoints(workdir)
   step, spent = 0, Seconds(0.0, 0.0)
   offset = 0
-  if (restored := checkpoints.restore(states)) is not None:
-    step, host, extra = restored
+  if (restored := checkpoints.restore(population.pack(states))) is not None:
+    step, packed, extra = restored
+    host = population.unpack(packed, states)
     states = [
       jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), h, st)
       for h, st in zip(host, states, strict=True)
@@ -75,7 +80,7 @@ def fit(
   def save():
     checkpoints.save(
       step,
-      states,
+      population.pack(states),
       {
         'train_seconds': spent.train,
         'wall_seconds': spent.wall + time.monotonic() - since,
@@ -95,7 +100,7 @@ def fit(
     mininterval=0.5,
   )
   line = _progress_lines(s.steps, step) if bar.disable else lambda *_: None
-  told: set[train.Member] = set()
+  told: set[population.Member] = set()
   saved_at, saved_step = time.monotonic(), step if restored else None
   with (
     bar,
@@ -107,7 +112,7 @@ def fit(
       num_steps = min(s.chunk_steps, s.steps - step)
       new: list[Any] = [None] * len(cells)
       reports: list[Any] = [None] * len(cells)
-      for i, state, report in train.advance(
+      for i, state, report in population.advance(
         cells, states, num_steps, training, validation
       ):
         new[i], reports[i] = state, report
@@ -138,6 +143,65 @@ def fit(
   if signals:
     raise runs.Interrupted(signals[0])
   return states, Seconds(spent.train, spent.wall + time.monotonic() - since)
+
+
+def environment(
+  s: Settings,
+  members: list[population.Member],
+  seconds: Seconds,
+  experiment: str,
+) -> dict[str, Any]:
+  """Where, with what, how fast and by which command a run was made.
+
+  Args:
+    s: checked settings.
+    members: the population.
+    seconds: that it took in all.
+    experiment: the binary's name in `experiments`.
+
+  Returns:
+    What results.json has under "environment".
+  """
+  return {
+    **runs.environment(),
+    'executor': population.choose_executor(s.executor),
+    'train_seconds': seconds.train,
+    'wall_seconds': seconds.wall,
+    'steps_per_second': (
+      len(members) * s.steps / seconds.train if seconds.train else None
+    ),
+    # Not sys.argv[0]: a path of the machine, which records do not need.
+    'command': ' '.join(
+      [
+        f'python -m experiments.{experiment}',
+        *map(shlex.quote, sys.argv[1:]),
+      ]
+    ),
+  }
+
+
+def write_results(
+  workdir: pathlib.Path,
+  results: Mapping[str, Any],
+  records: Mapping[str, np.ndarray],
+) -> None:
+  """Writes records.npz, then results.json: where it is, a run is finished."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **records)  # type: ignore[arg-type]
+  runs.write_atomically(workdir / 'records.npz', buffer.getvalue())
+  runs.write_atomically(workdir / 'results.json', runs.to_json(results))
+
+
+def closing_line(
+  results: Mapping[str, Any], drawn: Sequence[pathlib.Path]
+) -> str:
+  """How long a finished run trained, and where its figures are."""
+  e = results['environment']
+  figures = ', '.join(str(p) for p in drawn if p.suffix == '.png')
+  return (
+    f'Trained in {e["train_seconds"]:.0f} s on {e["device"]}'
+    f' ({e["processor"]}).\nFigures: {figures}'
+  )
 
 
 def _means(reports):
@@ -199,11 +263,16 @@ def _rows(cells, reports, step, told):
       rows.append(
         {
           'step': step,
-          **m._asdict(),
+          **m.row(),
           'loss': float(report.loss[i]),
           'validation_accuracy': float(report.validation_accuracy[i]),
           'current_alpha': float(report.alpha[i]),
           'near_zero': float(report.near_zero[i]),
+          **(
+            {name: float(getattr(report, name)[i]) for name in _WORK}
+            if m.variant
+            else {}
+          ),
         }
       )
   return rows, alive

@@ -6,6 +6,7 @@ rng, images, is_training). The last layer is always called `output`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import haiku as hk
 import jax
@@ -14,6 +15,14 @@ import jax.numpy as jnp
 # Truncated normal, fan-in, scale 1: Haiku divides by 0.8796, which makes the
 # standard deviation after truncation √(1/fan_in).
 _INIT = hk.initializers.VarianceScaling(1.0, 'fan_in', 'truncated_normal')
+_HE = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
+# What all batch normalisation here is made with.
+_NORM: dict[str, Any] = {
+  'create_scale': True,
+  'create_offset': True,
+  'decay_rate': 0.9,
+  'eps': 1e-5,
+}
 
 
 def mlp(
@@ -90,18 +99,44 @@ class SlicedConv2D(hk.Module):
 
 
 def _conv_net(
-  num_classes: int, channels: tuple[int, ...], hidden: tuple[int, ...]
+  num_classes: int,
+  channels: tuple[int, ...],
+  hidden: tuple[int, ...],
+  kernel: int = 5,
+  pool: bool = False,
+  norm: bool = False,
 ) -> hk.TransformedWithState:
-  """5x5 convolutions of stride 2 with ReLU, then a ReLU perceptron."""
+  """Convolutions with ReLU that halve the picture, then a ReLU perceptron.
+
+  Args:
+    num_classes: width of the output layer.
+    channels: of the convolutions.
+    hidden: widths of the hidden layers.
+    kernel: side of the kernels.
+    pool: whether a 3x3 max pool halves the picture, or the convolution itself.
+    norm: whether batch normalisation comes before every ReLU.
+
+  Returns:
+    The transformed net.
+  """
 
   def net(image: jax.Array, is_training: bool) -> jax.Array:
-    del is_training
+    def active(x, name):
+      if norm:
+        return _norm_relu(x, is_training, f'{name}_norm')
+      return jax.nn.relu(x)
+
     x = image
     for i, size in enumerate(channels):
-      x = jax.nn.relu(SlicedConv2D(size, 5, 2, name=f'conv_{i}')(x))
+      stride = 1 if pool else 2
+      name = f'conv_{i}'
+      x = active(SlicedConv2D(size, kernel, stride, name=name)(x), name)
+      if pool:
+        x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'SAME')
     x = jnp.reshape(x, (x.shape[0], -1))
     for i, size in enumerate(hidden):
-      x = jax.nn.relu(hk.Linear(size, w_init=_INIT, name=f'hidden_{i}')(x))
+      name = f'hidden_{i}'
+      x = active(hk.Linear(size, w_init=_INIT, name=name)(x), name)
     return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
 
   return hk.transform_with_state(net)
@@ -141,6 +176,191 @@ def cifar10_conv(num_classes: int) -> hk.TransformedWithState:
   return _conv_net(num_classes, channels=(6, 16), hidden=(120, 84))
 
 
+def small_conv(
+  num_classes: int,
+  channels: tuple[int, ...] = (16, 32, 64),
+  hidden: tuple[int, ...] = (128,),
+  norm: bool = True,
+) -> hk.TransformedWithState:
+  """3x3 convolutions of stride 2 and a hidden layer: for trials on a CPU.
+
+  Without normalisation, a net that is very sparse from the start hardly learns:
+  what its few weights let through shrinks from layer to layer.
+
+  Args:
+    num_classes: width of the output layer.
+    channels: of the convolutions.
+    hidden: widths of the hidden layers.
+    norm: whether batch normalisation comes before every ReLU.
+
+  Returns:
+    The transformed net; on 32x32x3 pictures it has 155,824 weights.
+  """
+  return _conv_net(num_classes, channels, hidden, kernel=3, norm=norm)
+
+
+def small_alexnet(num_classes: int) -> hk.TransformedWithState:
+  """Two 5x5 convolutions of 64 channels with max pools, then 384, 192, output.
+
+  The paper says "a smaller version of AlexNet" and no more. This one is a
+  default of ours: the small AlexNet of Zhang et al., without its local response
+  normalisation.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; on 32x32x3 pictures it has 1,755,712 weights.
+
+  Reference: Zhang et al., Understanding deep learning requires rethinking
+    generalization (2017), appendix A.
+  """
+  return _conv_net(num_classes, channels=(64, 64), hidden=(384, 192), pool=True)
+
+
+def _norm_relu(x: jax.Array, is_training: bool, name: str) -> jax.Array:
+  return jax.nn.relu(hk.BatchNorm(name=name, **_NORM)(x, is_training))
+
+
+def wide_resnet(
+  num_classes: int, depth: int = 22, width: int = 2, dropout: float = 0.3
+) -> hk.TransformedWithState:
+  """A wide residual net for CIFAR; by default WRN-22-2, as in RigL's protocol.
+
+  A 3x3 convolution, three groups of (depth − 4)/6 blocks of 16, 32 and 64 times
+  `width` channels, and a mean over the picture. A block is twice batch
+  normalisation, ReLU and a 3x3 convolution; a 1x1 convolution takes the input
+  past it where the number of channels changes. Kernels have no biases and He's
+  initialisation.
+
+  Args:
+    num_classes: width of the output layer.
+    depth: number of layers, 6n + 4.
+    width: factor on the channels.
+    dropout: rate of dropout between a block's convolutions, in [0, 1); RigL's
+      code has 0.3.
+
+  Returns:
+    The transformed net; WRN-22-2 has 1,076,912 weights for 10 classes.
+
+  Raises:
+    ValueError: if no net has this depth.
+
+  Reference: Zagoruyko and Komodakis, Wide residual networks (2016); RigL's
+    public code (rigl/cifar_resnet), whose kernels are Glorot's.
+  """
+  blocks, rest = divmod(depth - 4, 6)
+  if rest or blocks < 1:
+    raise ValueError(
+      f'depth is {depth} but must be 6n + 4: 10, 16, 22, 28 and so on'
+    )
+
+  def conv(x: jax.Array, channels: int, kernel: int, stride: int, name: str):
+    return hk.Conv2D(
+      channels, kernel, stride, with_bias=False, w_init=_HE, name=name
+    )(x)
+
+  def block(
+    x: jax.Array, channels: int, stride: int, is_training: bool, name: str
+  ) -> jax.Array:
+    y = _norm_relu(x, is_training, f'{name}_norm_0')
+    if x.shape[-1] != channels:
+      x = conv(y, channels, 1, stride, f'{name}_shortcut')
+    y = conv(y, channels, 3, stride, f'{name}_conv_0')
+    y = _norm_relu(y, is_training, f'{name}_norm_1')
+    if is_training and dropout:
+      y = hk.dropout(hk.next_rng_key(), dropout, y)
+    return x + conv(y, channels, 3, 1, f'{name}_conv_1')
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    x = conv(image, 16, 3, 1, 'conv')
+    for group in range(3):
+      for i in range(blocks):
+        stride = 2 if group and not i else 1
+        name = f'group_{group}_block_{i}'
+        x = block(x, 2**group * 16 * width, stride, is_training, name)
+    x = _norm_relu(x, is_training, 'norm')
+    x = jnp.mean(x, axis=(1, 2))
+    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+def _resnet(
+  num_classes: int, blocks: tuple[int, ...], bottleneck: bool, large: bool
+) -> hk.TransformedWithState:
+  """A residual net of Haiku's own blocks, under names that tell the layers."""
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    kernel, stride = (7, 2) if large else (3, 1)
+    x = hk.Conv2D(64, kernel, stride, with_bias=False, name='conv')(image)
+    x = _norm_relu(x, is_training, 'conv_norm')
+    if large:
+      x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'SAME')
+    for i, number in enumerate(blocks):
+      group = hk.nets.ResNet.BlockGroup(
+        channels=2**i * (256 if bottleneck else 64),
+        num_blocks=number,
+        stride=2 if i else 1,
+        bn_config=_NORM,
+        resnet_v2=False,
+        bottleneck=bottleneck,
+        use_projection=bottleneck or i > 0,
+        name=f'group_{i}',
+      )
+      x = group(x, is_training, test_local_stats=False)
+    x = jnp.mean(x, axis=(1, 2))
+    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+def resnet18(num_classes: int) -> hk.TransformedWithState:
+  """ResNet-18 for small pictures: a 3x3 convolution first, and no max pool.
+
+  Kernels are truncated normal with fan-in scale 1.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; it has 11,164,352 weights for 10 classes.
+
+  Reference: He et al., Deep residual learning for image recognition (2016).
+  """
+  return _resnet(num_classes, (2, 2, 2, 2), bottleneck=False, large=False)
+
+
+def resnet50(num_classes: int) -> hk.TransformedWithState:
+  """ResNet-50 v1.5 for ImageNet: its strides are in the 3x3 convolutions.
+
+  Haiku's, but for the names and for the output layer: that one starts at zero
+  there, and a weight at zero never moves under Ψ. The last scale of each block
+  starts at zero, so that the blocks start as identities. Kernels are truncated
+  normal with fan-in scale 1.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; it has 25,502,912 weights for 1,000 classes.
+
+  Reference: He et al. (2016); Goyal et al., Accurate, large minibatch SGD
+    (2017), section 5.1.
+  """
+  return _resnet(num_classes, (3, 4, 6, 3), bottleneck=True, large=True)
+
+
 NETWORKS: dict[str, Callable[..., hk.TransformedWithState]] = {
-  f.__name__: f for f in (mlp, mnist_conv, cifar10_conv)
+  f.__name__: f
+  for f in (
+    mlp,
+    mnist_conv,
+    cifar10_conv,
+    small_conv,
+    small_alexnet,
+    wide_resnet,
+    resnet18,
+    resnet50,
+  )
 }

@@ -3,10 +3,8 @@
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 """
 
-import io
 import itertools
 import pathlib
-import shlex
 import sys
 import time
 from typing import Any
@@ -20,6 +18,7 @@ from powerprop import analysis
 from powerprop import data
 from powerprop import fit
 from powerprop import plots
+from powerprop import population
 from powerprop import runs
 from powerprop import settings as settings_lib
 from powerprop import tables
@@ -35,7 +34,7 @@ _BINS = 101
 
 def make_members(
   s: Settings, adaptive: tuple[str, ...] = ()
-) -> list[train.Member]:
+) -> list[population.Member]:
   """The population: transforms × learning rates × alphas × seeds.
 
   α = 1 is the same training for every transform (and a fixed point of an
@@ -50,7 +49,7 @@ def make_members(
   """
   plain = [t for t in s.transforms if t not in adaptive]
   return [
-    train.Member(t, a, rate, seed)
+    population.Member(t, a, rate, seed)
     for t, rate, a, seed in itertools.product(
       s.transforms, s.learning_rate, s.alphas, range(s.seeds)
     )
@@ -81,44 +80,27 @@ def run(
   """
   dataset = data.load(s.dataset, data_dir)
   settings_lib.check_data(s, dataset)
-  recipe = train.Recipe(
-    net=settings_lib.network(s, dataset.num_classes),
-    optimizer=settings_lib.optimizer(s),
-    transforms=dict(settings_lib.make_transforms(s)),
-    batch_size=s.batch_size,
-    scale=dataset.scale,
-    num_train=len(dataset.train.label),
-    image_shape=dataset.train.image.shape[1:],
-    epsilon=s.near_zero,
-  )
+  recipe = train.make_recipe(s, dataset)
   members = make_members(s, adaptive=('adaptive_powerprop',))
   if 1.0 in s.alphas and not any(m.alpha == 1 for m in members):
     raise settings_lib.ConfigError(
       'alphas has 1, but an adaptive alpha must start above 1; leave it out, or'
       " add 'powerprop' to transforms for a baseline."
     )
-  cells = train.make_cells(recipe, members, train.choose_executor(s.executor))
+  cells = population.make_cells(
+    recipe, members, population.choose_executor(s.executor)
+  )
   with runs.disk_errors(workdir), runs.lock(workdir):
     states, seconds = fit.fit(s, cells, dataset, workdir)
     trained_at = time.monotonic()
     results, records = _prune_all(s, recipe, cells, states, dataset, workdir)
-    results['environment'] = {
-      **runs.environment(),
-      'executor': train.choose_executor(s.executor),
-      'train_seconds': seconds.train,
-      'wall_seconds': seconds.wall + time.monotonic() - trained_at,
-      'steps_per_second': (
-        len(members) * s.steps / seconds.train if seconds.train else None
-      ),
-      # Not sys.argv[0]: a path of the machine, which records do not need.
-      'command': ' '.join(
-        ['python -m experiments.one_shot', *map(shlex.quote, sys.argv[1:])]
-      ),
-    }
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **records)
-    runs.write_atomically(workdir / 'records.npz', buffer.getvalue())
-    runs.write_atomically(workdir / 'results.json', runs.to_json(results))
+    results['environment'] = fit.environment(
+      s,
+      members,
+      seconds._replace(wall=seconds.wall + time.monotonic() - trained_at),
+      'one_shot',
+    )
+    fit.write_results(workdir, results, records)
   return results
 
 
@@ -164,8 +146,8 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   for cell, state in zip(cells, states, strict=True):
     parts = zip(
       cell.members,
-      train.unstack(cell, state),
-      train.unstack(cell, read[id(cell)]),
+      population.unstack(cell, state),
+      population.unstack(cell, read[id(cell)]),
       strict=True,
     )
     for m, member_state, theta in parts:
@@ -182,7 +164,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
       for d, density in enumerate(s.densities):
         rows.append(
           {
-            **m._asdict(),
+            **m.row(),
             'density': density,
             'test_accuracy': float(accuracy[d]),
             'test_nll': float(nll[d]) if finite else float('nan'),
@@ -315,9 +297,4 @@ def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
     text = tables.markdown(results)
     runs.write_atomically(workdir / 'tables.md', text.encode())
   print(text)
-  e = results['environment']
-  print(
-    f'Trained in {e["train_seconds"]:.0f} s on {e["device"]}'
-    f' ({e["processor"]}).'
-  )
-  print(f'Figures: {", ".join(str(p) for p in drawn if p.suffix == ".png")}')
+  print(fit.closing_line(results, drawn))

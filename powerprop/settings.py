@@ -14,6 +14,7 @@ import optax
 
 from powerprop import data
 from powerprop import networks
+from powerprop import schedules
 from powerprop import transforms
 
 
@@ -40,10 +41,16 @@ class Settings(NamedTuple):
     batch_size: examples per step.
     densities: shares kept by pruning, each in (0, 1].
     output_density_factor: the output layer keeps min(1, factor·density).
-    executor: 'auto', 'map' or 'vmap'; see `powerprop.train.make_cells`.
+    executor: 'auto', 'map' or 'vmap'; see `powerprop.population.make_cells`.
     chunk_steps: steps between two reports (and so between two checkpoints).
     checkpoint_seconds: least time between two checkpoints.
     near_zero: ε; weights in (−ε, ε) count as near zero.
+    learning_rate_schedule: kind ('constant', 'piecewise' or 'cosine') and the
+      arguments of `powerprop.schedules.learning_rate`; steps are those of the
+      config.
+    augment: 'none' or 'crop_flip', applied to training pictures.
+    l2: coefficient of ½‖w‖² over the kernels, as part of the loss.
+    label_smoothing: share in [0, 1) of a label spread over all classes.
   """
 
   dataset: str
@@ -64,9 +71,15 @@ class Settings(NamedTuple):
   chunk_steps: int
   checkpoint_seconds: float
   near_zero: float
+  # A config may leave out what comes below.
+  learning_rate_schedule: dict[str, Any] = {'kind': 'constant'}
+  augment: str = 'none'
+  l2: float = 0.0
+  label_smoothing: float = 0.0
 
 
-def _known(kind: str, name: str, names: list[str]) -> None:
+def known(kind: str, name: str, names: list[str]) -> None:
+  """Raises ConfigError, with the nearest name, where there is no such name."""
   if name not in names:
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
@@ -76,7 +89,7 @@ def _known(kind: str, name: str, names: list[str]) -> None:
     )
 
 
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
+def numbers(name: str, values: Any) -> tuple[float, ...]:
   """A number or several, as a tuple of floats."""
   several = values if isinstance(values, tuple | list) else (values,)
   if not several:
@@ -92,7 +105,22 @@ def _numbers(name: str, values: Any) -> tuple[float, ...]:
   return out
 
 
-def _require(ok: bool, name: str, value: Any, must: str) -> None:
+def names(name: str, value: Any, empty: bool = False) -> tuple[str, ...]:
+  """A name or several, as a tuple without repetitions."""
+  chosen = (value,) if isinstance(value, str) else value
+  require(
+    isinstance(chosen, tuple | list)
+    and all(isinstance(x, str) for x in chosen)
+    and (empty or bool(chosen)),
+    name,
+    repr(chosen),
+    'a name or a tuple of names',
+  )
+  return tuple(dict.fromkeys(chosen))
+
+
+def require(ok: bool, name: str, value: Any, must: str) -> None:
+  """Raises ConfigError, naming the value and what it must be, unless ok."""
   if not ok:
     raise ConfigError(f'{name} is {value} but must be {must}.')
 
@@ -127,7 +155,7 @@ def transform_names() -> list[str]:
 
 
 def check(config: ml_collections.ConfigDict) -> Settings:
-  """Checks a config by itself.
+  """Checks a config of `experiments.one_shot` by itself.
 
   Args:
     config: as read from a config file and overridden on the command line.
@@ -139,51 +167,68 @@ def check(config: ml_collections.ConfigDict) -> Settings:
     ConfigError: naming the first field that is missing, unknown or out of
       range.
   """
-  given = config.to_dict()
+  return check_fields(config.to_dict(), Settings, 'configs/digits.py')
+
+
+def check_names(given: Mapping[str, Any], kind: Any, example: str) -> None:
+  """Checks that a config has the fields of a NamedTuple, and no others.
+
+  Args:
+    given: the config's fields.
+    kind: the NamedTuple.
+    example: a config to point to.
+
+  Raises:
+    ConfigError: naming the field that is unknown or missing.
+  """
   for name in given:
-    _known('config field', name, list(Settings._fields))
-  for name in Settings._fields:
-    if name not in given:
+    known('config field', name, list(kind._fields))
+  for name in kind._fields:
+    if name not in given and name not in kind._field_defaults:
       raise ConfigError(
-        f'the config has no field {name!r}; add it (configs/digits.py shows'
-        ' every field).'
+        f'the config has no field {name!r}; add it ({example} shows every'
+        ' field).'
       )
 
+
+def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
+  """Checks the fields of `Settings`; see `check`."""
+  check_names(given, kind, example)
   s = Settings(**given)
-  for name in ('network_kwargs', 'optimizer_kwargs', 'transform_kwargs'):
+  for name in (
+    'network_kwargs',
+    'optimizer_kwargs',
+    'transform_kwargs',
+    'learning_rate_schedule',
+  ):
     value = getattr(s, name)
-    _require(isinstance(value, dict), name, repr(value), 'a dict')
-  _known('data set', s.dataset, list(data.names()))
-  _known('network', s.network, list(networks.NETWORKS))
-  _known('optimizer', s.optimizer, optimizers())
-  chosen = (s.transforms,) if isinstance(s.transforms, str) else s.transforms
-  _require(
-    isinstance(chosen, tuple | list) and bool(chosen),
-    'transforms',
-    repr(chosen),
-    'a name or a tuple of names',
-  )
+    require(isinstance(value, dict), name, repr(value), 'a dict')
+  known('data set', s.dataset, list(data.names()))
+  known('network', s.network, list(networks.NETWORKS))
+  known('optimizer', s.optimizer, optimizers())
+  chosen = names('transforms', s.transforms)
   for name in (*chosen, *s.transform_kwargs):
-    _known('transform', name, transform_names())
-  _known('executor', s.executor, ['auto', 'map', 'vmap'])
+    known('transform', name, transform_names())
+  known('executor', s.executor, ['auto', 'map', 'vmap'])
+  known('augment', s.augment, list(data.AUGMENTATIONS))
 
   s = s._replace(
-    transforms=tuple(dict.fromkeys(chosen)),
-    learning_rate=_numbers('learning_rate', s.learning_rate),
-    alphas=_numbers('alphas', s.alphas),
-    densities=tuple(sorted(_numbers('densities', s.densities), reverse=True)),
+    transforms=chosen,
+    learning_rate=numbers('learning_rate', s.learning_rate),
+    alphas=numbers('alphas', s.alphas),
+    densities=tuple(sorted(numbers('densities', s.densities), reverse=True)),
   )
   for a in s.alphas:
-    _require(
+    require(
       math.isfinite(a) and a >= 1,
       'alphas',
       f'{a:g}',
       'finite and at least 1 (1 is ordinary training)',
     )
   for d in s.densities:
-    _require(0 < d <= 1, 'densities', f'{d:g}', 'in (0, 1], the share kept')
+    require(0 < d <= 1, 'densities', f'{d:g}', 'in (0, 1], the share kept')
   for rate in s.learning_rate:
-    _require(
+    require(
       math.isfinite(rate) and rate >= 0,
       'learning_rate',
       f'{rate:g}',
@@ -196,7 +241,7 @@ def check(config: ml_collections.ConfigDict) -> Settings:
     ('chunk_steps', 1),
   ):
     value = getattr(s, name)
-    _require(
+    require(
       isinstance(value, int) and value >= low,
       name,
       value,
@@ -206,20 +251,26 @@ def check(config: ml_collections.ConfigDict) -> Settings:
     ('output_density_factor', 'a number above 0', lambda x: x > 0),
     ('near_zero', 'a number above 0', lambda x: x > 0),
     ('checkpoint_seconds', 'a number of at least 0', lambda x: x >= 0),
+    ('l2', 'a number of at least 0', lambda x: 0 <= x < math.inf),
+    ('label_smoothing', 'a number in [0, 1)', lambda x: 0 <= x < 1),
   ):
     value = getattr(s, name)
-    _require(
+    require(
       isinstance(value, int | float) and ok(value), name, repr(value), must
     )
-  _try('network_kwargs', s.network_kwargs, lambda: network(s, 10))
-  _try('optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1))
+  attempt('network_kwargs', s.network_kwargs, lambda: network(s, 10))
+  attempt(
+    'learning_rate_schedule', s.learning_rate_schedule, lambda: schedule(s)
+  )
+  attempt('optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1))
   for name, tx in make_transforms(s).items():
     build = functools.partial(tx, optax.sgd(0.1), alpha=2.0)
-    _try(f'transform_kwargs.{name}', s.transform_kwargs.get(name, {}), build)
+    attempt(f'transform_kwargs.{name}', s.transform_kwargs.get(name, {}), build)
   return s
 
 
-def _try(name: str, value: Any, build: Callable[[], Any]) -> None:
+def attempt(name: str, value: Any, build: Callable[[], Any]) -> None:
+  """Raises ConfigError, naming the value, where it cannot be built with."""
   try:
     build()
   except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
@@ -238,7 +289,7 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
       the optimiser cannot be built for it.
   """
   n = len(dataset.train.label)
-  _require(
+  require(
     s.batch_size <= n,
     'batch_size',
     s.batch_size,
@@ -258,9 +309,9 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
     return tx.update(params, tx.init(params), params)
 
   # Shapes alone: nothing is computed.
-  _try('network_kwargs', s.network_kwargs, lambda: jax.eval_shape(init))
+  attempt('network_kwargs', s.network_kwargs, lambda: jax.eval_shape(init))
   shapes = jax.eval_shape(init)
-  _try(
+  attempt(
     'optimizer_kwargs',
     s.optimizer_kwargs,
     lambda: jax.eval_shape(update, shapes),
@@ -279,6 +330,13 @@ def network(s: Settings, num_classes: int) -> Any:
 def optimizer(s: Settings) -> Callable[[Any], optax.GradientTransformation]:
   """learning rate -> the optimiser that the settings name."""
   return lambda rate: getattr(optax, s.optimizer)(rate, **s.optimizer_kwargs)
+
+
+def schedule(s: Settings) -> Callable[[Any], Any] | None:
+  """step -> factor on the learning rate; None where it is always 1."""
+  if s.learning_rate_schedule == {'kind': 'constant'}:
+    return None
+  return schedules.learning_rate(steps=s.steps, **s.learning_rate_schedule)
 
 
 def make_transforms(

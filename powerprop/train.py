@@ -1,36 +1,28 @@
-"""Trainings as pure functions of (key, hyperparameters), and populations.
+"""Trainings as pure functions of (key, hyperparameters).
 
-The one place where net, transform, optimiser and data meet.
+The one place where net, method, transform, optimiser and data meet.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent import futures
+from collections.abc import Callable, Mapping
 import functools
-import itertools
-import os
 from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from powerprop import data
+from powerprop import methods
 from powerprop import reparam
+from powerprop import settings
 from powerprop import transforms
-from powerprop.types import Hyper, Params, TrainState
+from powerprop import trees
+from powerprop.methods import step as steps_lib
+from powerprop.settings import Settings
+from powerprop.types import Hyper, Method, Params, TrainState, Work
 
 _EVALUATION_BATCH = 2_000
-
-
-class Member(NamedTuple):
-  """One training of a population, by name."""
-
-  transform: str
-  alpha: float
-  learning_rate: float
-  seed: int
 
 
 class Recipe(NamedTuple):
@@ -45,6 +37,12 @@ class Recipe(NamedTuple):
     num_train: number of training examples.
     image_shape: (H, W, C).
     epsilon: weights in (−epsilon, epsilon) count as near zero.
+    schedule: step -> factor on the learning rate.
+    augment: (key, images) -> images, applied in the training step.
+    l2: coefficient of ½‖w‖² over the kernels, as part of the loss.
+    label_smoothing: in [0, 1).
+    layer_flops: by parameter path, FLOPs of a dense forward pass, from
+      `powerprop.flops`; {} where work is not counted.
   """
 
   net: hk.TransformedWithState
@@ -55,24 +53,60 @@ class Recipe(NamedTuple):
   num_train: int
   image_shape: tuple[int, ...]
   epsilon: float
+  schedule: Callable[[jax.Array], jax.Array] | None = None
+  augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+  l2: float = 0.0
+  label_smoothing: float = 0.0
+  layer_flops: Mapping[str, float] = {}
 
 
 class Training(NamedTuple):
   """The pure functions of one member's training.
 
   Attributes:
-    init: hyper -> TrainState.
-    chunk: (state, hyper, train split, number of steps) -> state, mean loss.
+    init: (hyper, train split) -> TrainState.
+    chunk: (state, hyper, train split, first step, number of steps) -> state,
+      mean loss. All members of a population have the same first step: it is
+      not batched.
     read: state -> θ.
-    evaluate: (θ, net state, split) -> accuracy, mean negative log-likelihood.
+    weights: state -> w, the weights that the net computes with: θ, masked.
+    evaluate: (w, net state, split) -> accuracy, mean negative log-likelihood.
     near_zero: θ -> share of weights in (−ε, ε).
   """
 
-  init: Callable[[Hyper], TrainState]
+  init: Callable[..., TrainState]
   chunk: Callable[..., tuple[TrainState, jax.Array]]
   read: Callable[[TrainState], Params]
+  weights: Callable[[TrainState], Params]
   evaluate: Callable[..., tuple[jax.Array, jax.Array]]
   near_zero: Callable[[Params], jax.Array]
+
+
+def make_recipe(s: Settings, dataset: data.Dataset) -> Recipe:
+  """What the members of a run share.
+
+  Args:
+    s: checked settings.
+    dataset: that they train on.
+
+  Returns:
+    A recipe; FLOPs are not counted with it as it is.
+  """
+  augment = None if s.augment == 'none' else data.AUGMENTATIONS[s.augment]
+  return Recipe(
+    net=settings.network(s, dataset.num_classes),
+    optimizer=settings.optimizer(s),
+    transforms=dict(settings.make_transforms(s)),
+    batch_size=s.batch_size,
+    scale=dataset.scale,
+    num_train=len(dataset.train.label),
+    image_shape=dataset.train.image.shape[1:],
+    epsilon=s.near_zero,
+    schedule=settings.schedule(s),
+    augment=augment,
+    l2=s.l2,
+    label_smoothing=s.label_smoothing,
+  )
 
 
 def initial_theta(recipe: Recipe, seed: Any) -> tuple[Params, Any]:
@@ -91,7 +125,10 @@ def initial_theta(recipe: Recipe, seed: Any) -> tuple[Params, Any]:
 
 
 def make_training(
-  recipe: Recipe, transform: str, alpha: float | None = None
+  recipe: Recipe,
+  transform: str,
+  alpha: float | None = None,
+  method: Method | None = None,
 ) -> Training:
   """Builds the functions of one training.
 
@@ -99,69 +136,130 @@ def make_training(
     recipe: what the population shares.
     transform: a name in recipe.transforms.
     alpha: a static α, or None to take it, traced, from the hyperparameters.
+    method: how the net becomes sparse; None is dense training.
 
   Returns:
     Functions to be jitted, vmapped and sharded at will.
   """
+  method = methods.dense() if method is None else method
 
-  def optimiser(hyper: Hyper) -> optax.GradientTransformationExtraArgs:
+  def optimiser(hyper: Hyper, step: Any) -> Any:
+    rate = hyper.learning_rate
+    if recipe.schedule is not None:
+      # The rate of this very step: a step that changes masks instead of
+      # weights does not hold the schedule back.
+      rate = rate * recipe.schedule(method.clock(step))
     return optax.with_extra_args_support(
       recipe.transforms[transform](
-        recipe.optimizer(hyper.learning_rate),
+        recipe.optimizer(rate),
         alpha=hyper.alpha if alpha is None else alpha,
       )
     )
 
-  def init(hyper: Hyper) -> TrainState:
+  def keys(hyper: Hyper) -> tuple[jax.Array, ...]:
+    key = jax.random.key(hyper.seed)
+    return tuple(jax.random.fold_in(key, i) for i in range(1, 6))
+
+  def loss_fn(w, net_state, key, image, label):
+    logits, net_state = recipe.net.apply(
+      w, net_state, key, image, is_training=True
+    )
+    if recipe.label_smoothing:
+      target = jax.nn.one_hot(label, logits.shape[-1])
+      target = optax.smooth_labels(target, recipe.label_smoothing)
+      losses = optax.softmax_cross_entropy(logits, target)
+    else:
+      losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    return jnp.mean(losses), net_state
+
+  def batch(hyper, train: data.Split, step, rows):
+    image = train.image[rows]
+    if recipe.augment is not None:
+      image = recipe.augment(jax.random.fold_in(keys(hyper)[2], step), image)
+    return data.normalise(image, recipe.scale), train.label[rows]
+
+  def init(hyper: Hyper, train: data.Split) -> TrainState:
     theta, net_state = initial_theta(recipe, hyper.seed)
-    phi = reparam.to_phi(theta, hyper.alpha if alpha is None else alpha)
+    now = hyper.alpha if alpha is None else alpha
+    batch_key, net_key, _, _, init_key = keys(hyper)
+
+    def gradient(w):
+      rows = data.batch_indices(
+        batch_key, 0, 1, recipe.num_train, recipe.batch_size
+      )[0]
+      examples = batch(hyper, train, 0, rows)
+      return jax.grad(loss_fn, has_aux=True)(w, net_state, net_key, *examples)[
+        0
+      ]
+
+    phi, method_state = method.init(
+      init_key,
+      reparam.to_phi(theta, now),
+      now,
+      gradient,
+    )
     return TrainState(
       phi=phi,
       net=net_state,
-      opt=optimiser(hyper).init(phi),
+      opt=optimiser(hyper, 0).init(phi),
+      method=method_state,
+      work=_measured(recipe, method, method_state, jnp.zeros(())),
       step=jnp.zeros((), jnp.int32),
       finite=jnp.asarray(True),
     )
 
-  def loss_fn(theta, net_state, key, image, label):
-    logits, net_state = recipe.net.apply(
-      theta, net_state, key, image, is_training=True
-    )
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    return jnp.mean(losses), net_state
-
-  def chunk(state, hyper, train: data.Split, num_steps: int):
-    key = jax.random.key(hyper.seed)
-    batch_key = jax.random.fold_in(key, 1)
-    net_key = jax.random.fold_in(key, 2)
-    tx = optimiser(hyper)
+  def chunk(state, hyper, train: data.Split, start, num_steps: int):
+    batch_key, net_key, _, method_key, _ = keys(hyper)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def step(state: TrainState, rows: jax.Array):
-      image = data.normalise(train.image[rows], recipe.scale)
+    def one_step(state: TrainState, xs):
+      step, rows = xs
+      tx = optimiser(hyper, step)
       now = transforms.current_alpha(state.opt)
       theta = reparam.to_theta(state.phi, now)
-      (loss, net_state), grads = grad_fn(
-        theta,
+      w = method.weights(theta, state.method)
+      (loss, net_state), dense = grad_fn(
+        w,
         state.net,
-        jax.random.fold_in(net_key, state.step),
-        image,
-        train.label[rows],
+        jax.random.fold_in(net_key, step),
+        *batch(hyper, train, step, rows),
       )
-      updates, opt = tx.update(grads, state.opt, state.phi)
+      if recipe.l2:
+        dense = trees.map_where(
+          lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, w
+        )
+      event = steps_lib.make_event(
+        tx, jax.random.fold_in(method_key, step), step, now, dense
+      )
+      (phi, opt, seen), work = steps_lib.take_step(
+        method,
+        tx,
+        event,
+        theta,
+        (state.phi, state.opt, state.method),
+        (lambda s: _measured(recipe, method, s, state.work.spent), state.work),
+      )
+      if recipe.layer_flops:
+        # What the step cost goes by the masks that it was done with.
+        due = False if method.due is None else method.due(step)
+        cost = method.cost(state.work.forward, state.work.backward, due)
+        work = work._replace(spent=work.spent + cost / 3)
       state = TrainState(
-        phi=optax.apply_updates(state.phi, updates),
+        phi=phi,
         net=net_state,
         opt=opt,
+        method=seen,
+        work=work,
         step=state.step + 1,
         finite=state.finite & jnp.isfinite(loss),
       )
       return state, loss
 
     rows = data.batch_indices(
-      batch_key, state.step, num_steps, recipe.num_train, recipe.batch_size
+      batch_key, start, num_steps, recipe.num_train, recipe.batch_size
     )
-    state, losses = jax.lax.scan(step, state, rows)
+    steps = start + jnp.arange(num_steps, dtype=jnp.int32)
+    state, losses = jax.lax.scan(one_step, state, (steps, rows))
     return state, jnp.mean(losses)
 
   def read(state: TrainState) -> Params:
@@ -171,10 +269,35 @@ def make_training(
     init=init,
     chunk=chunk,
     read=read,
+    weights=lambda state: method.weights(read(state), state.method),
     evaluate=functools.partial(evaluate, recipe),
     near_zero=functools.partial(
       transforms.near_zero_share, epsilon=recipe.epsilon
     ),
+  )
+
+
+def _measured(
+  recipe: Recipe, method: Method, state: Any, spent: jax.Array
+) -> Work:
+  """The FLOPs of a forward pass over the masks' sets, and their density."""
+  sets = method.masks(state)
+  total = sum(recipe.layer_flops.values())
+
+  def relative(masks):
+    saved = [
+      recipe.layer_flops.get(name, 0.0) * (1 - jnp.mean(mask))
+      for name, mask in masks.items()
+    ]
+    return jnp.asarray(1 - sum(saved) / total if total else 1.0, jnp.float32)
+
+  kept = [jnp.sum(m, dtype=jnp.int32) for m in sets.forward.values()]
+  size = sum(m.size for m in sets.forward.values())
+  return Work(
+    density=jnp.asarray(sum(kept) / size if size else 1.0, jnp.float32),
+    forward=relative(sets.forward),
+    backward=relative(sets.backward),
+    spent=jnp.asarray(spent, jnp.float32),
   )
 
 
@@ -216,204 +339,3 @@ def evaluate(
     one, (cut(split.image), cut(split.label), cut(counts))
   )
   return jnp.sum(right) / n, jnp.sum(nll) / n
-
-
-class Cell(NamedTuple):
-  """Members that run as one program call: all of a transform, or just one.
-
-  Attributes:
-    members: M of them.
-    training: jitted functions over the member axis where `stacked`.
-    hyper: their hyperparameters on the device, [M, ...] where stacked.
-    stacked: whether arrays have a leading member axis.
-  """
-
-  members: tuple[Member, ...]
-  training: Training
-  hyper: Hyper
-  stacked: bool
-
-
-class Report(NamedTuple):
-  """What the host hears of a member after a chunk; NumPy scalars.
-
-  Attributes:
-    loss: mean over the chunk's steps, nats.
-    validation_accuracy: in [0, 1].
-    alpha: the current α.
-    near_zero: share of weights in (−ε, ε).
-    finite: whether every loss so far was finite.
-  """
-
-  loss: Any
-  validation_accuracy: Any
-  alpha: Any
-  near_zero: Any
-  finite: Any
-
-
-def choose_executor(executor: str) -> str:
-  """Resolves 'auto': `map` on CPU, where it was faster, else `vmap`."""
-  if executor == 'auto':
-    return 'map' if jax.default_backend() == 'cpu' else 'vmap'
-  return executor
-
-
-def make_cells(
-  recipe: Recipe, members: list[Member], executor: str
-) -> list[Cell]:
-  """Arranges a population into programs.
-
-  Args:
-    recipe: what the members share.
-    members: the population.
-    executor: 'vmap': one program per transform, α traced, the member axis
-      sharded over all local devices (padded with copies of the last member to
-      fill them). 'map': one call per member, α static, one program per
-      transform and α.
-
-  Returns:
-    Cells that cover the members, each once but for padding.
-  """
-  if executor == 'map':
-    compiled: dict[tuple[str, float], Training] = {}
-    cells = []
-    for m in members:
-      which = (m.transform, m.alpha)
-      if which not in compiled:
-        static = None if _adapts(recipe, m.transform) else m.alpha
-        compiled[which] = _jit(make_training(recipe, m.transform, static))
-      cells.append(Cell((m,), compiled[which], _hyper([m], False), False))
-    return cells
-
-  devices = jax.local_devices()
-  mesh = jax.sharding.Mesh(np.array(devices), ('runs',))
-  sharding = jax.sharding.NamedSharding(
-    mesh, jax.sharding.PartitionSpec('runs')
-  )
-  cells = []
-  for name, group in itertools.groupby(members, lambda m: m.transform):
-    ms = list(group)
-    ms += [ms[-1]] * (-len(ms) % len(devices))
-    hyper = jax.device_put(_hyper(ms, True), sharding)
-    training = _jit(_vmap(make_training(recipe, name)))
-    cells.append(Cell(tuple(ms), training, hyper, True))
-  return cells
-
-
-def _adapts(recipe: Recipe, transform: str) -> bool:
-  """Whether a transform keeps its α as an array, whatever it is given."""
-  tx = recipe.transforms[transform](optax.identity(), alpha=2.0)
-  state = jax.eval_shape(tx.init, {'w': jnp.zeros((1, 1))})
-  return not isinstance(transforms.current_alpha(state), float)
-
-
-def _hyper(members: list[Member], stacked: bool) -> Hyper:
-  columns = Hyper(
-    seed=np.array([m.seed for m in members], np.int32),
-    alpha=np.array([m.alpha for m in members], np.float32),
-    learning_rate=np.array([m.learning_rate for m in members], np.float32),
-  )
-  return columns if stacked else jax.tree.map(lambda x: x[0], columns)
-
-
-def _vmap(t: Training) -> Training:
-  def chunk(state, hyper, train, num_steps):
-    return jax.vmap(lambda s, h: t.chunk(s, h, train, num_steps))(state, hyper)
-
-  return Training(
-    init=jax.vmap(t.init),
-    chunk=chunk,
-    read=jax.vmap(t.read),
-    evaluate=jax.vmap(t.evaluate, in_axes=(0, 0, None)),
-    near_zero=jax.vmap(t.near_zero),
-  )
-
-
-def _jit(t: Training) -> Training:
-  return Training(
-    init=jax.jit(t.init),
-    chunk=jax.jit(t.chunk, static_argnums=3),
-    read=jax.jit(t.read),
-    evaluate=jax.jit(t.evaluate),
-    near_zero=jax.jit(t.near_zero),
-  )
-
-
-def initial_states(cells: list[Cell]) -> list[TrainState]:
-  """The population before its first step."""
-  return [cell.training.init(cell.hyper) for cell in cells]
-
-
-def _advance(
-  cell: Cell,
-  state: TrainState,
-  num_steps: int,
-  train: data.Split,
-  validation: data.Split,
-) -> tuple[TrainState, Report]:
-  """One chunk of one cell, and what the host wants to know after it."""
-  if not np.any(np.asarray(state.finite)):
-    return state, _report(cell, state, np.nan, np.nan, np.nan)
-  state, loss = cell.training.chunk(state, cell.hyper, train, num_steps)
-  theta = cell.training.read(state)
-  accuracy, _ = cell.training.evaluate(theta, state.net, validation)
-  near_zero = cell.training.near_zero(theta)
-  return state, _report(cell, state, loss, accuracy, near_zero)
-
-
-def _report(cell, state, loss, accuracy, near_zero) -> Report:
-  count = len(cell.members)
-  alpha = transforms.current_alpha(state.opt)
-  return Report(
-    *(
-      np.broadcast_to(np.asarray(x), (count,))
-      for x in (loss, accuracy, alpha, near_zero, state.finite)
-    )
-  )
-
-
-def advance(
-  cells: list[Cell],
-  states: list[TrainState],
-  num_steps: int,
-  train: data.Split,
-  validation: data.Split,
-) -> Iterator[tuple[int, TrainState, Report]]:
-  """Trains every cell for a chunk, several at a time on CPU.
-
-  Small nets do not fill the cores: two threads, each with a training of its
-  own, did 1.4 times the steps of one after the other on two cores.
-
-  Args:
-    cells: the population.
-    states: one per cell; not changed.
-    num_steps: steps in the chunk.
-    train: training split on the device.
-    validation: validation split on the device.
-
-  Yields:
-    (index of the cell, its new state, its report), in the order in which they
-    finish. Closing the iterator drops the cells that have not started.
-  """
-  workers = os.cpu_count() or 1 if jax.default_backend() == 'cpu' else 1
-  with futures.ThreadPoolExecutor(workers) as pool:
-    jobs = {
-      pool.submit(_advance, cell, state, num_steps, train, validation): i
-      for i, (cell, state) in enumerate(zip(cells, states, strict=True))
-    }
-    try:
-      for job in futures.as_completed(jobs):
-        yield jobs[job], *job.result()
-    finally:
-      pool.shutdown(cancel_futures=True)
-
-
-def unstack(cell: Cell, tree: Any) -> list[Any]:
-  """One tree of NumPy arrays per member of a cell, padding included."""
-  host = jax.tree.map(np.asarray, tree)
-  if not cell.stacked:
-    return [host]
-  return [
-    jax.tree.map(lambda x, i=i: x[i], host) for i in range(len(cell.members))
-  ]

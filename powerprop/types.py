@@ -29,6 +29,22 @@ class Hyper(NamedTuple):
   learning_rate: Any
 
 
+class Work(NamedTuple):
+  """What a net costs, relative to the dense one; float32 scalars.
+
+  Attributes:
+    density: share of the governed weights in the forward pass.
+    forward: FLOPs of a forward pass.
+    backward: FLOPs of a forward pass over the weights that are updated.
+    spent: the training FLOPs of all steps so far, in dense training steps.
+  """
+
+  density: jax.Array
+  forward: jax.Array
+  backward: jax.Array
+  spent: jax.Array
+
+
 class TrainState(NamedTuple):
   """Everything that a training needs to go on, for one member.
 
@@ -36,6 +52,8 @@ class TrainState(NamedTuple):
     phi: stored parameters φ.
     net: the net's own state (moving averages), {} where it has none.
     opt: the optimiser's state; it also says which α φ is to be read with.
+    method: the method's state, its masks among it; () when dense.
+    work: what the net costs, and what its training has cost.
     step: int32, the number of steps done.
     finite: bool, whether every loss so far was finite.
   """
@@ -43,5 +61,81 @@ class TrainState(NamedTuple):
   phi: Params
   net: Any
   opt: Any
+  method: Any
+  work: Work
   step: jax.Array
   finite: jax.Array
+
+
+class Masks(NamedTuple):
+  """Which weights take part, by layer path; layers without an entry are dense.
+
+  Attributes:
+    forward: bool arrays, the set A that the forward pass uses.
+    backward: bool arrays, the set B ⊇ A that is updated.
+  """
+
+  forward: dict[str, jax.Array]
+  backward: dict[str, jax.Array]
+
+
+class Event(NamedTuple):
+  """What a method sees when its masks are due for a change.
+
+  Attributes:
+    key: a random key of this step.
+    step: int32, the step that is being done, from 0.
+    phi: stored parameters φ.
+    alpha: the α that φ is to be read with.
+    opt: the optimiser's state.
+    dense: ∂L/∂w of this step's batch, for all weights, masked ones as well.
+    reset: (opt, φ, {path: bool array}) -> opt with the moments of those
+      weights set to what they are at the start.
+  """
+
+  key: jax.Array
+  step: jax.Array
+  phi: Params
+  alpha: Alpha
+  opt: Any
+  dense: Params
+  reset: Callable[[Any, Params, dict[str, jax.Array]], Any]
+
+
+class Method(NamedTuple):
+  """A way to train a sparse net, as pure functions.
+
+  `powerprop.methods.masked` fills in what a method does not care for.
+
+  Attributes:
+    init: (key, phi, alpha, gradient) -> (phi, state). `gradient(theta)` is
+      ∂L/∂θ on a training batch.
+    masks: state -> Masks.
+    weights: (theta, state) -> w, what the forward pass sees.
+    gradients: (dense, theta, state) -> ∂L/∂θ, what the optimiser sees.
+    constrain: (updates, state) -> updates that leave frozen weights alone.
+    observe: (dense, state) -> state, at every step, before all else.
+    due: step -> bool: whether `update` runs at this step; None is never. It
+      must not depend on anything but the step.
+    update: (Event, state) -> (phi, opt, state), after the optimiser's update.
+    replaces_step: whether `update` runs instead of the optimiser's update.
+    progress: step -> (forward, backward), the shares in [0, 1] of the way
+      from dense to the target that both masks have gone when the step begins.
+    cost: (forward, backward, due) -> training FLOPs of an example. `forward`
+      and `backward` are the FLOPs of a forward pass over A and over B; both
+      relative to the dense forward pass, as is what comes out: 3 when dense.
+    clock: step -> step for the learning rate's schedule.
+  """
+
+  init: Callable[..., tuple[Params, Any]]
+  masks: Callable[[Any], Masks]
+  weights: Callable[[Params, Any], Params]
+  gradients: Callable[[Updates, Params, Any], Updates]
+  constrain: Callable[[Updates, Any], Updates]
+  observe: Callable[[Updates, Any], Any]
+  due: Callable[[jax.Array], jax.Array] | None
+  update: Callable[[Event, Any], tuple[Params, Any, Any]]
+  replaces_step: bool
+  progress: Callable[[jax.Array], tuple[Any, Any]]
+  cost: Callable[[Any, Any, Any], Any]
+  clock: Callable[[jax.Array], jax.Array]

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import json
 import os
 import pathlib
@@ -19,14 +20,18 @@ import numpy as np
 import pytest
 
 import powerprop
+from powerprop import methods
 from powerprop import runs
 from powerprop import settings
+from powerprop import sparse_settings
+from tests import sparse_tiny
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / 'docs' / 'quickstart.ipynb'
 README = ROOT / 'README.md'
 EXPERIMENTS = ROOT / 'docs' / 'experiments.md'
+SPARSE = ROOT / 'docs' / 'sparse_training.md'
 ARCHITECTURE = ROOT / 'docs' / 'architecture.md'
 
 
@@ -216,8 +221,15 @@ def test_relative_links_resolve(page):
 
 # ml_collections 1.1.0 loads config files in a way that Python deprecates.
 @pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
-@pytest.mark.parametrize('page', [README, EXPERIMENTS], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+  'page', [README, EXPERIMENTS, SPARSE], ids=lambda p: p.name
+)
 def test_commands_are_understood(page, monkeypatch):
+  check = {
+    'experiments.one_shot': settings.check,
+    'experiments.sparse_training': sparse_settings.check,
+    'experiments.plan': lambda config: config.to_dict(),
+  }
   blocks = '\n'.join(_blocks(page, 'bash')).replace('\\\n', ' ')
   commands = [
     shlex.split(line)
@@ -233,7 +245,7 @@ def test_commands_are_understood(page, monkeypatch):
     flags.DEFINE_string('workdir', None, '', flag_values=values)
     holder = config_flags.DEFINE_config_file('config', flag_values=values)
     assert values(sys.argv) == [module]
-    settings.check(holder.value)
+    check[module](holder.value)
 
 
 def test_experiments_page_reads_results_and_has_their_keys(
@@ -291,6 +303,82 @@ def test_experiments_page_has_a_config_and_a_network_that_work():
   params, state = net.init(jax.random.key(0), image, is_training=True)
   logits, _ = net.apply(params, state, None, image, is_training=False)
   assert logits.shape == (2, 7) and 'output' in params
+
+
+# docs/sparse_training.md.
+
+
+def test_sparse_page_has_the_fields_of_a_config():
+  (table,) = _table(SPARSE, 'field')
+  fields = re.findall(r'^\| `(\w+)`', table, re.M)
+  own = [n for n in sparse_settings.SparseSettings._fields if n != 'training']
+  assert fields == [*own, *settings.Settings._field_defaults]
+
+
+def test_sparse_page_has_the_methods_and_their_options():
+  (table,) = _table(SPARSE, 'method')
+  told = {}
+  for row in table.splitlines():
+    name = re.match(r'\| `(\w+)`', row)[1]
+    told[name] = re.findall(r'`(\w+=[^`]+)`', row.rsplit('|', 2)[1])
+  assert sorted(told) == sparse_settings.method_names()
+  for name in set(told) - {'one_shot'}:
+    (_, *options) = inspect.signature(
+      getattr(methods, name)
+    ).parameters.values()
+    assert told[name] == [f'{o.name}={o.default!r}' for o in options], name
+  assert not told['one_shot']
+
+
+def test_sparse_page_has_the_keys_of_the_results(tmp_path):
+  results = sparse_tiny.run(
+    tmp_path,
+    alphas=(2.0,),
+    seeds=1,
+    steps=4,
+    chunk_steps=4,
+    methods=('one_shot', 'static'),
+    method_kwargs={},
+    densities=(0.3,),
+  )
+  entries = {
+    'results': results,
+    'row': results['rows'][0],
+    'summary': results['summary'][0],
+    'plans': results['plans'][0],
+  }
+  tables = _table(SPARSE, 'key')
+  assert len(tables) == len(entries)
+  for table, (name, entry) in zip(tables, entries.items(), strict=True):
+    first = [row.split('|')[1] for row in table.splitlines()]
+    named = set(re.findall(r'`(\w+)`', ' '.join(first)))
+    assert named == set(entry), name
+  assert results['selected'][0].keys() - entries['summary'] == {'choice'}
+  known = set(re.findall(r'`([\w/]+)`', _text(SPARSE) + _text(EXPERIMENTS)))
+  for line in runs.read_metrics(tmp_path):
+    assert set(line) <= known
+  with np.load(tmp_path / 'records.npz') as records:
+    assert set(records) == {'smallest/2'} <= known
+
+
+def test_sparse_page_has_a_loop_that_works(capsys):
+  (loop,) = _blocks(SPARSE, 'python')
+  names = {}
+  exec(compile(loop, SPARSE, 'exec'), names)
+  printed, _ = capsys.readouterr()
+  losses = [float(x) for x in re.findall(r'loss ([\d.]+)', printed)]
+  assert len(losses) == 3 and losses[-1] < 0.05
+  assert '| mlp/~/linear_1/w | 64×64   |' in printed
+  target, w = names['target'], names['w']
+  kept = {n: int(jnp.sum(w[n[:-2]]['w'] != 0)) for n in target.shapes}
+  assert kept == target.kept and sum(kept.values()) == round(0.2 * 72 * 64)
+  assert w['mlp/~/linear_2']['w'].all()
+  plan = names['plan']
+  masks = names['method'].masks(names['state']).forward
+  density = {name: float(jnp.mean(m)) for name, m in masks.items()}
+  np.testing.assert_allclose(
+    powerprop.costs.relative(names['flops'], density), plan.inference_ratio
+  )
 
 
 # docs/architecture.md.
@@ -352,5 +440,5 @@ def test_importing_the_library_loads_nothing_of_the_experiments():
     text=True,
     check=True,
   )
-  library = set(_rooms()[: _rooms().index('methods') + 1])
+  library = set(_rooms()[: _rooms().index('planning') + 1])
   assert set(done.stdout.split()) <= library

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tiny
 
+from powerprop import population
 from powerprop import runs
-from powerprop import train
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -39,7 +39,7 @@ def numbers(results):
 @contextlib.contextmanager
 def during_chunk(chunk, act):
   """Calls act() while a run does its chunk of that number, from 1."""
-  real, calls = train.advance, 0
+  real, calls = population.advance, 0
 
   def advance(*args):
     nonlocal calls
@@ -49,11 +49,11 @@ def during_chunk(chunk, act):
         act()
       yield one
 
-  train.advance = advance
+  population.advance = advance
   try:
     yield
   finally:
-    train.advance = real
+    population.advance = real
 
 
 def stopped_and_resumed(workdir, chunk, signum=signal.SIGTERM, **fields):

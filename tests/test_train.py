@@ -14,6 +14,7 @@ import tiny
 
 from powerprop import data
 from powerprop import networks
+from powerprop import population
 from powerprop import reparam
 from powerprop import settings
 from powerprop import train
@@ -60,7 +61,7 @@ def _recipe(optimizer=optax.sgd, **fields):
 
 def _members(alphas=(1.0, 2.0), seeds=2, transform='powerprop', rate=0.1):
   return [
-    train.Member(transform, a, rate, seed)
+    population.Member(transform, a, rate, seed)
     for a in alphas
     for seed in range(seeds)
   ]
@@ -68,7 +69,7 @@ def _members(alphas=(1.0, 2.0), seeds=2, transform='powerprop', rate=0.1):
 
 def _advance(cells, states, num_steps=_STEPS):
   new, reports = [None] * len(cells), [None] * len(cells)
-  for i, state, report in train.advance(
+  for i, state, report in population.advance(
     cells, states, num_steps, TRAIN, VALIDATION
   ):
     new[i], reports[i] = state, report
@@ -79,19 +80,21 @@ def _by_member(cells, states):
   return {
     m: tree
     for cell, state in zip(cells, states, strict=True)
-    for m, tree in zip(cell.members, train.unstack(cell, state), strict=True)
+    for m, tree in zip(
+      cell.members, population.unstack(cell, state), strict=True
+    )
   }
 
 
 def _train(recipe, members, executor, chunks=1):
   """By member: the final state, and the report of the last chunk."""
-  cells = train.make_cells(recipe, members, executor)
-  states = train.initial_states(cells)
+  cells = population.make_cells(recipe, members, executor)
+  states = population.initial_states(cells, TRAIN)
   for _ in range(chunks):
     states, reports = _advance(cells, states)
-  reports = [train.Report(*(np.asarray(x) for x in r)) for r in reports]
+  reports = [population.Report(*(np.asarray(x) for x in r)) for r in reports]
   told = {
-    m: train.Report(*(x[i] for x in r))
+    m: population.Report(*(x[i] for x in r))
     for cell, r in zip(cells, reports, strict=True)
     for i, m in enumerate(cell.members)
   }
@@ -115,7 +118,7 @@ def test_static_alpha_one_is_plain_optax(optimizer):
   """Bit for bit the loop that one would write without Powerprop."""
   recipe = _recipe(optimizer)
   seed, rate = 3, 0.1
-  member = train.Member('powerprop', 1.0, rate, seed)
+  member = population.Member('powerprop', 1.0, rate, seed)
   states, _ = _train(recipe, [member], 'map')
   ours = states[member]
 
@@ -168,8 +171,8 @@ def test_vmapped_is_looped(transform):
 def test_initial_weights_are_the_seeds_whatever_alpha():
   recipe = _recipe()
   members = _members((1.0, 2.0, 3.5), seeds=2)
-  cells = train.make_cells(recipe, members, 'map')
-  states = train.initial_states(cells)
+  cells = population.make_cells(recipe, members, 'map')
+  states = population.initial_states(cells, TRAIN)
   theta = {
     c.members[0]: c.training.read(s) for c, s in zip(cells, states, strict=True)
   }
@@ -196,8 +199,8 @@ def test_nothing_is_compiled_twice_and_restored_chunks_have_the_same_bits(
     return net.apply(*args, **kwargs)
 
   recipe = recipe._replace(net=net._replace(apply=apply))
-  cells = train.make_cells(recipe, _members((2.0,)), executor)
-  states = train.initial_states(cells)
+  cells = population.make_cells(recipe, _members((2.0,)), executor)
+  states = population.initial_states(cells, TRAIN)
   states, _ = _advance(cells, states)
   count = len(traces)
   assert count
@@ -246,10 +249,10 @@ def test_every_optimizer_that_a_config_may_name_trains(name):
   """By shapes alone, with α and the learning rate traced."""
   recipe = _recipe(getattr(optax, name))
   training = train.make_training(recipe, 'powerprop')
-  hyper = train._hyper(_members()[:1], False)
-  state = jax.eval_shape(training.init, hyper)
+  hyper = population._hyper(_members()[:1], False)
+  state = jax.eval_shape(training.init, hyper, TRAIN)
   new, _ = jax.eval_shape(
-    lambda s, h, t: training.chunk(s, h, t, 2), state, hyper, TRAIN
+    lambda s, h, t: training.chunk(s, h, t, 0, 2), state, hyper, TRAIN
   )
   assert jax.tree.structure(new) == jax.tree.structure(state)
 
@@ -258,8 +261,8 @@ def test_one_step_by_hand():
   """Golden: φ after one step of SGD is φ − rate·∂L/∂θ·α|φ|^(α−1)."""
   recipe = _recipe()
   member = _members((3.0,), seeds=1)[0]
-  (cell,) = train.make_cells(recipe, [member], 'map')
-  (state,) = train.initial_states([cell])
+  (cell,) = population.make_cells(recipe, [member], 'map')
+  (state,) = population.initial_states([cell], TRAIN)
   ((new,), _) = _advance([cell], [state], num_steps=1)
   key = jax.random.key(member.seed)
   rows = data.batch_indices(jax.random.fold_in(key, 1), 0, 1, 40, 8)[0]
@@ -282,14 +285,14 @@ def test_one_step_by_hand():
 
 
 def test_auto_is_map_on_cpu(monkeypatch):
-  assert train.choose_executor('auto') == 'map'
-  assert train.choose_executor('vmap') == 'vmap'
+  assert population.choose_executor('auto') == 'map'
+  assert population.choose_executor('vmap') == 'vmap'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert train.choose_executor('auto') == 'vmap'
+  assert population.choose_executor('auto') == 'vmap'
 
 
 def test_static_alphas_share_programs_by_transform_and_alpha():
-  cells = train.make_cells(_recipe(), _members((1.0, 2.0), seeds=3), 'map')
+  cells = population.make_cells(_recipe(), _members((1.0, 2.0), seeds=3), 'map')
   assert len(cells) == 6
   assert len({id(c.training) for c in cells}) == 2
 
@@ -298,7 +301,7 @@ _SHARDED = """
   import jax
   import test_train as t
   import tiny
-  from powerprop import train
+  from powerprop import population, train
 
   tiny.compiled_once().__enter__()
   devices = jax.local_devices()
@@ -306,8 +309,8 @@ _SHARDED = """
   single = None
   for seeds in (4, 3):  # fills the devices, and does not
     members = t._members((1.0, 2.5), seeds)
-    cells = train.make_cells(t._recipe(), members, 'vmap')
-    states = train.initial_states(cells)
+    cells = population.make_cells(t._recipe(), members, 'vmap')
+    states = population.initial_states(cells, t.TRAIN)
     sharded, reports = t._advance(cells, states)
     leaf = sharded[0].phi['output']['w']
     assert len(leaf.sharding.device_set) == 8 and leaf.shape[0] % 8 == 0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from powerprop import trees
@@ -74,5 +75,6 @@ def prune(theta: Params, layer_masks: Mapping[str, jax.Array]) -> Params:
   flat = trees.weights(theta, lambda path, _: path in layer_masks)
   return trees.replace_weights(
     theta,
-    {n: x * layer_masks[n].astype(x.dtype) for n, x in flat.items()},
+    # Not a product: what is masked may be anything, NaN as well.
+    {n: jnp.where(layer_masks[n], x, 0) for n, x in flat.items()},
   )

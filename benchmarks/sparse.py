@@ -1,0 +1,264 @@
+"""Sparse training: steps against dense steps, mask updates, bytes of masks."""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import selection
+from benchmarks import timing
+from benchmarks import training
+from powerprop import methods
+from powerprop import networks
+from powerprop import population
+from powerprop import train
+from powerprop import transforms
+from powerprop.types import Hyper
+
+_EVERY = 100
+_NAMES = (
+  'static',
+  'snip',
+  'iterative',
+  'set',
+  'rigl',
+  'snfs',
+  'dsr',
+  'top_kast',
+  'ac_dc',
+)
+
+
+def _shapes(net: hk.TransformedWithState, shape: tuple[int, ...]) -> Any:
+  image = jnp.zeros((1, *shape))
+  return jax.eval_shape(
+    lambda: net.init(jax.random.key(0), image, is_training=True)
+  )[0]
+
+
+def method_step(
+  say: timing.Say,
+  num_train: int = 10_000,
+  steps: int = 200,
+  rounds: int = 10,
+  names: Sequence[str] = _NAMES,
+  alpha: float = 1.0,
+) -> timing.Table:
+  """Each method's step against the dense one, over two periods of its masks.
+
+  Args:
+    say: told what is going on.
+    num_train: size of the made-up data set.
+    steps: of a scan.
+    rounds: see `timing.compare`.
+    names: of the methods.
+    alpha: of all of them, static.
+
+  Returns:
+    One row per method; Top-KAST also with masks refreshed at each step.
+  """
+  split = training.make_split(num_train, (28, 28, 1))
+  net = networks.mlp(10)
+  recipe = train.Recipe(
+    net=net,
+    optimizer=functools.partial(optax.sgd, momentum=0.9),
+    transforms={'powerprop': transforms.powerprop},
+    batch_size=60,
+    scale=1 / 255,
+    num_train=num_train,
+    image_shape=(28, 28, 1),
+    epsilon=0.01,
+    layer_flops={'hidden_0/w': 470400.0, 'hidden_1/w': 6e4, 'output/w': 2e3},
+  )
+  target = methods.make_target(_shapes(net, (28, 28, 1)), 0.1, 'erk')
+  brief = methods.Brief(target, 10 * steps)
+  # Something happens in every period: the windows are the whole training.
+  period = {'begin': 0, 'end': 10 * steps, 'every': _EVERY}
+  options: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(('iterative', 'set', 'rigl', 'snfs', 'dsr'), period),
+    'ac_dc': {**period, 'begin': 1},
+    'top_kast': {'every': _EVERY},
+  }
+  chosen = {n: getattr(methods, n)(brief, **options.get(n, {})) for n in names}
+  if 'top_kast' in names:
+    chosen['top_kast, each step'] = methods.top_kast(brief, every=1)
+  hyper = Hyper(np.int32(0), np.float32(alpha), np.float32(1e-3))
+
+  def compiled(method):
+    one = train.make_training(recipe, 'powerprop', alpha, method)
+    state = jax.jit(one.init)(hyper, split)
+    chunk = jax.jit(one.chunk, static_argnums=4)
+    run = chunk.lower(state, hyper, split, 0, steps).compile()
+    return lambda: run(state, hyper, split, 0)[1]
+
+  programs = {'dense': compiled(methods.dense())}
+  for name, method in chosen.items():
+    say(f'compiling {name}')
+    programs[name] = compiled(method)
+  times = timing.compare(programs, 'dense', rounds, say)
+  limit = {'dense': None, 'top_kast, each step': 1.15}
+  return timing.Table(
+    'A sparse step against the dense step, LeNet-300-100',
+    (
+      f'α = {alpha:g}, batch 60, SGD with momentum, {steps} steps per scan,'
+      f' masks change every {_EVERY} steps (their time is in it), ERK at 90%'
+      f' sparsity, {rounds} rounds. The limit of 1.15 is meant for a GPU.',
+    ),
+    [
+      {
+        'method': name,
+        'steps/s': steps / t.seconds,
+        **timing.ratio_cells(t, limit.get(name, 1.05)),
+      }
+      for name, t in times.items()
+    ],
+  )
+
+
+def mask_update(
+  say: timing.Say,
+  big: Any = networks.resnet50,
+  shape: tuple[int, ...] = (224, 224, 3),
+  rounds: int = 3,
+  small_rounds: int = 20,
+) -> timing.Table:
+  """Masks of a net's layers, each for itself and all together, against sorts.
+
+  Args:
+    say: told what is going on.
+    big: a net as in `powerprop.networks`.
+    shape: of its pictures.
+    rounds: for it; see `timing.compare`.
+    small_rounds: for LeNet-300-100.
+
+  Returns:
+    One row per program. Raises AssertionError where two programs disagree.
+  """
+  rows = []
+  for net, size, turns, limit in (
+    (big(10 if big is not networks.resnet50 else 1000), shape, rounds, None),
+    (networks.mlp(10), (28, 28, 1), small_rounds, 5.0),
+  ):
+    shapes = _shapes(net, size)
+    for distribution in ('erk', 'global'):
+      target = methods.make_target(shapes, 0.1, distribution)
+      keys = jax.random.split(jax.random.key(0), len(target.shapes))
+      scores = {
+        n: jax.random.normal(k, s)
+        for k, (n, s) in zip(keys, target.shapes.items(), strict=True)
+      }
+      ours = jax.jit(lambda x, t=target: methods.select(t, x, 1.0))
+
+      def sorting(x, t=target):
+        if not t.pooled:
+          return {n: selection.sorted_mask(y, t.kept[n]) for n, y in x.items()}
+        flat = jnp.concatenate([y.ravel() for y in x.values()])
+        mask = selection.sorted_mask(flat, sum(t.kept.values()))
+        cuts = np.cumsum([y.size for y in x.values()])[:-1]
+        parts = jnp.split(mask, cuts)
+        return {
+          n: part.reshape(y.shape)
+          for part, (n, y) in zip(parts, x.items(), strict=True)
+        }
+
+      theirs = jax.jit(sorting)
+      jax.tree.map(np.testing.assert_array_equal, ours(scores), theirs(scores))
+      times = timing.compare(
+        {
+          'ours': lambda f=ours, x=scores: f(x),
+          'sort': lambda f=theirs, x=scores: f(x),
+        },
+        'ours',
+        turns,
+        say,
+      )
+      weights = sum(x.size for x in scores.values())
+      for name, t in times.items():
+        milliseconds = 1000 * t.seconds
+        wanted = limit if name == 'ours' else None
+        rows.append(
+          {
+            'weights': f'{weights:,}',
+            'masks': 'global' if target.pooled else 'per layer',
+            'program': name,
+            'ms': milliseconds,
+            'times ours': t.ratio,
+            'low': t.low,
+            'high': t.high,
+            'target': f'≤ {wanted:g} ms' if wanted else '',
+            'met': ''
+            if wanted is None
+            else 'yes'
+            if milliseconds <= wanted
+            else 'no',
+          }
+        )
+  return timing.Table(
+    'Mask updates: bisection on bits against sorts',
+    (
+      f'10% of normal values kept; {rounds} rounds for the large net,'
+      f' {small_rounds} for LeNet-300-100. Both give the same bits.',
+    ),
+    rows,
+  )
+
+
+def memory(say: timing.Say, names: Sequence[str] = _NAMES) -> timing.Table:
+  """Bytes of masks per weight, while training and in a checkpoint.
+
+  Args:
+    say: told what is going on.
+    names: of the methods.
+
+  Returns:
+    One row per method.
+  """
+  net = networks.mlp(10)
+  image = (28, 28, 1)
+  target = methods.make_target(_shapes(net, image), 0.1, 'erk')
+  weights = sum(int(np.prod(s)) for s in target.shapes.values())
+  recipe = train.Recipe(
+    net=net,
+    optimizer=optax.sgd,
+    transforms={'powerprop': transforms.powerprop},
+    batch_size=10,
+    scale=1 / 255,
+    num_train=20,
+    image_shape=image,
+    epsilon=0.01,
+  )
+  split = training.make_split(20, image)
+  hyper = Hyper(np.int32(0), np.float32(1), np.float32(1e-3))
+  rows = []
+  for name in names:
+    say(name)
+    method = getattr(methods, name)(methods.Brief(target, 1_000))
+    one = train.make_training(recipe, 'powerprop', 1.0, method)
+    state = one.init(hyper, split)
+    is_mask = lambda x: x.dtype in (jnp.bool_, jnp.uint8)
+    used = sum(x.nbytes for x in jax.tree.leaves(state.method) if is_mask(x))
+    (packed,) = population.pack([state])
+    stored = sum(x.nbytes for x in jax.tree.leaves(packed.method) if is_mask(x))
+    masks = 2 if name == 'top_kast' else 1
+    rows.append(
+      {
+        'method': name,
+        'masks': masks,
+        'bytes per weight': used / weights,
+        'bits per weight in a checkpoint': 8 * stored / weights,
+        'target': f'≤ 1 byte, {masks} bit',
+        'met': 'yes'
+        if used <= weights and stored <= masks * (weights / 8 + 8)
+        else 'no',
+      }
+    )
+  return timing.Table(
+    'Memory of masks',
+    ('LeNet-300-100. Top-KAST has two masks: one bit each in a checkpoint.',),
+    rows,
+  )

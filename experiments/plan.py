@@ -1,0 +1,37 @@
+"""The plan and the FLOPs of a net, for every method and distribution.
+
+  python -m experiments.plan --config=configs/plan_resnet50.py
+
+Traces the net and computes nothing, so it needs no data and no accelerator.
+Writes plan.md and plan.json to --workdir.
+
+Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, Tables 1 and 2.
+"""
+
+import pathlib
+
+import ml_collections
+
+from powerprop import cli
+from powerprop import runs
+from powerprop import sparse_plan
+
+
+def experiment(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  unused_data_dir: str | None,
+) -> None:
+  """Plans what `config` says."""
+  plans = sparse_plan.of_config(config)
+  with runs.disk_errors(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    text = sparse_plan.markdown(plans, most=len(plans))
+    runs.write_atomically(workdir / 'plan.md', text.encode())
+    runs.write_atomically(workdir / 'plan.json', runs.to_json(plans))
+  print(sparse_plan.markdown(plans))
+  print(f'All tables: {workdir / "plan.md"}')
+
+
+if __name__ == '__main__':
+  cli.main('configs/plan_resnet50.py', experiment)

@@ -1,0 +1,40 @@
+"""Sparse training: Tables 1 and 2 and Figures 2 and 3 of the paper.
+
+  python -m experiments.sparse_training --config=configs/digits_sparse.py
+
+Prints the plan (layers, densities, FLOPs), trains every method at every α, and
+writes config.json, metrics.jsonl, checkpoints/, results.json, records.npz,
+tables.md and figures/ to --workdir. Start the same command again to resume a
+stopped run; a run with other settings needs another --workdir.
+
+Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 4.
+"""
+
+import pathlib
+
+import ml_collections
+
+from powerprop import cli
+from powerprop import runs
+from powerprop import sparse_settings
+from powerprop import sparse_training
+
+
+def experiment(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  data_dir: str | None,
+) -> None:
+  """Runs what `config` says, or shows it where it is already finished."""
+  checked = sparse_settings.check(config)
+  with runs.disk_errors(workdir):
+    runs.open_folder(workdir, config.to_dict())
+  if (results := runs.read_results(workdir)) is not None:
+    print(f'{workdir} is finished: its tables and figures, drawn again.')
+  else:
+    results = sparse_training.run(checked, workdir, data_dir)
+  sparse_training.report(results, workdir)
+
+
+if __name__ == '__main__':
+  cli.main('configs/digits_sparse.py', experiment)

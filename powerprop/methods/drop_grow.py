@@ -1,0 +1,142 @@
+"""Drop the smallest weights and grow others: what SET, RigL and SNFS share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from powerprop import schedules
+from powerprop import trees
+from powerprop.methods import masked
+from powerprop.types import Event
+
+_TINY = 1e-30  # ranks above what is out of the question, below all the rest
+
+Layers = dict[str, jax.Array]
+
+
+def drop_fraction(
+  w: masked.Window, fraction: float, decay: str
+) -> Callable[[jax.Array], jax.Array]:
+  """step -> share of a layer's active weights that is dropped.
+
+  .. math::
+    f_t = f/2 · (1 + cos(π t/T_end))  for decay = 'cosine'
+
+  Args:
+    w: the window in which masks change.
+    fraction: f in [0, 1], the share at its start.
+    decay: 'cosine', 'constant' or 'linear'.
+
+  Returns:
+    A function of a step.
+
+  Raises:
+    ValueError: if a value is out of range or unknown.
+
+  Reference: Evci et al., RigL, ICML 2020, section 3, (2) 'Update schedule'.
+  """
+  masked.check_share('fraction', fraction)
+  if decay not in schedules.DECAYS:
+    raise ValueError(
+      f'decay is {decay!r} but must be one of {", ".join(schedules.DECAYS)}'
+    )
+  fall = schedules.DECAYS[decay]
+  return lambda step: fraction * fall(schedules.progress(step, w.begin, w.end))
+
+
+def dropped(phi: Layers, masks: Layers, numbers: Layers) -> Layers:
+  """Masks without the smallest active weights.
+
+  Args:
+    phi: stored weights by layer path.
+    masks: bool arrays.
+    numbers: int32 scalars, how many active weights go.
+
+  Returns:
+    Bool arrays, each a subset of its mask.
+  """
+  ranks = {
+    name: jnp.where(masks[name], jnp.maximum(jnp.abs(x), _TINY), 0)
+    for name, x in phi.items()
+  }
+  left = {n: jnp.sum(m, dtype=jnp.int32) - numbers[n] for n, m in masks.items()}
+  return trees.top_k_masks(ranks, left)
+
+
+def grown(
+  key: jax.Array, ranks: Layers, kept: Layers, numbers: Layers
+) -> Layers:
+  """The weights to grow: those with the largest |ranks| that are not kept.
+
+  Args:
+    key: breaks ties between ranks of zero, as dead units have many of them.
+    ranks: arrays by layer path.
+    kept: bool arrays.
+    numbers: int32 scalars, at most as many as are not kept.
+
+  Returns:
+    Bool arrays, each disjoint from `kept`.
+  """
+  keys = jax.random.split(key, len(ranks))
+  candidates = {}
+  for k, (name, x) in zip(keys, ranks.items(), strict=True):
+    chance = _TINY * (1 + jax.random.uniform(k, x.shape))
+    rank = jnp.maximum(jnp.abs(x), chance.astype(x.dtype))
+    candidates[name] = jnp.where(kept[name], 0, rank)
+  return trees.top_k_masks(candidates, numbers)
+
+
+def drop_and_grow(
+  event: Event,
+  masks: Layers,
+  fraction: jax.Array,
+  ranks: Layers,
+  direction: Layers,
+  scale: float,
+  reset: bool = True,
+) -> tuple[Any, Any, Layers]:
+  """One change of the masks; every layer keeps its number of weights.
+
+  A weight that is dropped and grown again at once keeps its value and moments.
+
+  Args:
+    event: of the step.
+    masks: bool arrays by layer path.
+    fraction: share of the active weights that is dropped.
+    ranks: by what weights are grown.
+    direction: whose sign a new weight has where α > 1.
+    scale: see `masked.regrow`.
+    reset: whether the moments of new weights are reset.
+
+  Returns:
+    φ, the optimiser's state, and the new masks.
+  """
+  phi = trees.weights(event.phi, lambda path, _: path in masks)
+  numbers = {
+    name: jnp.floor(fraction * jnp.sum(m, dtype=jnp.int32)).astype(jnp.int32)
+    for name, m in masks.items()
+  }
+  kept = dropped(phi, masks, numbers)
+  more = grown(jax.random.fold_in(event.key, 1), ranks, kept, numbers)
+  return adopt(event, masks, kept, more, direction, scale, reset)
+
+
+def adopt(
+  event: Event,
+  masks: Layers,
+  kept: Layers,
+  more: Layers,
+  direction: Layers,
+  scale: float,
+  reset: bool,
+) -> tuple[Any, Any, Layers]:
+  """Puts new weights in place: their values, moments and masks."""
+  phi = trees.weights(event.phi, lambda path, _: path in masks)
+  after = {name: kept[name] | more[name] for name in masks}
+  new = {name: more[name] & ~masks[name] for name in masks}
+  values = masked.regrow(phi, new, kept, direction, event.alpha, scale)
+  stored = trees.replace_weights(event.phi, values)
+  opt = event.reset(event.opt, stored, new) if reset else event.opt
+  return stored, opt, after

@@ -1,0 +1,80 @@
+"""DSR: drop the smallest weights of all layers, grow where many are left."""
+
+import jax
+import jax.numpy as jnp
+
+from powerprop.methods import drop_grow
+from powerprop.methods import masked
+from powerprop.methods import targets
+from powerprop.types import Event, Method
+
+
+def dsr(
+  brief: masked.Brief,
+  *,
+  begin: int = 0,
+  end: int | None = None,
+  every: int = 100,
+  fraction: float = 0.3,
+  decay: str = 'cosine',
+  regrow: float = 0.5,
+) -> Method:
+  """Dynamic sparse reparameterisation.
+
+  The smallest active weights of all layers together are dropped, and as many
+  random ones are grown, given to the layers in proportion to the weights that
+  they have left. The total stays exact; the layers' shares do not. The paper
+  finds the threshold under which weights are dropped by halving and doubling
+  it; here exactly the share that is wanted goes.
+
+  Args:
+    brief: target and length of the training; its distribution is the start.
+    begin: first step at which masks change.
+    end: last step at which they may; None is 3/4 of the training.
+    every: steps between two changes; a change takes the place of a step.
+    fraction: share of all active weights that is dropped at first.
+    decay: how that share falls: 'cosine', 'linear' or 'constant'.
+    regrow: where new weights start for α > 1, with a random sign; see
+      `masked.regrow`. The value is a default of ours.
+
+  Returns:
+    A method; training costs 3 f_S. Moments of new weights are reset.
+
+  Raises:
+    ValueError: if a value is out of range, or a layer has a pattern.
+
+  Reference: Mostafa and Wang, Parameter efficient training of deep
+    convolutional neural networks, ICML 2019, Algorithm 1.
+  """
+  masked.unstructured_only(brief, 'dsr')
+  masked.check_regrow(regrow)
+  w = masked.window(brief, begin, end, every)
+  drop = drop_grow.drop_fraction(w, fraction, decay)
+  start = masked.fixed(brief, 'random')
+
+  def update(event: Event, masks):
+    phi = masked.leaves(brief.target, event.phi)
+    flat = lambda tree: {'': jnp.concatenate([tree[n].ravel() for n in masks])}
+    together = flat(masks)
+    total = jnp.sum(together[''], dtype=jnp.int32)
+    number = jnp.floor(drop(event.step) * total).astype(jnp.int32)
+    left = drop_grow.dropped(flat(phi), together, {'': number})['']
+    kept, offset = {}, 0
+    for name, m in masks.items():
+      kept[name] = left[offset : offset + m.size].reshape(m.shape)
+      offset += m.size
+    remaining = jnp.stack([jnp.sum(k, dtype=jnp.int32) for k in kept.values()])
+    sizes = jnp.array([m.size for m in masks.values()], jnp.int32)
+    shares = targets.spread(
+      remaining.astype(jnp.float32), number, sizes - remaining
+    )
+    more = drop_grow.grown(
+      jax.random.fold_in(event.key, 1),
+      masked.event_scores(brief, 'random', event),
+      kept,
+      dict(zip(masks, shares, strict=True)),
+    )
+    signs = masked.random_signs(jax.random.fold_in(event.key, 2), masks)
+    return drop_grow.adopt(event, masks, kept, more, signs, regrow, True)
+
+  return masked.method(start.init, due=w.due, update=update, replaces_step=True)

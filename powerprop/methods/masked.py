@@ -1,0 +1,303 @@
+"""What the sparse methods have in common: filling in `Method`, regrowing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from powerprop import costs
+from powerprop import reparam
+from powerprop import trees
+from powerprop.methods import magnitude
+from powerprop.methods import targets
+from powerprop.methods.targets import Target
+from powerprop.types import Alpha, Event, Masks, Method, Params
+
+CRITERIA = ('magnitude', 'random', 'saliency')
+
+
+class Brief(NamedTuple):
+  """What every sparse method is told.
+
+  Attributes:
+    target: which weights it governs, and how many of them are to be left.
+    steps: optimisation steps of the training, > 0.
+    l2: coefficient of ½‖w‖² in the loss.
+  """
+
+  target: Target
+  steps: int
+  l2: float = 0.0
+
+
+class Window(NamedTuple):
+  """When masks change: at `begin`, and every `every` steps until `end`."""
+
+  begin: int
+  end: int
+  every: int
+
+  def due(self, step: jax.Array) -> jax.Array:
+    """Whether `step` is one of them."""
+    inside = (step >= self.begin) & (step <= self.end)
+    return inside & ((step - self.begin) % self.every == 0)
+
+
+def window(brief: Brief, begin: int, end: int | None, every: int) -> Window:
+  """A checked window.
+
+  Args:
+    brief: of the method.
+    begin: first step, ≥ 0.
+    end: last step, or None for three quarters of the training, as RigL's
+      protocol nearly has it (25,000 of 32,000 steps).
+    every: steps between two changes, ≥ 1.
+
+  Returns:
+    A window.
+
+  Raises:
+    ValueError: if it is not within the training.
+  """
+  end = brief.steps * 3 // 4 if end is None else end
+  if every < 1:
+    raise ValueError(f'every is {every} but must be at least 1 step')
+  if not 0 <= begin <= end:
+    raise ValueError(
+      f'the mask window [{begin}, {end}] is empty: begin must be in [0, end]'
+    )
+  if end > brief.steps:
+    raise ValueError(
+      f'the mask window ends at step {end}, past the end of training at step'
+      f' {brief.steps}: lower end or raise steps'
+    )
+  return Window(begin, end, every)
+
+
+def method(
+  init: Callable[..., tuple[Params, Any]],
+  masks: Callable[[Any], Masks] = lambda state: Masks(state, state),
+  *,
+  gradients: Callable[..., Params] | None = None,
+  observe: Callable[[Params, Any], Any] = lambda dense, state: state,
+  due: Callable[[jax.Array], jax.Array] | None = None,
+  update: Callable[..., Any] = lambda event, state: (
+    event.phi,
+    event.opt,
+    state,
+  ),
+  replaces_step: bool = False,
+  progress: Callable[[Any], tuple[Any, Any]] = lambda step: (1.0, 1.0),
+  cost: Callable[..., Any] = costs.masked_cost,
+  clock: Callable[[Any], Any] = lambda step: step,
+) -> Method:
+  """A `Method` that masks: w = θ ⊙ A, and only weights of B ⊇ A move.
+
+  The gradient at w is dense. What reaches the optimiser is its part in B, and
+  whatever the optimiser makes of it (momentum and decay move weights without a
+  gradient) is masked again.
+
+  Args:
+    init: see `types.Method`, as for the others.
+    masks: state -> its masks; by default the state is the masks of A = B.
+    gradients: by default the dense gradient ⊙ B.
+    observe: by default looks away.
+    due: by default never.
+    update: by default changes nothing.
+    replaces_step: by default not.
+    progress: by default at the target from the first step.
+    cost: by default 2 f_A + f_B.
+    clock: by default the step.
+
+  Returns:
+    A method.
+  """
+
+  def at_backward(dense, theta, state):
+    del theta
+    return magnitude.prune(dense, masks(state).backward)
+
+  return Method(
+    init=init,
+    masks=masks,
+    weights=lambda theta, state: magnitude.prune(theta, masks(state).forward),
+    gradients=at_backward if gradients is None else gradients,
+    constrain=lambda u, state: magnitude.prune(u, masks(state).backward),
+    observe=observe,
+    due=due,
+    update=update,
+    replaces_step=replaces_step,
+    progress=progress,
+    cost=cost,
+    clock=clock,
+  )
+
+
+def fixed(brief: Brief, criterion: str) -> Method:
+  """Masks chosen before the first step, by a criterion, and kept."""
+
+  def init(key, phi, alpha, gradient):
+    dense = phi
+    if criterion == 'saliency':
+      dense = gradient(reparam.to_theta(phi, alpha))
+    ranks = scores(brief.target, criterion, key, phi, alpha, dense)
+    return phi, targets.select(brief.target, ranks, 1.0)
+
+  return method(init)
+
+
+def everything(target: Target) -> dict[str, jax.Array]:
+  """Masks that keep all weights."""
+  return {name: jnp.ones(s, bool) for name, s in target.shapes.items()}
+
+
+def all_true(phi: Params) -> dict[str, jax.Array]:
+  """Marks every entry of every leaf, weights or not, by path."""
+  marks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), phi)
+  return trees.weights(marks, lambda path, x: True)
+
+
+def leaves(target: Target, tree: Params) -> dict[str, jax.Array]:
+  """The leaves that the target governs, by path."""
+  return trees.weights(tree, lambda path, _: path in target.shapes)
+
+
+def scores(
+  target: Target,
+  criterion: str,
+  key: jax.Array,
+  phi: Params,
+  alpha: Alpha,
+  dense: Params,
+) -> dict[str, jax.Array]:
+  """By what weights are ranked; the smallest go first.
+
+  Args:
+    target: which weights.
+    criterion: 'magnitude': |φ|, whose order is that of |θ| but which does not
+      underflow; |θ| where a layer's pattern adds up several weights.
+      'saliency': |θ ∂L/∂w|, which is zero for weights that are masked.
+      'random': uniform.
+    key: for 'random'.
+    phi: stored parameters.
+    alpha: with which to read them.
+    dense: ∂L/∂w; only for 'saliency'.
+
+  Returns:
+    Float arrays by layer path.
+
+  Reference: Lee et al., SNIP, ICLR 2019, eq. (6), for the saliency.
+  """
+  stored = leaves(target, phi)
+  if criterion == 'random':
+    keys = jax.random.split(key, len(stored))
+    return {
+      name: jax.random.uniform(k, x.shape, minval=1e-3)
+      for k, (name, x) in zip(keys, stored.items(), strict=True)
+    }
+  if criterion == 'saliency':
+    grads = leaves(target, dense)
+    return {
+      name: reparam.power(x, alpha) * grads[name] for name, x in stored.items()
+    }
+  return {
+    name: x
+    if target.patterns[name].kind in ('unstructured', 'n_m')
+    else reparam.power(x, alpha)
+    for name, x in stored.items()
+  }
+
+
+def check_criterion(criterion: str) -> None:
+  """Raises ValueError where there is no such criterion."""
+  if criterion not in CRITERIA:
+    raise ValueError(
+      f'criterion is {criterion!r} but must be one of {", ".join(CRITERIA)}'
+    )
+
+
+def unstructured_only(brief: Brief, name: str) -> None:
+  """Raises ValueError for a pattern: single weights are dropped and grown."""
+  for layer, pattern in brief.target.patterns.items():
+    if pattern.kind != 'unstructured':
+      raise ValueError(
+        f'{name} drops and grows single weights and cannot keep the pattern'
+        f' {pattern.kind} of layer {layer}: use one_shot, iterative, top_kast,'
+        ' static, snip or ac_dc, or leave the pattern out'
+      )
+
+
+def regrow(
+  phi: dict[str, jax.Array],
+  new: dict[str, jax.Array],
+  kept: dict[str, jax.Array],
+  direction: dict[str, jax.Array],
+  alpha: Alpha,
+  scale: float,
+) -> dict[str, jax.Array]:
+  r"""Gives new weights the value that they start from.
+
+  The papers start them at θ = 0. That works for α = 1 alone: for α > 1 a weight
+  at zero has slope zero and never moves. There a new weight starts at
+
+  .. math::
+    φ = ±\text{scale} · \min_{i ∈ kept} |φ_i|
+
+  of its layer: below every weight that was kept, and small in θ, where it is
+  scale^α of the smallest of them. This is ours: Powerpropagation was published
+  with methods alone that do not grow weights from zero.
+
+  Args:
+    phi: stored weights by layer path.
+    new: bool arrays, the weights that start anew.
+    kept: bool arrays, those that were kept.
+    direction: arrays whose sign a new weight takes.
+    alpha: the power.
+    scale: ≥ 0; 0 starts at zero for every α.
+
+  Returns:
+    φ by layer path.
+  """
+
+  def layer(x, start, stay, sign):
+    smallest = jnp.min(jnp.where(stay, jnp.abs(x), jnp.inf))
+    value = scale * jnp.where(jnp.isfinite(smallest), smallest, 0.0)
+    value = jnp.where(jnp.asarray(alpha) > 1, value, 0.0).astype(x.dtype)
+    return jnp.where(start, jnp.where(sign < 0, -value, value), x)
+
+  return {n: layer(x, new[n], kept[n], direction[n]) for n, x in phi.items()}
+
+
+def check_regrow(scale: float) -> None:
+  """Raises ValueError if new weights would start against their direction."""
+  if not 0 <= scale < np.inf:
+    raise ValueError(f'regrow is {scale} but must be finite and at least 0')
+
+
+def check_share(name: str, value: float) -> None:
+  """Raises ValueError if a share is outside [0, 1]."""
+  if not 0 <= value <= 1:
+    raise ValueError(f'{name} is {value} but must be in [0, 1]')
+
+
+def random_signs(key: jax.Array, like: Any) -> dict[str, jax.Array]:
+  """±1 for every weight."""
+  keys = jax.random.split(key, len(like))
+  return {
+    name: jax.random.rademacher(k, np.shape(x), jnp.float32)
+    for k, (name, x) in zip(keys, like.items(), strict=True)
+  }
+
+
+def event_scores(brief: Brief, criterion: str, event: Event) -> Any:
+  """`scores` of an event."""
+  return scores(
+    brief.target,
+    criterion,
+    jax.random.fold_in(event.key, 0),
+    event.phi,
+    event.alpha,
+    event.dense,
+  )

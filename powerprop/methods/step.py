@@ -1,0 +1,146 @@
+"""One step of a sparse training: the optimiser's update, or new masks."""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from powerprop import trees
+from powerprop.types import Alpha, Event, Method, Params
+
+
+def make_event(
+  tx: optax.GradientTransformation,
+  key: jax.Array,
+  step: jax.Array,
+  alpha: Alpha,
+  dense: Params,
+) -> Event:
+  """What a method may need to know of a step; φ and moments come later.
+
+  Args:
+    tx: the optimiser, under `powerprop.powerprop`.
+    key: a random key of this step.
+    step: int32 scalar, from 0; under vmap the same for all.
+    alpha: the α that φ is read with.
+    dense: ∂L/∂w at the masked weights, for all weights.
+
+  Returns:
+    An event for `take_step`.
+  """
+  reset = functools.partial(reset_moments, tx)
+  return Event(key, step, (), alpha, (), dense, reset)
+
+
+def take_step(
+  method: Method,
+  tx: optax.GradientTransformation,
+  event: Event,
+  theta: Params,
+  carry: tuple[Params, Any, Any],
+  measure: tuple[Callable[[Any], Any], Any] = (lambda state: (), ()),
+) -> tuple[tuple[Params, Any, Any], Any]:
+  """Δφ = M_B ⊙ tx(M_B ⊙ ∂L/∂w), and new masks where they are due.
+
+  Args:
+    method: how the net becomes sparse.
+    tx: the optimiser, under `powerprop.powerprop`.
+    event: of `make_event`.
+    theta: Ψ(φ).
+    carry: φ, the optimiser's state and the method's state.
+    measure: a function of the method's state and its last value; it is called
+      where masks change.
+
+  Returns:
+    The new carry, and what is measured of it.
+  """
+  phi, opt, state = carry
+  measure_fn, last = measure
+  state = method.observe(event.dense, state)
+
+  def learn(phi, opt):
+    grads = method.gradients(event.dense, theta, state)
+    updates, opt = tx.update(grads, opt, phi)
+    updates = method.constrain(updates, state)
+    return optax.apply_updates(phi, updates), opt, state, last
+
+  def change(phi, opt):
+    new = method.update(event._replace(phi=phi, opt=opt), state)
+    return *new, measure_fn(new[2])
+
+  if method.due is None:
+    *carry, seen = learn(phi, opt)
+  elif method.replaces_step:
+    due = method.due(event.step)
+    *carry, seen = jax.lax.cond(due, change, learn, phi, opt)
+  else:
+    phi, opt, _, _ = learn(phi, opt)
+    *carry, seen = jax.lax.cond(
+      method.due(event.step), change, lambda p, o: (p, o, state, last), phi, opt
+    )
+  return tuple(carry), seen
+
+
+def reset_moments(
+  tx: optax.GradientTransformation,
+  opt: Any,
+  phi: Params,
+  chosen: Mapping[str, jax.Array],
+) -> Any:
+  """Sets an optimiser's moments of some weights to what they are at the start.
+
+  Args:
+    tx: the optimiser.
+    opt: its state.
+    phi: the parameters.
+    chosen: by path, boolean arrays of the weights in question.
+
+  Returns:
+    A state like `opt`. Moments that are not per weight (those that a factored
+    optimiser keeps) stay as they are; see `shared_moments`.
+  """
+  no = jnp.zeros((), bool)
+  marks = jax.tree_util.tree_map_with_path(
+    lambda path, x: chosen.get(trees.path_name(path), no), phi
+  )
+  marks = optax.tree.map_params(
+    tx,
+    lambda moment, mark: mark if moment.shape == mark.shape else no,
+    opt,
+    marks,
+    transform_non_params=lambda _: no,
+  )
+  return jax.tree.map(
+    lambda old, new, mark: jnp.where(mark, new, old), opt, tx.init(phi), marks
+  )
+
+
+def shared_moments(tx: optax.GradientTransformation, phi: Params) -> list[str]:
+  """Weights of which an optimiser keeps moments in another shape.
+
+  Factored moments (Adafactor's rows and columns) belong to many weights at
+  once: they are left alone where the moments of single weights are reset.
+
+  Args:
+    tx: an optimiser.
+    phi: parameters, or their shapes.
+
+  Returns:
+    Paths, each once.
+  """
+  state = jax.eval_shape(tx.init, phi)
+  names = jax.tree_util.tree_map_with_path(
+    lambda path, _: trees.path_name(path), phi
+  )
+  found: dict[str, None] = {}
+
+  def look(moment, name, weight):
+    if moment.shape != weight.shape:
+      found[name] = None
+    return moment
+
+  optax.tree.map_params(tx, look, state, names, phi)
+  return list(found)

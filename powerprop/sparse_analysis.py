@@ -1,0 +1,260 @@
+"""Which setting of a sparse method is the best, and by how much.
+
+A run's record is a list of *rows*: one trained net at one sparsity. `summarise`
+takes means over seeds, `select` chooses α and the learning rate on validation
+accuracy, `difference` compares two choices seed by seed. NumPy only.
+
+α = 1 is the *baseline*; Powerprop is α > 1.
+"""
+
+from collections.abc import Iterable, Sequence
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from powerprop import analysis
+from powerprop.analysis import Row
+
+# In the order of the tables, with what they are called there.
+METHODS = {
+  'dense': 'dense',
+  'one_shot': 'one-shot',
+  'fine_tune': 'one-shot, fine-tuned',
+  'lottery': 'lottery ticket',
+  'iterative': 'iterative',
+  'static': 'static',
+  'snip': 'SNIP',
+  'set': 'SET',
+  'rigl': 'RigL',
+  'snfs': 'SNFS',
+  'dsr': 'DSR',
+  'top_kast': 'Top-KAST',
+  'ac_dc': 'AC/DC',
+}
+# What is compared, likewise.
+CHOICES = {'baseline': 'α = 1', 'powerprop': 'Powerprop'}
+
+_DISTRIBUTIONS = {'erk': 'ERK', 'erdos_renyi': 'Erdős–Rényi'}
+_WHERE = ('method', 'distribution', 'sparsity')
+_SETTING = ('transform', 'alpha', 'learning_rate')
+_MEANS = ('density', 'training_flops_ratio', 'inference_flops_ratio')
+
+
+class Difference(NamedTuple):
+  """How far Powerprop is ahead of the baseline, in accuracy.
+
+  Attributes:
+    mean: over the seeds that both have; nan where there is none.
+    low: lower end of the 95% interval; nan for fewer than two seeds.
+    high: upper end.
+    n: number of seeds.
+  """
+
+  mean: float
+  low: float
+  high: float
+  n: int
+
+
+def title(name: str) -> str:
+  """What tables and figures call a method or a distribution.
+
+  >>> title('rigl'), title('erk'), title('my_method')
+  ('RigL', 'ERK', 'my method')
+  """
+  return (METHODS | _DISTRIBUTIONS).get(name, name.replace('_', ' '))
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+  """Each method once, in the order of `METHODS`; unknown ones go last.
+
+  >>> in_order(['mine', 'rigl', 'dense', 'rigl'])
+  ['dense', 'rigl', 'mine']
+  """
+  known = list(METHODS)
+  rank = lambda m: known.index(m) if m in METHODS else len(known)
+  return sorted(dict.fromkeys(methods), key=rank)
+
+
+def values(entries: Iterable[Row], name: str) -> list[Any]:
+  """The values that a field has, sorted, or methods `in_order`.
+
+  >>> values([{'alpha': 2.}, {'alpha': 1.}, {'alpha': 2.}], 'alpha')
+  [1.0, 2.0]
+  """
+  found = sorted({entry[name] for entry in entries})
+  return in_order(found) if name == 'method' else found
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+  """At most so many of the items, the first and the last among them.
+
+  >>> spread('abcdefg', 4)
+  ['a', 'c', 'e', 'g']
+  """
+  if len(items) <= most:
+    return list(items)
+  places = np.linspace(0, len(items) - 1, most).round()
+  return [items[int(place)] for place in places]
+
+
+def finite(row: Row) -> bool:
+  """Whether the net of a row has not diverged: its loss is a number."""
+  nll = row['test_nll']
+  return nll is not None and math.isfinite(nll)
+
+
+def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
+  """Means and standard deviations over seeds, of every setting.
+
+  Args:
+    rows: one mapping a net, with "method", "distribution", "sparsity",
+      "transform", "alpha", "learning_rate", "seed", "density",
+      "validation_accuracy", "test_accuracy", "test_nll",
+      "training_flops_ratio" and "inference_flops_ratio". A net whose loss is
+      None or not finite has diverged.
+
+  Returns:
+    One entry per (method, distribution, sparsity, transform, alpha, learning
+    rate), the methods in the order of `METHODS`, the rest sorted: these six;
+    "n" and "diverged", the numbers of seeds that are in the means and that are
+    not; and, unless n is 0, "test_accuracy_mean" and "…_std", the same of
+    "validation_accuracy", and the means of "density" and of the two ratios. The
+    standard deviation is the sample's (ddof = 1), and 0.0 for a single seed.
+  """
+  groups = _grouped(rows, (*_WHERE, *_SETTING))
+  methods = values(rows, 'method')
+  out = []
+  for key in sorted(groups, key=lambda k: (methods.index(k[0]), *k[1:])):
+    whole = [row for row in groups[key] if finite(row)]
+    entry: dict[str, Any] = dict(zip((*_WHERE, *_SETTING), key, strict=True))
+    entry |= {'n': len(whole), 'diverged': len(groups[key]) - len(whole)}
+    if whole:
+      for name in ('test_accuracy', 'validation_accuracy'):
+        mean, std = analysis.mean_and_std([row[name] for row in whole])
+        entry |= {f'{name}_mean': mean, f'{name}_std': std}
+      for name in _MEANS:
+        entry[name], _ = analysis.mean_and_std([row[name] for row in whole])
+    out.append(entry)
+  return out
+
+
+def select(summary: Sequence[Row]) -> list[dict[str, Any]]:
+  """The best setting of every method and sparsity, on validation accuracy.
+
+  The test accuracy plays no part. A setting of which a seed diverged is chosen
+  only if there is no other, and never one of which all did. Of equals, the
+  first is taken.
+
+  Args:
+    summary: from `summarise`.
+
+  Returns:
+    For every (method, distribution, sparsity), in the summary's order, up to
+    two of its entries with a field more, "choice": 'baseline' is chosen among
+    α = 1, 'powerprop' among α > 1.
+  """
+  out = []
+  for entries in _grouped(summary, _WHERE).values():
+    for choice in CHOICES:
+      fit = [[e] for e in entries if family(e) == choice]
+      out += [{**entry, 'choice': choice} for entry in _best(fit)]
+  return out
+
+
+def at_best_rate(summary: Sequence[Row]) -> list[Row]:
+  """The curve of every α, at the one learning rate that is best for it.
+
+  Where nets are pruned after training, all sparsities of a curve should be
+  those of the same nets: the rate is chosen on the validation accuracy averaged
+  over sparsities. What diverged is treated as in `select`.
+
+  Args:
+    summary: from `summarise`.
+
+  Returns:
+    Entries of the summary, one rate for every (method, distribution,
+    transform, alpha), the sparsities rising.
+  """
+  out = []
+  curve = ('method', 'distribution', 'transform', 'alpha')
+  for entries in _grouped(summary, curve).values():
+    rates = _grouped(entries, ('learning_rate',))
+    out += [entry for entry in _best(list(rates.values())) if entry['n']]
+  return out
+
+
+def difference(
+  rows: Sequence[Row],
+  baseline: Row,
+  powerprop: Row,
+  resamples: int = 10_000,
+  seed: int = 0,
+) -> Difference:
+  """Test accuracy of one setting minus another's, with a 95% interval.
+
+  Seeds are paired, as those of the same number start from the same weights and
+  see the same batches. The interval is the percentile bootstrap's over seeds:
+  with fewer than about ten it is too narrow, and with two or three it just goes
+  from the smallest difference to the largest.
+
+  Args:
+    rows: as `summarise` takes them.
+    baseline: an entry of the summary; what is subtracted.
+    powerprop: an entry of the summary.
+    resamples: number of bootstrap samples, ≥ 1.
+    seed: of the bootstrap's random numbers.
+
+  Returns:
+    The difference as a share, over the seeds that diverged in neither.
+
+  References:
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+  """
+  first, second = _by_seed(rows, baseline), _by_seed(rows, powerprop)
+  pairs = [second[s] - first[s] for s in sorted(first.keys() & second.keys())]
+  if not pairs:
+    return Difference(math.nan, math.nan, math.nan, 0)
+  values = np.asarray(pairs, np.float64)
+  if len(pairs) == 1:
+    return Difference(float(values[0]), math.nan, math.nan, 1)
+  rng = np.random.default_rng(seed)
+  samples = values[rng.integers(len(pairs), size=(resamples, len(pairs)))]
+  low, high = np.quantile(samples.mean(axis=1), [0.025, 0.975])
+  return Difference(float(values.mean()), float(low), float(high), len(pairs))
+
+
+def family(entry: Row) -> str:
+  """To which of the `CHOICES` a row or an entry belongs."""
+  return 'powerprop' if entry['alpha'] > 1 else 'baseline'
+
+
+def _grouped(
+  entries: Sequence[Row], names: Sequence[str]
+) -> dict[tuple[Any, ...], list[Row]]:
+  groups: dict[tuple[Any, ...], list[Row]] = {}
+  for entry in entries:
+    groups.setdefault(tuple(entry[n] for n in names), []).append(entry)
+  return groups
+
+
+def _best(candidates: Sequence[Sequence[Row]]) -> Sequence[Row]:
+  """The candidate, some entries, of best mean validation accuracy, or ()."""
+  usable = [c for c in candidates if any(e['n'] for e in c)]
+  whole = [c for c in usable if not any(e['diverged'] for e in c)]
+
+  def accuracy(candidate: Sequence[Row]) -> float:
+    means = [e['validation_accuracy_mean'] for e in candidate if e['n']]
+    return float(np.mean(means))
+
+  return max(whole or usable, key=accuracy, default=())
+
+
+def _by_seed(rows: Sequence[Row], entry: Row) -> dict[int, float]:
+  names = (*_WHERE, *_SETTING)
+  return {
+    row['seed']: row['test_accuracy']
+    for row in rows
+    if finite(row) and all(row[n] == entry[n] for n in names)
+  }

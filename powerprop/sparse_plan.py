@@ -1,0 +1,230 @@
+"""What a sparse training will cost, before it starts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import ml_collections
+import tabulate
+
+from powerprop import costs
+from powerprop import methods
+from powerprop import planning
+from powerprop import settings as settings_lib
+from powerprop import sparse_settings
+from powerprop.population import Variant
+from powerprop.settings import ConfigError
+from powerprop.settings import Settings
+from powerprop.sparse_settings import SparseSettings
+from powerprop.sparse_settings import sparsity
+from powerprop.types import Method, Params
+
+
+def layer_flops(
+  net: hk.TransformedWithState,
+  shapes: Params,
+  net_state: Any,
+  image_shape: tuple[int, ...],
+) -> dict[str, float]:
+  """FLOPs of a dense forward pass of one picture, by parameter path.
+
+  Args:
+    net: a net of `powerprop.networks`.
+    shapes: of its parameters.
+    net_state: its state, or the shapes of that.
+    image_shape: (H, W, C).
+
+  Returns:
+    What `powerprop.flops` returns.
+  """
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return costs.flops(
+    lambda params, state, x: net.apply(
+      params, state, None, x, is_training=False
+    )[0],
+    shapes,
+    net_state,
+    image,
+  )
+
+
+def make(
+  s: SparseSettings,
+  flops: Mapping[str, float],
+  shapes: Params,
+  aims: Mapping[tuple[str, float], methods.Target],
+  sparse: Mapping[Variant, Method],
+) -> list[dict[str, Any]]:
+  """What every method will cost, and what is left of every layer.
+
+  Args:
+    s: the run's settings.
+    flops: of `layer_flops`.
+    shapes: of the net's parameters.
+    aims: targets by (distribution, density).
+    sparse: the methods by variant.
+
+  Returns:
+    Dicts of method, distribution, sparsity, table (of layers, in Markdown),
+    training_ratio (M times the longer with a training multiplier of M) and
+    inference_ratio, relative to a dense training of multiplier 1.
+  """
+  out = []
+  for (distribution, density), target in aims.items():
+    for name in s.methods:
+      where = (name, distribution, sparsity(density))
+      method = sparse.get(Variant(*where), methods.dense())
+      made = planning.plan(
+        flops,
+        shapes,
+        target=None if name == 'dense' else target,
+        method=method,
+        steps=s.training.steps,
+      )
+      out.append(
+        {
+          'method': name,
+          'distribution': distribution,
+          'sparsity': sparsity(density),
+          'table': made.layers(),
+          'training_ratio': s.training_multiplier * made.training_ratio,
+          'inference_ratio': made.inference_ratio,
+        }
+      )
+  return out
+
+
+def markdown(plans: list[dict[str, Any]], most: int = 2) -> str:
+  """The plan as it is printed before training, in Markdown.
+
+  Args:
+    plans: of `make`.
+    most: how many tables of layers to show, the densest and the sparsest
+      first; results.json has them all.
+
+  Returns:
+    Tables of layers, and one of what every method costs.
+  """
+  tables = {
+    (p['distribution'], p['sparsity']): p['table']
+    for p in plans
+    if p['method'] != 'dense'
+  }
+  shown = list(tables)
+  if len(shown) > most:
+    shown = [shown[0], *shown[-(most - 1) :]] if most > 1 else shown[:1]
+  parts = [
+    f'Plan, {distribution} at {100 * s:.4g}% sparsity:\n\n{tables[where]}'
+    for where in shown
+    for distribution, s in [where]
+  ]
+  if len(tables) > len(shown):
+    parts.append(
+      f'{len(tables) - len(shown)} more such tables will be in results.json.'
+    )
+  body = [
+    [
+      p['method'],
+      p['distribution'],
+      f'{100 * p["sparsity"]:.4g}%',
+      f'{p["training_ratio"]:.3f}',
+      f'{p["inference_ratio"]:.3f}',
+    ]
+    for p in plans
+  ]
+  headers = ['method', 'distribution', 'sparsity', 'training', 'inference']
+  costs_table = tabulate.tabulate(
+    body, headers, tablefmt='github', disable_numparse=True
+  )
+  parts.append(f'FLOPs relative to the dense net:\n\n{costs_table}')
+  return '\n\n'.join(parts) + '\n'
+
+
+_OWN = ('num_classes', 'image_shape')
+
+
+def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+  """The plan of a config of `experiments.plan`: a net without data.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+
+  Returns:
+    What `make` returns.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or out of
+      range.
+  """
+  given = config.to_dict()
+  fields = ('network', 'network_kwargs', 'steps', 'densities')
+  sparse_fields = [n for n in SparseSettings._fields if n != 'training']
+  every = [*_OWN, *fields, *sparse_fields]
+  for name in given:
+    settings_lib.known('config field', name, every)
+  for name in every:
+    if name not in given:
+      raise ConfigError(
+        f'the config has no field {name!r}; add it (configs/plan_resnet50.py'
+        ' shows every field).'
+      )
+  image_shape = tuple(given.pop('image_shape'))
+  num_classes = given.pop('num_classes')
+  settings_lib.require(
+    len(image_shape) == 3
+    and all(isinstance(n, int) and n > 0 for n in image_shape),
+    'image_shape',
+    image_shape,
+    'three whole numbers above 0: height, width, channels',
+  )
+  settings_lib.require(
+    isinstance(num_classes, int) and num_classes > 0,
+    'num_classes',
+    repr(num_classes),
+    'a whole number above 0',
+  )
+  # What only a training needs does not matter here.
+  unused = _UNUSED._asdict()
+  del unused['output_density_factor']
+  s = sparse_settings.check(ml_collections.ConfigDict({**unused, **given}))
+  net = settings_lib.network(s.training, num_classes)
+
+  def init():
+    image = jnp.zeros((1, *image_shape))
+    return net.init(jax.random.key(0), image, is_training=True)
+
+  try:
+    shapes, net_state = jax.eval_shape(init)
+  except (TypeError, ValueError) as e:
+    raise ConfigError(
+      f'image_shape is {image_shape}, but {s.training.network} cannot be built'
+      f' for it ({str(e).splitlines()[0]}); change one of them.'
+    ) from None
+  aims = sparse_settings.make_targets(s, shapes)
+  sparse = sparse_settings.make_methods(s, aims)
+  flops = layer_flops(net, shapes, net_state, image_shape)
+  return make(s, flops, shapes, aims, sparse)
+
+
+_UNUSED = Settings(
+  dataset='digits',
+  network='mlp',
+  network_kwargs={},
+  optimizer='sgd',
+  optimizer_kwargs={},
+  learning_rate=(0.1,),
+  transforms=('powerprop',),
+  transform_kwargs={},
+  alphas=(1.0,),
+  seeds=1,
+  steps=1,
+  batch_size=1,
+  densities=(1.0,),
+  output_density_factor=1.0,
+  executor='auto',
+  chunk_steps=1,
+  checkpoint_seconds=0.0,
+  near_zero=0.01,
+)

@@ -1,0 +1,289 @@
+"""A config of `experiments.sparse_training`, checked."""
+
+from collections.abc import Mapping
+import inspect
+import itertools
+import math
+import typing
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from powerprop import methods
+from powerprop import settings
+from powerprop.population import Variant
+from powerprop.settings import ConfigError
+from powerprop.settings import Settings
+from powerprop.types import Method, Params
+
+DISTRIBUTIONS = ('uniform', 'erdos_renyi', 'erk', 'global')
+# Both train densely; one_shot prunes what came out, once for every density.
+DENSE = ('dense', 'one_shot')
+# Options of methods that are steps of the training, but no periods.
+_STEPS = ('begin', 'end', 'at', 'rewind')
+_KINDS = {int: 'a whole number', float: 'a number', str: 'a name'}
+_SCHEDULE_STEPS = ('warmup', 'boundaries')
+
+
+class SparseSettings(NamedTuple):
+  """What `experiments.sparse_training` is told.
+
+  Attributes:
+    training: the fields that it shares with `experiments.one_shot`.
+    methods: names in `powerprop.methods`, or 'one_shot'.
+    method_kwargs: by method, its keyword arguments.
+    distributions: of 'uniform', 'erdos_renyi', 'erk', 'global'; each is run.
+    layer_densities: regular expression over parameter paths -> density. A
+      config may also give pairs, (('hidden_.*', 0.1), …): its dicts are sorted,
+      where the first expression counts, and have no keys with dots.
+    exclude: regular expressions; what they match stays dense.
+    patterns: regular expression -> 'unstructured', '2:4', 'block:4x4',
+      'channel'; or pairs.
+    training_multiplier: M > 0: M times the steps, with the learning rate's
+      schedule and the mask's window stretched alike; periods stay.
+  """
+
+  training: Settings
+  methods: tuple[str, ...]
+  method_kwargs: dict[str, dict[str, Any]]
+  distributions: tuple[str, ...]
+  layer_densities: dict[str, float]
+  exclude: tuple[str, ...]
+  patterns: dict[str, str]
+  training_multiplier: float = 1.0
+
+
+def method_names() -> list[str]:
+  """Names that a config may choose: functions of a `Brief`, and 'one_shot'."""
+
+  def takes_brief(fn: Any) -> bool:
+    return (
+      inspect.isfunction(fn) and 'brief' in inspect.signature(fn).parameters
+    )
+
+  found = [n for n in dir(methods) if takes_brief(getattr(methods, n))]
+  return sorted([*found, 'one_shot'])
+
+
+def check(config: ml_collections.ConfigDict) -> SparseSettings:
+  """Checks a config by itself; what depends on the net comes later.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+
+  Returns:
+    Settings, with all steps multiplied by the training multiplier.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or out of
+      range.
+  """
+  given = config.to_dict()
+  own = [n for n in SparseSettings._fields if n != 'training']
+  every = (set(Settings._fields) - {'output_density_factor'}) | set(own)
+  for name in given:
+    settings.known('config field', name, sorted(every))
+  for name in own:
+    if name not in given and name not in SparseSettings._field_defaults:
+      raise ConfigError(
+        f'the config has no field {name!r}; add it (configs/digits_sparse.py'
+        ' shows every field).'
+      )
+  shared = {k: v for k, v in given.items() if k not in own}
+  training = settings.check_fields(
+    {**shared, 'output_density_factor': 1.0},
+    Settings,
+    'configs/digits_sparse.py',
+  )
+  s = SparseSettings(training, **{k: v for k, v in given.items() if k in own})
+
+  settings.require(
+    isinstance(s.method_kwargs, dict),
+    'method_kwargs',
+    repr(s.method_kwargs),
+    'a dict',
+  )
+  s = s._replace(
+    layer_densities=_rules('layer_densities', s.layer_densities),
+    patterns=_rules('patterns', s.patterns),
+    methods=settings.names('methods', s.methods),
+    distributions=settings.names('distributions', s.distributions),
+    exclude=settings.names('exclude', s.exclude, empty=True),
+  )
+  for name in (*s.methods, *s.method_kwargs):
+    settings.known('method', name, method_names())
+  for name in s.distributions:
+    settings.known('distribution', name, list(DISTRIBUTIONS))
+  for name, kwargs in s.method_kwargs.items():
+    settings.require(
+      isinstance(kwargs, dict), f'method_kwargs.{name}', repr(kwargs), 'a dict'
+    )
+    _check_options(name, kwargs)
+  if 'adaptive_powerprop' in training.transforms and set(s.methods) - set(
+    DENSE
+  ):
+    raise ConfigError(
+      'transforms has adaptive_powerprop, but weights that a method masks need'
+      ' a constant alpha: choose powerprop or chain_rule, or only the methods'
+      ' dense and one_shot.'
+    )
+  m = s.training_multiplier
+  settings.require(
+    isinstance(m, int | float) and 0 < m < math.inf,
+    'training_multiplier',
+    repr(m),
+    'a finite number above 0',
+  )
+  s = _stretched(s)
+  if sparse_methods(s) and not s.training.steps:
+    raise ConfigError(
+      f'steps is {training.steps}, times training_multiplier {m:g}, which is'
+      ' less than the one step that a sparse method needs: raise either.'
+    )
+  # A small multiplier may let boundaries fall together.
+  schedule = s.training.learning_rate_schedule
+  settings.attempt(
+    'learning_rate_schedule',
+    f'{schedule} after training_multiplier {m:g}',
+    lambda: settings.schedule(s.training),
+  )
+  return s
+
+
+def _rules(name: str, value: Any) -> dict[str, Any]:
+  """A dict, or pairs, as a dict in the order that was given."""
+  pairs = tuple(value.items()) if isinstance(value, dict) else value
+  settings.require(
+    isinstance(pairs, tuple | list)
+    and all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
+    and all(isinstance(regex, str) for regex, _ in pairs),
+    name,
+    repr(value),
+    'a dict, or a tuple of pairs, of regular expressions and what they choose',
+  )
+  return dict(pairs)
+
+
+def _check_options(method: str, kwargs: Mapping[str, Any]) -> None:
+  """Names and types of a method's options; it checks their values itself."""
+  options = {}
+  if method not in DENSE:
+    options = dict(inspect.signature(getattr(methods, method)).parameters)
+    del options['brief']
+  if kwargs and not options:
+    raise ConfigError(
+      f'method_kwargs.{method} is {kwargs} but that method has no options:'
+      ' remove it.'
+    )
+  for name, value in kwargs.items():
+    settings.known(f'option of {method}', name, sorted(options))
+    types = typing.get_args(options[name].annotation) or (
+      options[name].annotation,
+    )
+    kinds = [_KINDS[t] for t in types if t in _KINDS]
+    types += (int,) if float in types else ()
+    settings.require(
+      isinstance(value, types) and value == value,  # NaN is not
+      f'method_kwargs.{method}.{name}',
+      repr(value),
+      ' or '.join(kinds) + (' or None' if type(None) in types else ''),
+    )
+
+
+def _stretched(s: SparseSettings) -> SparseSettings:
+  """All steps of the config, times the training multiplier."""
+
+  def times(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+      return tuple(times(v) for v in value)
+    return value if value is None else round(value * s.training_multiplier)
+
+  def stretched(kwargs: Mapping[str, Any], which: tuple[str, ...]) -> Any:
+    return {k: times(v) if k in which else v for k, v in kwargs.items()}
+
+  t = s.training
+  return s._replace(
+    training=t._replace(
+      steps=times(t.steps),
+      learning_rate_schedule=stretched(
+        t.learning_rate_schedule, _SCHEDULE_STEPS
+      ),
+    ),
+    method_kwargs={
+      name: stretched(kwargs, _STEPS)
+      for name, kwargs in s.method_kwargs.items()
+    },
+  )
+
+
+def sparse_methods(s: SparseSettings) -> list[str]:
+  """The methods that need trainings of their own."""
+  return [name for name in s.methods if name not in DENSE]
+
+
+def make_targets(
+  s: SparseSettings, theta: Params
+) -> dict[tuple[str, float], methods.Target]:
+  """By (distribution, density), what is left of which layer.
+
+  Args:
+    s: checked settings.
+    theta: the net's parameters, or their shapes.
+
+  Returns:
+    A target for every pair, the densities falling.
+
+  Raises:
+    ConfigError: if a pattern matches no layer, or a layer cannot meet a
+      density.
+  """
+  out = {}
+  for name, density in itertools.product(s.distributions, s.training.densities):
+    try:
+      out[name, density] = methods.make_target(
+        theta,
+        density,
+        name,
+        layer_densities=s.layer_densities,
+        exclude=s.exclude,
+        patterns=s.patterns,
+      )
+    except ValueError as e:
+      raise ConfigError(f'{str(e).rstrip(".")}.') from None
+  return out
+
+
+def make_methods(
+  s: SparseSettings, aims: Mapping[tuple[str, float], methods.Target]
+) -> dict[Variant, Method]:
+  """The sparse methods, for every distribution and density.
+
+  Args:
+    s: checked settings.
+    aims: of `make_targets`.
+
+  Returns:
+    Methods by their names; dense and one_shot are not among them.
+
+  Raises:
+    ConfigError: if an argument of a method is unknown or out of range.
+  """
+  out = {}
+  for name, ((distribution, density), target) in itertools.product(
+    sparse_methods(s), aims.items()
+  ):
+    kwargs = s.method_kwargs.get(name, {})
+    brief = methods.Brief(target, s.training.steps, s.training.l2)
+    try:
+      made = getattr(methods, name)(brief, **kwargs)
+    except (TypeError, ValueError) as e:
+      raise ConfigError(
+        f'method_kwargs.{name} is {kwargs}: {str(e).rstrip(".")}.'
+      ) from None
+    out[Variant(name, distribution, sparsity(density))] = made
+  return out
+
+
+def sparsity(density: float) -> float:
+  """1 − density, without the noise of the last digits."""
+  return round(1 - density, 10)

@@ -1,0 +1,348 @@
+"""A sparse-training run as Markdown tables, and what papers have published."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+import itertools
+import math
+from typing import Any
+
+import tabulate
+
+from powerprop import published
+from powerprop import sparse_analysis
+from powerprop.analysis import Row
+from powerprop.published import Number
+from powerprop.published import Published
+from powerprop.sparse_analysis import CHOICES
+from powerprop.sparse_analysis import title
+from powerprop.sparse_analysis import values
+
+Column = tuple[float, str]  # a sparsity and a choice
+
+_ACROSS = 4  # sparsities side by side; more go into a table below
+_DIFFERENCE = (
+  'Difference: Powerprop minus α = 1 in points of test accuracy, seeds paired,'
+  ' with the 95% bootstrap interval over seeds, which is too narrow where they'
+  ' are few. Two numbers in a cell are those of α = 1 and of Powerprop.'
+)
+_FLOPS = (
+  'FLOPs are relative to dense training of as many steps, and to the dense'
+  ' forward pass.'
+)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+  """What tables.md holds and what is printed at the end of a run.
+
+  Args:
+    results: a run's record, with "rows" as `sparse_analysis.summarise` takes
+      them, "dataset", "network" and "steps".
+
+  Returns:
+    Markdown, ending in a newline: test accuracies; differences, costs and what
+    was chosen on validation accuracy; what diverged; and published numbers of
+    the same methods at the same sparsities.
+  """
+  rows = results['rows']
+  summary = sparse_analysis.summarise(rows)
+  selected = sparse_analysis.select(summary)
+  parts = [
+    f'{_setting(results)}. {_how(summary, selected)}',
+    _dense(selected),
+    *accuracy_tables(summary, selected),
+    detail_table(rows, selected),
+    _notes(selected),
+    diverged_line(rows),
+    *published_tables(results),
+  ]
+  return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def accuracy_tables(
+  summary: Sequence[Row], selected: Sequence[Row]
+) -> list[str]:
+  """Test accuracy in percent: methods down, sparsities across.
+
+  Args:
+    summary: from `sparse_analysis.summarise`.
+    selected: from `sparse_analysis.select`.
+
+  Returns:
+    Tables in Markdown, of at most four sparsities each; none for a run of dense
+    nets alone. Every sparsity has a column for α = 1 and for Powerprop,
+    whichever the run has.
+  """
+  sparse = [entry for entry in summary if entry['method'] != 'dense']
+  chosen = {(_line(e), (e['sparsity'], e['choice'])): e for e in selected}
+  ran = {(_line(e), (e['sparsity'], sparse_analysis.family(e))) for e in sparse}
+  most = _most(selected)
+
+  def cell(line: tuple[str, str], column: Column) -> str:
+    entry = chosen.get((line, column))
+    if entry is None:
+      return 'diverged' if (line, column) in ran else 'not run'
+    return _accuracy(entry, most)
+
+  return [
+    _table(
+      [
+        [*_names(line), *(cell(line, column) for column in columns)]
+        for line in dict.fromkeys(map(_line, sparse))
+      ],
+      ['method', 'distribution', *map(_header, columns)],
+    )
+    for columns in _blocks(column for _, column in ran)
+  ]
+
+
+def detail_table(rows: Sequence[Row], selected: Sequence[Row]) -> str:
+  """How far Powerprop is ahead, what it costs, and what was chosen.
+
+  Args:
+    rows: as `sparse_analysis.summarise` takes them.
+    selected: from `sparse_analysis.select`.
+
+  Returns:
+    A table in Markdown with a line for every method, distribution and sparsity,
+    or '' where nothing was selected.
+  """
+  places: dict[tuple[Any, ...], dict[str, Row]] = {}
+  for entry in selected:
+    place = (*_line(entry), entry['sparsity'])
+    places.setdefault(place, {})[entry['choice']] = entry
+  choices = [c for c in CHOICES if any(c in pair for pair in places.values())]
+
+  def both(pair: Mapping[str, Row], name: str, scale: float, unit: str) -> str:
+    texts = [f'{scale * pair[c][name]:.3g}{unit}' for c in CHOICES if c in pair]
+    return ' / '.join(dict.fromkeys(texts))
+
+  body = []
+  for (method, distribution, sparsity), pair in places.items():
+    line = [*_names((method, distribution)), _percent(sparsity)]
+    if len(choices) > 1:
+      line.append(_difference(rows, pair))
+    line += [
+      _chosen(pair[choice], rows) if choice in pair else '–'
+      for choice in choices
+    ]
+    line += [
+      both(pair, 'density', 100, '%'),
+      both(pair, 'training_flops_ratio', 1, '×'),
+      both(pair, 'inference_flops_ratio', 1, '×'),
+    ]
+    body.append(line)
+  headers = ['method', 'distribution', 'sparsity']
+  headers += ['difference'] if len(choices) > 1 else []
+  headers += [f'chosen, {CHOICES[choice]}' for choice in choices]
+  headers += ['weights kept', 'training FLOPs', 'inference FLOPs']
+  return _table(body, headers) if body else ''
+
+
+def diverged_line(rows: Sequence[Row]) -> str:
+  """What diverged and is in no mean, in a sentence, or ''.
+
+  Args:
+    rows: as `sparse_analysis.summarise` takes them.
+  """
+  seeds: dict[tuple[Any, ...], list[str]] = {}
+  for row in rows:
+    if not sparse_analysis.finite(row):
+      key = (_line(row), _chosen(row, rows), row['sparsity'])
+      seeds.setdefault(key, []).append(str(row['seed']))
+  # A net that was pruned to many sparsities is named once.
+  sparsities: dict[tuple[Any, ...], list[str]] = {}
+  for (line, setting, sparsity), which in seeds.items():
+    key = (line, setting, ', '.join(which))
+    sparse = line[0] != 'dense'
+    sparsities.setdefault(key, []).append(_percent(sparsity) if sparse else '')
+  parts = [
+    ' '.join(filter(None, [*_names(line), ', '.join(where)]))
+    + f' ({setting}) seed{"s" if "," in which else ""} {which}'
+    for (line, setting, which), where in sparsities.items()
+  ]
+  return f'Diverged and left out: {"; ".join(parts)}.' if parts else ''
+
+
+def published_tables(results: Mapping[str, Any]) -> list[str]:
+  """Published numbers of the run's methods at the run's sparsities.
+
+  Args:
+    results: as `markdown` takes them.
+
+  Returns:
+    For every setting that has such numbers a sentence that names it and this
+    run's, and tables in Markdown.
+  """
+  methods = {row['method'] for row in results['rows']} - {'dense'}
+  sparsities = {row['sparsity'] for row in results['rows']}
+  out = []
+  for setting in dict.fromkeys(line.setting for line in published.ROWS):
+    lines = [
+      line
+      for line in published.ROWS
+      if line.setting == setting
+      and line.method in methods
+      and sparsities & (line.baseline.keys() | line.powerprop.keys())
+    ]
+    if not lines:
+      continue
+    same = (results['dataset'], results['network']) == setting[1:]
+    (dense,) = (
+      line.baseline[0.0]
+      for line in published.ROWS
+      if line.setting == setting and line.method == 'dense'
+    )
+    out.append(
+      f'Published for {setting.title}. This run is'
+      f'{"" if same else " in another setting"}: {_setting(results)}. Published'
+      f' dense: {_number(dense)}. In brackets: training FLOPs relative to dense'
+      ' training of one cycle.'
+    )
+    out += _published(lines, sparsities)
+  return out
+
+
+def _published(
+  lines: Sequence[Published], sparsities: Collection[float]
+) -> list[str]:
+  """Tables of these lines at these sparsities."""
+  methods = sparse_analysis.in_order(line.method for line in lines)
+  lines = sorted(lines, key=lambda line: methods.index(line.method))
+  numbers = [
+    {
+      (sparsity, choice): number
+      for choice in CHOICES
+      for sparsity, number in getattr(line, choice).items()
+      if sparsity in sparsities
+    }
+    for line in lines
+  ]
+  tables = []
+  for columns in _blocks(itertools.chain(*numbers)):
+    body = [
+      [
+        *_names((line.method, line.distribution)),
+        line.note,
+        *(_number(found[c]) if c in found else '' for c in columns),
+        line.source,
+      ]
+      for line, found in zip(lines, numbers, strict=True)
+      if found.keys() & set(columns)
+    ]
+    headers = ['method', 'distribution', '', *map(_header, columns), 'source']
+    tables.append(_table(body, headers))
+  return tables
+
+
+def _setting(results: Mapping[str, Any]) -> str:
+  return (
+    f'{results["dataset"]}, {results["network"]}, {results["steps"]:,} steps'
+  )
+
+
+def _how(summary: Sequence[Row], selected: Sequence[Row]) -> str:
+  """What the cells are, and what was chosen how."""
+  most = _most(selected)
+  text = 'Test accuracy in percent, '
+  text += f'mean ± std of {most} runs.' if most > 1 else 'one run each.'
+  named = []
+  for name, found in (
+    ('α', [a for a in values(summary, 'alpha') if a > 1]),
+    ('learning rate', values(summary, 'learning_rate')),
+  ):
+    if len(found) > 1:
+      named.append(f'{name} (of {", ".join(f"{x:g}" for x in found)})')
+  if named:
+    text += f' By mean validation accuracy were chosen: {" and ".join(named)}.'
+  return text
+
+
+def _notes(selected: Sequence[Row]) -> str:
+  """What the columns of the detail table mean."""
+  both = len({entry['choice'] for entry in selected}) > 1
+  return f'{_DIFFERENCE} {_FLOPS}' if both else _FLOPS
+
+
+def _dense(selected: Sequence[Row]) -> str:
+  """Dense nets have no sparsity, and so a sentence instead of a column."""
+  most = _most(selected)
+  parts = [
+    f'{_accuracy(e, most)}' + ('' if e['alpha'] > 1 else ' (α = 1)')
+    for e in selected
+    if e['method'] == 'dense'
+  ]
+  return f'Dense: {", ".join(parts)}.' if parts else ''
+
+
+def _accuracy(entry: Row, most: int) -> str:
+  text = f'{100 * entry["test_accuracy_mean"]:.2f}'
+  if entry['n'] > 1:
+    text += f' ± {100 * entry["test_accuracy_std"]:.2f}'
+  notes = [f'α = {entry["alpha"]:g}'] if entry['alpha'] > 1 else []
+  notes += [f'n = {entry["n"]}'] if entry['n'] < most else []
+  return text + (f' ({", ".join(notes)})' if notes else '')
+
+
+def _number(number: Number) -> str:
+  text = f'{number.accuracy}'
+  if not math.isnan(number.std):
+    text += f' ± {number.std:.2f}'
+  if not math.isnan(number.training_flops_ratio):
+    text += f' [{number.training_flops_ratio:.2f}×]'
+  return text
+
+
+def _difference(rows: Sequence[Row], pair: Mapping[str, Row]) -> str:
+  if len(pair) < 2:
+    return '–'
+  found = sparse_analysis.difference(rows, pair['baseline'], pair['powerprop'])
+  if not found.n:
+    return '–'
+  text = f'{100 * found.mean:+.2f}'
+  if found.n > 1:
+    text += f' [{100 * found.low:+.2f}, {100 * found.high:+.2f}]'
+  return text
+
+
+def _most(selected: Sequence[Row]) -> int:
+  return max((entry['n'] for entry in selected), default=0)
+
+
+def _chosen(entry: Row, rows: Sequence[Row]) -> str:
+  """α, learning rate, and the transform if the run has several."""
+  text = f'α = {entry["alpha"]:g}, lr {entry["learning_rate"]:g}'
+  several = len(values(rows, 'transform')) > 1
+  return text + (f', {entry["transform"]}' if several else '')
+
+
+def _line(entry: Row) -> tuple[str, str]:
+  return entry['method'], entry['distribution']
+
+
+def _names(line: Sequence[str]) -> tuple[str, str]:
+  """What a line begins with; a dense net has no distribution."""
+  method, distribution = line
+  return title(method), '' if method == 'dense' else title(distribution)
+
+
+def _percent(sparsity: float) -> str:
+  return f'{100 * sparsity:.4g}%'
+
+
+def _header(column: Column) -> str:
+  return f'{_percent(column[0])}, {CHOICES[column[1]]}'
+
+
+def _blocks(columns: Iterable[Column]) -> list[list[Column]]:
+  """Columns in order, those of at most `_ACROSS` sparsities together."""
+  found = sorted(set(columns))
+  sparsities = list(dict.fromkeys(sparsity for sparsity, _ in found))
+  return [
+    [column for column in found if column[0] in sparsities[i : i + _ACROSS]]
+    for i in range(0, len(sparsities), _ACROSS)
+  ]
+
+
+def _table(body: list[list[str]], headers: list[str]) -> str:
+  return tabulate.tabulate(
+    body, headers, tablefmt='github', disable_numparse=True
+  )

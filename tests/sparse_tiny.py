@@ -1,0 +1,83 @@
+"""A sparse training of seconds: `tiny`, for `experiments.sparse_training`."""
+
+from collections.abc import Iterator
+import contextlib
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import ml_collections
+import tiny
+
+from configs import digits_sparse
+from powerprop import runs
+from powerprop import sparse_settings
+from powerprop import sparse_training
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+  """`tiny.compiled_once`, and half as long: programs run for milliseconds."""
+  before = jax.config.read('jax_disable_most_optimizations')
+  with tiny.compiled_once():
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', before)
+
+
+def config(**fields: Any) -> ml_collections.ConfigDict:
+  """configs/digits_sparse.py, made tiny; four chunks, each a checkpoint.
+
+  Args:
+    **fields: of the config, which replace what is there.
+
+  Returns:
+    A config with one method of every kind: two that train densely, one that
+    rewinds, one with two masks in a byte, one with a state beside its masks.
+  """
+  out = digits_sparse.get_config()
+  tiny = {
+    'network_kwargs': {'hidden': (8,)},
+    'seeds': 2,
+    'steps': 40,
+    'chunk_steps': 10,
+    'methods': ('dense', 'one_shot', 'lottery', 'top_kast', 'snfs'),
+    'method_kwargs': {
+      # Steps are given: a longer training is the same program.
+      'lottery': {'rewind': 3, 'at': 20},
+      'top_kast': {'every': 7, 'backward_density': 0.6},
+      'snfs': {'every': 6, 'end': 30},
+    },
+    'densities': (0.3, 0.1),
+    'executor': 'map',
+    'checkpoint_seconds': 0.0,
+  }
+  with out.ignore_type(), out.unlocked():
+    for name, value in (tiny | fields).items():
+      out[name] = value
+  return out
+
+
+def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
+  """A run in this process, without its figures."""
+  c = config(**fields)
+  runs.open_folder(workdir, c.to_dict())
+  return sparse_training.run(sparse_settings.check(c), workdir)
+
+
+def command(workdir: pathlib.Path, **fields: Any) -> list[str]:
+  """The same run by the binary."""
+  program = [sys.executable, '-m', 'experiments.sparse_training']
+  program += ['--nocompilation_cache']  # `environment` has that of the tests
+  flags = [f'--config.{k}={v}' for k, v in config(**fields).to_dict().items()]
+  return [*program, f'--workdir={workdir}', *flags]
+
+
+def environment() -> dict[str, str]:
+  """For a process that shares the programs of `compiled_once`."""
+  return tiny.environment(
+    JAX_COMPILATION_CACHE_DIR=str(tiny.CACHE / 'jax'),
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+    JAX_DISABLE_MOST_OPTIMIZATIONS='true',
+  )
