@@ -2,7 +2,7 @@
 # installs what it needs, once, and again when the requirements change.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadgroup
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -33,7 +33,7 @@ bench: $(VENV)/.installed  ## measure what is fast, as ratios
 	@$(PY) -m benchmarks.run
 
 figures: $(VENV)/.installed  ## draw all committed figures again from records
-	@$(PY) -m powerprop.plots $(dir $(wildcard docs/results/*/records.npz))
+	@$(PY) -m powerprop.sparse_plots $(dir $(wildcard docs/results/*/records.npz))
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	@rm -rf $(VENV) build dist *.egg-info

@@ -122,7 +122,7 @@ def method_step(
 
 def mask_update(
   say: timing.Say,
-  big: Any = networks.resnet50,
+  big: Any = None,
   shape: tuple[int, ...] = (224, 224, 3),
   rounds: int = 3,
   small_rounds: int = 20,
@@ -131,7 +131,7 @@ def mask_update(
 
   Args:
     say: told what is going on.
-    big: a net as in `powerprop.networks`.
+    big: a net of `powerprop.networks`; None is ResNet-50.
     shape: of its pictures.
     rounds: for it; see `timing.compare`.
     small_rounds: for LeNet-300-100.
@@ -141,7 +141,7 @@ def mask_update(
   """
   rows = []
   for net, size, turns, limit in (
-    (big(10 if big is not networks.resnet50 else 1000), shape, rounds, None),
+    (big or networks.resnet50(1000), shape, rounds, None),
     (networks.mlp(10), (28, 28, 1), small_rounds, 5.0),
   ):
     shapes = _shapes(net, size)
@@ -170,8 +170,8 @@ def mask_update(
       jax.tree.map(np.testing.assert_array_equal, ours(scores), theirs(scores))
       times = timing.compare(
         {
-          'ours': lambda f=ours, x=scores: f(x),
-          'sort': lambda f=theirs, x=scores: f(x),
+          'ours': functools.partial(ours, scores),
+          'sort': functools.partial(theirs, scores),
         },
         'ours',
         turns,

@@ -24,8 +24,8 @@ Results = Mapping[str, Any]
 Records = Mapping[str, np.ndarray]
 
 # Okabe and Ito's palette, told apart with any kind of colour vision.
-_BASELINE = '#222222'
-_COLOURS = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9')
+BASELINE, GREY = '#222222', '#777777'
+COLOURS = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9')
 _KEPT, _PRUNED = '#009E73', '#D55E00'
 _LINES = ('-', '--', '-.', (0, (1, 1)))
 _TICKS = tuple(
@@ -86,13 +86,13 @@ def looks_of(groups: Sequence[Group]) -> dict[Group, Look]:
   """How each group is drawn."""
   transforms = list(dict.fromkeys(group.transform for group in groups))
   powers = sorted({group.alpha for group in groups} - {1})
-  palette: Sequence[Any] = _COLOURS
-  if len(powers) > len(_COLOURS):
+  palette: Sequence[Any] = COLOURS
+  if len(powers) > len(COLOURS):
     sample = np.linspace(0, 0.9, len(powers))
     palette = list(matplotlib.colormaps['viridis'](sample))
   return {
     group: Look(
-      _BASELINE if group.alpha == 1 else palette[powers.index(group.alpha)],
+      BASELINE if group.alpha == 1 else palette[powers.index(group.alpha)],
       _LINES[transforms.index(group.transform) % len(_LINES)],
     )
     for group in groups
@@ -118,14 +118,14 @@ def legend_handles(results: Results, groups: Collection[Group]) -> list[Line2D]:
   if set(transforms) != {'powerprop'}:
     for transform, line in transforms.items():
       handles[transform] = Line2D(
-        [], [], color='#777777', ls=line, label=transform_name(transform)
+        [], [], color=GREY, ls=line, label=transform_name(transform)
       )
   for group in lost(results):
     label = f'α = {group.alpha:g}'
     if group.transform != 'powerprop':
       label += f', {transform_name(group.transform)}'
     handles[group] = Line2D(
-      [], [], color='#777777', marker='x', ls='', label=f'{label}: diverged'
+      [], [], color=GREY, marker='x', ls='', label=f'{label}: diverged'
     )
   return list(handles.values())
 
@@ -254,7 +254,7 @@ def draw_overlap(axes: Axes, results: Results, title: str = '') -> list[Line2D]:
     lines = axes.plot(
       density,
       [100 * chance[d] for d in density],
-      color='#777777',
+      color=GREY,
       linestyle=':',
       label='chance',
       zorder=1,

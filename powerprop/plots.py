@@ -250,7 +250,7 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     ValueError: one of the two files cannot be read.
   """
   workdir = pathlib.Path(workdir)
-  results, records = _load(workdir)
+  results, records = load(workdir)
   folder = workdir / 'figures'
   rates = sorted({group.learning_rate for group in panels.all_groups(results)})
   written = []
@@ -258,11 +258,7 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     suffix = f'_lr{rate:g}' if len(rates) > 1 else ''
     part = at_learning_rate(results, records, rate)
     for fn in _supported(*part):
-      figure = fn(*part)
-      for extension in ('png', 'pdf'):
-        path = folder / f'{fn.__name__}{suffix}.{extension}'
-        _save(figure, path)
-        written.append(path)
+      written += save(fn(*part), folder / f'{fn.__name__}{suffix}')
   return written
 
 
@@ -299,28 +295,22 @@ def at_learning_rate(
   return part, arrays
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Redraws the figures of the folders named on the command line."""
-  parser = argparse.ArgumentParser(
-    prog='python -m powerprop.plots',
-    description='Redraws the figures of finished runs from their records.',
-  )
-  parser.add_argument('workdir', nargs='+', help="a run's folder")
-  for workdir in parser.parse_args(arguments).workdir:
-    try:
-      paths = draw(workdir)
-    except (OSError, ValueError) as error:
-      print(error, file=sys.stderr)
-      return 1
-    if not paths:
-      print(f'{workdir} has no results to draw.', file=sys.stderr)
-      return 1
-    for path in paths:
-      print(path)
-  return 0
+def load(
+  workdir: str | os.PathLike[str],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Reads what a run has recorded.
 
+  Args:
+    workdir: a run's folder.
 
-def _load(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+  Returns:
+    results.json, and the arrays of records.npz, {} where there is no such file.
+
+  Raises:
+    FileNotFoundError: the folder or its results.json is missing.
+    ValueError: one of the two files cannot be read.
+  """
+  workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise FileNotFoundError(f'There is no folder {workdir}.')
   path = workdir / 'results.json'
@@ -339,17 +329,69 @@ def _load(workdir: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     raise ValueError(f'{path} cannot be read: {error}') from error
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'.{path.name}.partial')
-  kind = path.suffix[1:]
-  stamp = {'png': {'Software': None}, 'pdf': {'CreationDate': None}}
-  try:
-    with matplotlib.rc_context(panels.STYLE):
-      figure.savefig(partial, format=kind, metadata=stamp[kind])
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+def save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
+  """Writes a figure as PNG and PDF, each whole or not at all.
+
+  Args:
+    figure: the same figure gives the same bytes.
+    stem: path of the files but for the extension; folders are made.
+
+  Returns:
+    The two files.
+  """
+  stem.parent.mkdir(parents=True, exist_ok=True)
+  written = []
+  for kind, stamp in (('png', 'Software'), ('pdf', 'CreationDate')):
+    # Not with_suffix, which would cut the rate off a name like figure1_lr0.1.
+    path = stem.with_name(f'{stem.name}.{kind}')
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+      with matplotlib.rc_context(panels.STYLE):
+        figure.savefig(partial, format=kind, metadata={stamp: None})
+      os.replace(partial, path)
+    finally:
+      partial.unlink(missing_ok=True)
+    written.append(path)
+  return written
+
+
+def redraw(
+  module: str,
+  draw_fn: Callable[[str], list[pathlib.Path]],
+  arguments: Sequence[str] | None,
+) -> int:
+  """The command of a module that draws finished runs again.
+
+  Args:
+    module: its name, for the usage message.
+    draw_fn: from a run's folder to the files written.
+    arguments: of the command line; None for those of the process.
+
+  Returns:
+    The exit status: 0, or 1 at the first folder that could not be drawn.
+  """
+  parser = argparse.ArgumentParser(
+    prog=f'python -m {module}',
+    description='Redraws the figures of finished runs from their records.',
+  )
+  parser.add_argument('workdir', nargs='+', help="a run's folder")
+  for workdir in parser.parse_args(arguments).workdir:
+    try:
+      paths = draw_fn(workdir)
+    except (OSError, ValueError) as error:
+      print(error, file=sys.stderr)
+      return 1
+    if not paths:
+      print(f'{workdir} has no results to draw.', file=sys.stderr)
+      return 1
+    for path in paths:
+      print(path)
+  return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Redraws the figures of the folders named on the command line."""
+  return redraw('powerprop.plots', draw, arguments)
 
 
 def _supported(

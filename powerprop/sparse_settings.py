@@ -21,7 +21,12 @@ DISTRIBUTIONS = ('uniform', 'erdos_renyi', 'erk', 'global')
 DENSE = ('dense', 'one_shot')
 # Options of methods that are steps of the training, but no periods.
 _STEPS = ('begin', 'end', 'at', 'rewind')
-_KINDS = {int: 'a whole number', float: 'a number', str: 'a name'}
+_KINDS = {
+  int: 'a whole number',
+  float: 'a number',
+  str: 'a name',
+  type(None): 'None',
+}
 _SCHEDULE_STEPS = ('warmup', 'boundaries')
 
 
@@ -137,8 +142,8 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   s = _stretched(s)
   if sparse_methods(s) and not s.training.steps:
     raise ConfigError(
-      f'steps is {training.steps}, times training_multiplier {m:g}, which is'
-      ' less than the one step that a sparse method needs: raise either.'
+      f'steps is {training.steps} and training_multiplier is {m:g}, which'
+      ' leaves no step, but a sparse method needs one: raise either.'
     )
   # A small multiplier may let boundaries fall together.
   schedule = s.training.learning_rate_schedule
@@ -180,13 +185,15 @@ def _check_options(method: str, kwargs: Mapping[str, Any]) -> None:
     types = typing.get_args(options[name].annotation) or (
       options[name].annotation,
     )
-    kinds = [_KINDS[t] for t in types if t in _KINDS]
+    if not set(types) <= set(_KINDS):
+      continue  # only the method knows
+    must = ' or '.join(_KINDS[t] for t in types)
     types += (int,) if float in types else ()
     settings.require(
       isinstance(value, types) and value == value,  # NaN is not
       f'method_kwargs.{method}.{name}',
       repr(value),
-      ' or '.join(kinds) + (' or None' if type(None) in types else ''),
+      must,
     )
 
 

@@ -5,10 +5,9 @@ import itertools
 import math
 from typing import Any
 
-import tabulate
-
 from powerprop import published
 from powerprop import sparse_analysis
+from powerprop import tables
 from powerprop.analysis import Row
 from powerprop.published import Number
 from powerprop.published import Published
@@ -25,8 +24,8 @@ _DIFFERENCE = (
   ' are few. Two numbers in a cell are those of α = 1 and of Powerprop.'
 )
 _FLOPS = (
-  'FLOPs are relative to dense training of as many steps, and to the dense'
-  ' forward pass.'
+  'FLOPs are relative to dense training without the training multiplier, and to'
+  ' the dense forward pass.'
 )
 
 
@@ -83,12 +82,13 @@ def accuracy_tables(
     return _accuracy(entry, most)
 
   return [
-    _table(
+    tables.grid(
       [
         [*_names(line), *(cell(line, column) for column in columns)]
         for line in dict.fromkeys(map(_line, sparse))
       ],
       ['method', 'distribution', *map(_header, columns)],
+      'left',
     )
     for columns in _blocks(column for _, column in ran)
   ]
@@ -134,7 +134,7 @@ def detail_table(rows: Sequence[Row], selected: Sequence[Row]) -> str:
   headers += ['difference'] if len(choices) > 1 else []
   headers += [f'chosen, {CHOICES[choice]}' for choice in choices]
   headers += ['weights kept', 'training FLOPs', 'inference FLOPs']
-  return _table(body, headers) if body else ''
+  return tables.grid(body, headers, 'left') if body else ''
 
 
 def diverged_line(rows: Sequence[Row]) -> str:
@@ -195,7 +195,7 @@ def published_tables(results: Mapping[str, Any]) -> list[str]:
       f'Published for {setting.title}. This run is'
       f'{"" if same else " in another setting"}: {_setting(results)}. Published'
       f' dense: {_number(dense)}. In brackets: training FLOPs relative to dense'
-      ' training of one cycle.'
+      ' training without the training multiplier.'
     )
     out += _published(lines, sparsities)
   return out
@@ -216,7 +216,7 @@ def _published(
     }
     for line in lines
   ]
-  tables = []
+  out = []
   for columns in _blocks(itertools.chain(*numbers)):
     body = [
       [
@@ -229,8 +229,8 @@ def _published(
       if found.keys() & set(columns)
     ]
     headers = ['method', 'distribution', '', *map(_header, columns), 'source']
-    tables.append(_table(body, headers))
-  return tables
+    out.append(tables.grid(body, headers, 'left'))
+  return out
 
 
 def _setting(results: Mapping[str, Any]) -> str:
@@ -340,9 +340,3 @@ def _blocks(columns: Iterable[Column]) -> list[list[Column]]:
     [column for column in found if column[0] in sparsities[i : i + _ACROSS]]
     for i in range(0, len(sparsities), _ACROSS)
   ]
-
-
-def _table(body: list[list[str]], headers: list[str]) -> str:
-  return tabulate.tabulate(
-    body, headers, tablefmt='github', disable_numparse=True
-  )

@@ -30,6 +30,7 @@ from powerprop import sparse_plots
 from powerprop import sparse_settings
 from powerprop import sparse_tables
 from powerprop import train
+from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import masked
@@ -227,8 +228,9 @@ def _nets(s, member, state, aims, sparse):
     yield population.Variant('dense', s.distributions[0], 0.0), {}
   if 'one_shot' in s.methods:
     for (distribution, density), target in aims.items():
+      alpha = float(transforms.current_alpha(state.opt))
       ranks = masked.scores(
-        target, 'magnitude', jax.random.key(0), state.phi, member.alpha, {}
+        target, 'magnitude', jax.random.key(0), state.phi, alpha, {}
       )
       masks = methods.select(target, ranks, 1.0)
       name = population.Variant('one_shot', distribution, sparsity(density))

@@ -68,7 +68,7 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
     ]
     if len(sections) > 1:
       lines.append(f'{transform}, learning rate {rate:g}:')
-    lines.append(_markdown(body, ['weights kept', *_headers(list(curves))]))
+    lines.append(grid(body, ['weights kept', *_headers(list(curves))]))
   runs = f'mean ± std of {most} runs' if most > 1 else 'one run each'
   lines.append(f'Test accuracy in percent, {runs}.')
   return '\n\n'.join(lines + _diverged_lines(results))
@@ -150,8 +150,26 @@ def analysis_table(results: Mapping[str, Any]) -> str:
     'Smallest and largest tenth by initial magnitude; beats the baseline at '
     'that density and every smaller one tested; margin in points of accuracy.'
   )
-  lines = [_markdown(body, headers), note]
+  lines = [grid(body, headers), note]
   return '\n\n'.join(lines + _diverged_lines(results))
+
+
+def grid(
+  body: Sequence[Sequence[str]], headers: Sequence[str], align: str = 'right'
+) -> str:
+  """A table of these cells as Markdown.
+
+  Args:
+    body: a sequence of cells for each row, which are printed as they are.
+    headers: one for each column.
+    align: 'left' or 'right', of all columns.
+
+  Returns:
+    The lines of the table, without a newline at the end.
+  """
+  return tabulate.tabulate(
+    body, headers, tablefmt='github', disable_numparse=True, stralign=align
+  )
 
 
 def _finite(value: Any) -> TypeGuard[float]:
@@ -191,12 +209,6 @@ def _headers(groups: Sequence[tuple[Any, ...]]) -> list[str]:
     name += f', {transform}' if several_transforms else ''
     names.append(name + (f', lr {rate:g}' if several_rates else ''))
   return names
-
-
-def _markdown(body: list[list[str]], headers: list[str]) -> str:
-  return tabulate.tabulate(
-    body, headers, tablefmt='github', disable_numparse=True, stralign='right'
-  )
 
 
 def _diverged_lines(results: Mapping[str, Any]) -> list[str]:

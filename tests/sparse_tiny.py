@@ -37,7 +37,7 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     rewinds, one with two masks in a byte, one with a state beside its masks.
   """
   out = digits_sparse.get_config()
-  tiny = {
+  small = {
     'network_kwargs': {'hidden': (8,)},
     'seeds': 2,
     'steps': 40,
@@ -54,7 +54,7 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     'checkpoint_seconds': 0.0,
   }
   with out.ignore_type(), out.unlocked():
-    for name, value in (tiny | fields).items():
+    for name, value in (small | fields).items():
       out[name] = value
   return out
 

@@ -9,8 +9,10 @@ import pytest
 
 from benchmarks import run
 from benchmarks import selection
+from benchmarks import sparse
 from benchmarks import timing
 from benchmarks import training
+from powerprop import networks
 
 
 def _quiet(unused_what):
@@ -33,8 +35,21 @@ _TINY = {
     _quiet, (2.0,), seeds=2, num_train=120, steps=2, rounds=2
   ),
   'top_k': lambda: selection.top_k(_quiet, 1000, ((4, 7), (33,)), 2, 2),
+  'method_step': lambda: sparse.method_step(
+    _quiet, 120, 3, 2, names=('top_kast',)
+  ),
+  'mask_update': lambda: sparse.mask_update(
+    _quiet, networks.mnist_conv(10), (8, 8, 1), 2, 2
+  ),
 }
-_ROWS = {'step': 3 + 2 + 2, 'resnet50': 3, 'population': 3, 'top_k': 5}
+_ROWS = {
+  'step': 3 + 2 + 2,
+  'resnet50': 3,
+  'population': 3,
+  'top_k': 5,
+  'method_step': 3,
+  'mask_update': 8,
+}
 
 
 @pytest.mark.parametrize('name', _TINY)
@@ -43,12 +58,21 @@ def test_a_table_is_well_formed(name):
   assert len(table.rows) == _ROWS[name]
   assert len({tuple(row) for row in table.rows}) == 1
   for row in table.rows:
-    ratio = row['times ours'] if name == 'top_k' else row['ratio']
+    ratio = row['times ours'] if 'times ours' in row else row['ratio']
     assert 0 < row['low'] <= ratio <= row['high'] < math.inf
     assert (row['met'] == '') == (row['target'] == '')
   lines = run.markdown(table).splitlines()
   assert lines[0] == f'## {table.title}'
   assert sum(x.startswith('|') for x in lines) == len(table.rows) + 2
+
+
+def test_masks_take_a_byte_and_a_bit():
+  table = sparse.memory(_quiet, ('static', 'top_kast'))
+  assert [row['masks'] for row in table.rows] == [1, 2]
+  for row in table.rows:
+    assert row['bytes per weight'] == 1 and row['met'] == 'yes'
+    bits = row['bits per weight in a checkpoint']
+    assert row['masks'] <= bits < row['masks'] + 0.01
 
 
 def test_end_to_end_reads_a_record(tmp_path):

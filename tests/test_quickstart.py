@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from typing import Any
 import urllib.parse
 
 from absl import flags
@@ -166,7 +167,7 @@ def test_notebook_is_committed_without_outputs():
 
 def test_readme_example_runs_as_it_stands(capsys):
   (example,) = _blocks(README, 'python')
-  names = {}
+  names: dict[str, Any] = {}
   exec(compile(example, README, 'exec'), names)
   printed, _ = capsys.readouterr()
   losses = [float(x) for x in re.findall(r'loss ([\d.]+)', printed)]
@@ -292,7 +293,7 @@ def test_experiments_page_has_the_fields_of_a_config():
 def test_experiments_page_has_a_config_and_a_network_that_work():
   config, _, network = _blocks(EXPERIMENTS, 'python')
 
-  names = {}
+  names: dict[str, Any] = {}
   exec(compile(config, EXPERIMENTS, 'exec'), names)
   checked = settings.check(names['get_config']())
   assert checked.optimizer == 'adam' and checked.alphas == (1.0, 1.5, 3.0)
@@ -319,7 +320,7 @@ def test_sparse_page_has_the_methods_and_their_options():
   (table,) = _table(SPARSE, 'method')
   told = {}
   for row in table.splitlines():
-    name = re.match(r'\| `(\w+)`', row)[1]
+    (name,) = re.findall(r'^\| `(\w+)`', row)
     told[name] = re.findall(r'`(\w+=[^`]+)`', row.rsplit('|', 2)[1])
   assert sorted(told) == sparse_settings.method_names()
   for name in set(told) - {'one_shot'}:
@@ -363,7 +364,7 @@ def test_sparse_page_has_the_keys_of_the_results(tmp_path):
 
 def test_sparse_page_has_a_loop_that_works(capsys):
   (loop,) = _blocks(SPARSE, 'python')
-  names = {}
+  names: dict[str, Any] = {}
   exec(compile(loop, SPARSE, 'exec'), names)
   printed, _ = capsys.readouterr()
   losses = [float(x) for x in re.findall(r'loss ([\d.]+)', printed)]

@@ -2,12 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from powerprop import runs
 from powerprop import sparse_analysis
+from powerprop import sparse_panels
 from powerprop import sparse_plots
 
 _METHODS = ('dense', 'iterative', 'rigl')
@@ -78,7 +81,8 @@ def _metrics(rows):
 
 def _write(folder, rows, records=None, metrics=()):
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'results.json').write_bytes(runs.to_json({'rows': rows}))
+  results = {'rows': rows, 'plans': []}
+  (folder / 'results.json').write_bytes(runs.to_json(results))
   if records:
     np.savez(folder / 'records.npz', **records)
   text = ''.join(json.dumps(line) + '\n' for line in metrics)
@@ -96,9 +100,9 @@ def _lines(axes):
 
 def test_no_two_methods_look_alike():
   methods = [*sparse_analysis.METHODS, *(f'mine{i}' for i in range(40))]
-  marks = sparse_plots.marks_of(methods)
+  marks = sparse_panels.marks_of(methods)
   assert len(set(marks.values())) == len(methods)
-  few = list(sparse_plots.marks_of(methods[:8]).values())
+  few = list(sparse_panels.marks_of(methods[:8]).values())
   assert len({mark.colour for mark in few}) == 8
 
 
@@ -180,6 +184,8 @@ def test_flops_have_a_panel_for_at_most_four_sparsities():
   points = [line.get_xdata() for line in _lines(figure.axes[-1])]
   ratios = {float(x[0]) for x in points if len(x) == 1}
   assert ratios == {1.0, 1 - 0.95 / 2}
+  # A dense net trained M times as long stands at M, and the label says why.
+  assert 'multiplier 1' in figure.get_supxlabel()
 
 
 def test_one_shot_shows_accuracy_and_gains_of_every_alpha():
@@ -297,3 +303,55 @@ def test_draw_where_there_is_nothing_to_draw(tmp_path, rows):
 def test_draw_without_results_says_so(tmp_path):
   with pytest.raises(FileNotFoundError, match='results.json'):
     sparse_plots.draw(tmp_path)
+
+
+def _write_one_shot(folder):
+  """A run of experiments.one_shot: it has a summary and no plans."""
+  where = {'transform': 'powerprop', 'alpha': 1.0, 'learning_rate': 0.1}
+  row = where | {'seed': 0, 'test_accuracy': 0.5, 'test_nll': 1.0}
+  rows = [row | {'density': density} for density in (1.0, 0.5)]
+  folder.mkdir()
+  (folder / 'results.json').write_bytes(runs.to_json({'rows': rows}))
+
+
+def test_main_redraws_runs_of_any_experiment(tmp_path, capsys):
+  _write(tmp_path / 'sparse', _rows(('rigl',), (0.9,), seeds=1))
+  _write_one_shot(tmp_path / 'one_shot')
+  folders = [tmp_path / 'sparse', tmp_path / 'one_shot']
+  assert sparse_plots.main([str(folder) for folder in folders]) == 0
+  expected = [
+    str(folder / 'figures' / f'{name}.{kind}')
+    for folder, name in zip(
+      folders, ('accuracy_vs_sparsity', 'accuracy_vs_density'), strict=True
+    )
+    for kind in ('png', 'pdf')
+  ]
+  assert capsys.readouterr().out.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'says'),
+  [
+    ('results.json', '{', 'results.json cannot be read'),
+    ('results.json', '{"plans": []}', 'has no results to draw'),
+    ('records.npz', 'PK', 'records.npz cannot be read'),
+    ('metrics.jsonl', '{"step": 1}\n{"st', 'metrics.jsonl cannot be read'),
+  ],
+)
+def test_main_says_what_is_wrong_in_one_sentence(
+  tmp_path, capsys, name, content, says
+):
+  _write(tmp_path, _rows(('rigl',), (0.9,), seeds=1))
+  (tmp_path / name).write_text(content, encoding='utf-8')
+  assert sparse_plots.main([str(tmp_path)]) == 1
+  error = capsys.readouterr().err
+  assert says in error and str(tmp_path) in error and error.count('\n') == 1
+  assert not (tmp_path / 'figures').exists()
+
+
+def test_module_runs_as_a_command(tmp_path):
+  missing = str(tmp_path / 'none')
+  command = [sys.executable, '-m', 'powerprop.sparse_plots', missing]
+  done = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert done.returncode == 1
+  assert done.stderr.startswith('There is no folder')

@@ -255,12 +255,15 @@ _BAD = [
   (_option('iterative', begin=31), ['window [31, 30] is empty', 'begin must']),
   (_option('rigl', begin=-1), ['window [-1, 30]', 'begin must']),
   # Steps and schedules.
-  ({'steps': 0}, ['steps is 0', 'the one step', 'raise']),
+  ({'steps': 0}, ['steps is 0', 'leaves no step', 'raise']),
   ({'training_multiplier': 0.0}, ['training_multiplier is 0', 'above 0']),
   ({'training_multiplier': -1.0}, ['training_multiplier is -1', 'above 0']),
   ({'training_multiplier': float('inf')}, ['multiplier is inf', 'finite']),
   ({'training_multiplier': 'x'}, ["training_multiplier is 'x'", 'a finite']),
-  ({'training_multiplier': 0.01}, ['40', 'training_multiplier 0.01', 'raise']),
+  (
+    {'training_multiplier': 0.01},
+    ['steps is 40', 'training_multiplier is 0.01', 'raise'],
+  ),
   (
     {
       'training_multiplier': 0.1,

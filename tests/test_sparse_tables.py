@@ -228,6 +228,7 @@ def test_tables_of_a_small_run():
     '0.25×',
     '0.125×',
   ]
+  assert 'relative to dense training without the training multiplier' in text
   assert 'Diverged' not in text
 
 

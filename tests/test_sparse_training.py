@@ -32,7 +32,7 @@ _SMALL = {
   'seeds': 1,
 }
 _WHOLE = {
-  'methods': ('dense', 'one_shot', 'top_kast', 'snfs'),
+  'methods': ('dense', 'one_shot', 'top_kast'),
   'executor': 'vmap',
 }
 _FIELDS = {
@@ -86,7 +86,7 @@ def test_rows(whole):
   got = [tuple(row[n] for n in names) for row in rows]
   wanted = {
     (method, alpha, seed, sparsity)
-    for method in ('one_shot', 'top_kast', 'snfs')
+    for method in ('one_shot', 'top_kast')
     for alpha in (1.0, 2.0)
     for seed in (0, 1)
     for sparsity in (0.7, 0.9)
@@ -111,7 +111,7 @@ def test_measured_densities_are_the_targets(whole, small):
       for row in rows
       if row['sparsity'] == pytest.approx(1 - density)
     ]
-    assert len(found) >= 12 and set(found) == {kept / total}
+    assert len(found) >= 8 and set(found) == {kept / total}
 
 
 @pytest.mark.parametrize('name', ['whole', 'small'])
@@ -187,7 +187,7 @@ def test_one_shot_is_the_dense_net_pruned_by_hand(whole):
 def test_the_log_has_what_sparse_nets_cost(whole):
   folder, results = whole
   log = runs.read_metrics(folder)
-  count = 4 * (1 + 2 * 2)  # α × seeds: dense, two methods at two densities
+  count = 4 * (1 + 2)  # α × seeds: dense, and top_kast at two densities
   assert [r['step'] for r in log] == [
     step for step in (10, 20, 30, 40) for _ in range(count)
   ]
@@ -215,7 +215,7 @@ def test_map_is_vmap(whole, small):
   names = ('method', 'alpha', 'seed', 'sparsity')
   stacked = {tuple(r[n] for n in names): r for r in whole[1]['rows']}
   rows = [r for r in small[1]['rows'] if r['method'] in _WHOLE['methods']]
-  assert len(rows) == 3
+  assert len(rows) == 2
   for row in rows:
     twin = stacked[tuple(row[n] for n in names)]
     assert row['test_accuracy'] == pytest.approx(
@@ -263,7 +263,7 @@ def test_stopped_and_resumed_is_never_stopped(small, tmp_path, capsys):
 
 
 def test_stopped_and_resumed_with_vmap(tmp_path, capsys):
-  fields = {**_WHOLE, 'methods': ('top_kast', 'snfs'), 'densities': 0.3}
+  fields = {**_WHOLE, 'methods': ('one_shot', 'top_kast')}
   finished = tmp_path / 'whole', sparse_tiny.run(tmp_path / 'whole', **fields)
   results = _stopped_and_resumed(tmp_path / 'stopped', 4, **fields)
   assert 'at step 30 of 40' in capsys.readouterr().out
@@ -271,7 +271,7 @@ def test_stopped_and_resumed_with_vmap(tmp_path, capsys):
 
 
 def test_killed_in_mid_run_it_ends_with_the_same_bits(tmp_path):
-  fields = {**_SMALL, 'steps': 200, 'methods': ('lottery', 'snfs')}
+  fields = {**_SMALL, 'steps': 160, 'methods': ('lottery', 'snfs')}
   whole = sparse_tiny.run(tmp_path / 'whole', **fields)
   workdir = tmp_path / 'killed'
   process = tiny.start(
@@ -319,6 +319,18 @@ def test_if_all_diverge_the_run_fails_with_a_sentence(tmp_path):
   assert not (tmp_path / 'results.json').exists()
 
 
+def test_extended_training_costs_more(tmp_path):
+  fields = {**_WILD, 'steps': 20, 'alphas': (1.0, 2.0)}
+  results = sparse_tiny.run(tmp_path, training_multiplier=2.0, **fields)
+  assert results['steps'] == 40
+  assert {r['step'] for r in runs.read_metrics(tmp_path)} == {10, 20, 30, 40}
+  plans = {p['method']: p['training_ratio'] for p in results['plans']}
+  for row in results['rows']:
+    forward = row['inference_flops_ratio'] if row['method'] == 'static' else 1
+    assert row['training_flops_ratio'] == pytest.approx(2 * forward, rel=1e-5)
+    assert plans[row['method']] == pytest.approx(2 * forward, rel=1e-5)
+
+
 # The binary.
 
 
@@ -344,22 +356,20 @@ def test_a_finished_run_draws_again_and_does_not_train(small, tmp_path):
   assert kept == {p: p.stat().st_mtime_ns for p in kept}
 
 
-def test_the_binary_says_what_is_wrong(small, tmp_path):
-  """Of a finished run, nothing is lost."""
+def test_bad_input_loses_nothing_of_what_is_saved(small, tmp_path):
   shutil.copytree(small[0], tmp_path, dirs_exist_ok=True)
-  kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-  for fields, part in (
-    ({'methods': ('rigel',)}, "did you mean 'rigl'"),
-    ({'densities': (0.2,)}, 'densities was [0.3] and is now [0.2]'),
-  ):
-    done = _show(tmp_path, **{**_SMALL, **fields})
-    assert done.returncode == 1
-    *_, last = done.stderr.strip().splitlines()
-    assert last.startswith('Error: ') and last.endswith('.') and part in last
-    assert 'Traceback' not in done.stderr
-  assert kept == {
-    p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()
-  }
+  read = lambda: {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+  kept = read()
+  with pytest.raises(runs.RunError, match='densities was .0.3. and is now'):
+    sparse_tiny.run(tmp_path, **{**_SMALL, 'densities': (0.2,)})
+  done = _show(tmp_path, **{**_SMALL, 'methods': ('rigel',)})
+  assert done.returncode == 1
+  *_, last = done.stderr.strip().splitlines()
+  assert last.startswith(
+    "Error: method 'rigel' is unknown (did you mean 'rigl'"
+  )
+  assert last.endswith('.') and 'Traceback' not in done.stderr
+  assert read() == kept
 
 
 def test_a_net_that_a_method_cannot_do_leaves_the_folder_free(tmp_path):

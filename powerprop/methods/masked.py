@@ -243,11 +243,13 @@ def regrow(
   at zero has slope zero and never moves. There a new weight starts at
 
   .. math::
-    φ = ±\text{scale} · \min_{i ∈ kept} |φ_i|
+    φ = ±\text{scale} · \text{mean}_{i ∈ kept} |φ_i|
 
-  of its layer: below every weight that was kept, and small in θ, where it is
-  scale^α of the smallest of them. This is ours: Powerpropagation was published
-  with methods alone that do not grow weights from zero.
+  of its layer: small in θ, where it is scale^α of a common weight, but with a
+  slope to move by. (A share of the smallest weight that was kept is no start:
+  the new ones are then the smallest at the next change, and so every change
+  starts them lower.) The rule and its default are ours: Powerpropagation was
+  published with methods alone that do not grow weights from zero.
 
   Args:
     phi: stored weights by layer path.
@@ -262,9 +264,9 @@ def regrow(
   """
 
   def layer(x, start, stay, sign):
-    smallest = jnp.min(jnp.where(stay, jnp.abs(x), jnp.inf))
-    value = scale * jnp.where(jnp.isfinite(smallest), smallest, 0.0)
-    value = jnp.where(jnp.asarray(alpha) > 1, value, 0.0).astype(x.dtype)
+    total = jnp.sum(jnp.where(stay, jnp.abs(x), 0))
+    value = scale * total / jnp.maximum(jnp.sum(stay), 1)
+    value = jnp.where(jnp.asarray(alpha) > 1, value, 0).astype(x.dtype)
     return jnp.where(start, jnp.where(sign < 0, -value, value), x)
 
   return {n: layer(x, new[n], kept[n], direction[n]) for n, x in phi.items()}

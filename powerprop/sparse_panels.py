@@ -1,0 +1,243 @@
+"""The pieces of a sparse run's figures: marks, panels and the legend.
+
+`powerprop.sparse_plots` puts them together. An *entry* is one of
+`sparse_analysis.summarise`, with a "choice" where `best_of` gave it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+import numpy as np
+
+from powerprop import panels
+from powerprop import sparse_analysis
+from powerprop.analysis import Row
+from powerprop.panels import Group
+from powerprop.sparse_analysis import CHOICES
+from powerprop.sparse_analysis import title
+from powerprop.sparse_analysis import values
+
+ACCURACY = 'test accuracy (%)'
+
+# Where the colours run out, markers tell.
+_PALETTE = (*panels.COLOURS, panels.GREY)
+_MARKERS = 'os^DvPX<>phd'
+
+
+class Mark(NamedTuple):
+  """Colour and marker of a method."""
+
+  colour: str
+  marker: str
+
+
+# Where rows stand for methods, these stand for the choices.
+_CHOICE_MARKS = {
+  'baseline': Mark(panels.BASELINE, 'o'),
+  'powerprop': Mark(_PALETTE[0], 'o'),
+}
+
+
+def marks_of(methods: Iterable[str]) -> dict[str, Mark]:
+  """How each of a run's methods is drawn; no two of up to 84 are alike."""
+  sparse = [m for m in sparse_analysis.in_order(methods) if m != 'dense']
+  marks = {
+    method: Mark(_PALETTE[i % len(_PALETTE)], _MARKERS[i % len(_MARKERS)])
+    for i, method in enumerate(sparse)
+  }
+  return {'dense': Mark(panels.BASELINE, '*')} | marks
+
+
+def draw_lines(
+  axes: Axes,
+  dense: Sequence[Row],
+  sparse: Sequence[Row],
+  marks: Mapping[str, Mark],
+) -> None:
+  """A line for every method and choice, and level ones for dense nets."""
+  for entry in dense:
+    style = _style(entry['choice'], marks['dense'])
+    axes.axhline(
+      _mean(entry), color=panels.BASELINE, linestyle=style['linestyle'], lw=1
+    )
+  for method, choice in itertools.product(values(sparse, 'method'), CHOICES):
+    line = [e for e in sparse if (e['method'], e['choice']) == (method, choice)]
+    density = [entry['density'] for entry in line]
+    mean = np.array([_mean(entry) for entry in line])
+    axes.plot(density, mean, **_style(choice, marks[method]))
+    if all(entry['n'] > 1 for entry in line):
+      std = np.array([_std(entry) for entry in line])
+      colour = marks[method].colour
+      axes.fill_between(
+        density, mean - std, mean + std, color=colour, alpha=0.1, lw=0
+      )
+  panels.density_axis(axes, [entry['density'] for entry in sparse])
+
+
+def draw_rows(axes: Axes, entries: Sequence[Row]) -> None:
+  """A row for every method, with the α that was chosen beside it."""
+  methods = values(entries, 'method')
+  for entry in entries:
+    choice, row = entry['choice'], methods.index(entry['method'])
+    axes.errorbar(
+      _mean(entry),
+      row + (0.13 if choice == 'baseline' else -0.13),
+      xerr=_std(entry),
+      **_style(choice, _CHOICE_MARKS[choice]),
+    )
+    if choice == 'powerprop':
+      axes.annotate(
+        f'α = {entry["alpha"]:g}',
+        (1.02, row),
+        xycoords=axes.get_yaxis_transform(),
+        va='center',
+        fontsize=9,
+      )
+  axes.set_yticks(range(len(methods)), [title(method) for method in methods])
+  axes.set_ylim(len(methods) - 0.5, -0.5)
+  axes.set_xlabel(ACCURACY)
+
+
+def draw_costs(
+  axes: Axes, entries: Sequence[Row], marks: Mapping[str, Mark]
+) -> None:
+  """A point for every method and choice, over what its training cost."""
+  for method in values(entries, 'method'):
+    pair = [entry for entry in entries if entry['method'] == method]
+    x = [entry['training_flops_ratio'] for entry in pair]
+    axes.plot(x, [_mean(e) for e in pair], color=marks[method].colour, lw=0.8)
+    for place, entry in zip(x, pair, strict=True):
+      style = _style(entry['choice'], marks[method])
+      axes.errorbar(place, _mean(entry), _std(entry), **style)
+
+
+def draw_gains(axes: Axes, rows: Sequence[Row], entries: Sequence[Row]) -> None:
+  """How far every α > 1 is ahead of α = 1, with 95% intervals."""
+  looks = panels.looks_of(panels.all_groups({'summary': entries}))
+  baseline = {e['sparsity']: e for e in entries if e['alpha'] == 1}
+  lines: dict[Group, list[tuple[float, ...]]] = {}
+  for entry in entries:
+    if entry['alpha'] > 1 and entry['sparsity'] in baseline:
+      gain = sparse_analysis.difference(
+        rows, baseline[entry['sparsity']], entry
+      )
+      line = lines.setdefault(panels.group_of(entry), [])
+      line.append((entry['density'], *(100 * x for x in gain[:3])))
+  for group, line in lines.items():
+    density, mean, low, high = np.array(line).T
+    colour, style = looks[group]
+    axes.plot(density, mean, color=colour, ls=style, marker='o', markersize=2.5)
+    axes.fill_between(density, low, high, color=colour, alpha=0.18, lw=0)
+  axes.axhline(0, color=panels.BASELINE, lw=1)
+  panels.density_axis(axes, [entry['density'] for entry in entries])
+
+
+def draw_rates(
+  axes: Axes,
+  entries: Sequence[Row],
+  looks: Mapping[Group, panels.Look],
+  chosen: Sequence[Row],
+) -> None:
+  """A line for every α and transform, over the learning rate."""
+  lines: dict[tuple[Any, ...], list[Row]] = {}
+  for entry in entries:
+    if entry['n']:
+      key = entry['transform'], entry['alpha']
+      lines.setdefault(key, []).append(entry)
+  for line in lines.values():
+    colour, style = looks[panels.group_of(line[0])]
+    axes.errorbar(
+      values(line, 'learning_rate'),
+      [100 * entry['validation_accuracy_mean'] for entry in line],
+      [100 * entry['validation_accuracy_std'] for entry in line],
+      color=colour,
+      ls=style,
+      marker='o',
+      markersize=3.5,
+    )
+    for entry in line:
+      point = entry['learning_rate'], 100 * entry['validation_accuracy_mean']
+      if any(entry.items() <= best.items() for best in chosen):
+        axes.plot(*point, 'o', markersize=10, color=colour, fillstyle='none')
+      if entry['diverged']:
+        axes.plot(*point, 'x', markersize=9, color=colour)
+
+
+def draw_legend(
+  figure: Figure,
+  selected: Sequence[Row],
+  marks: Mapping[str, Mark],
+  lines: bool = False,
+) -> None:
+  """The methods that have marks, and the choices, right of all panels."""
+  handles = [
+    Line2D(
+      [],
+      [],
+      label=title(method),
+      color=colour,
+      # Dense nets are level lines.
+      marker='' if lines and method == 'dense' else marker,
+    )
+    for method, (colour, marker) in marks.items()
+    if method in values(selected, 'method')
+  ]
+  for choice in values(selected, 'choice'):
+    mark = Mark(panels.GREY, 'o') if marks else _CHOICE_MARKS[choice]
+    style = _style(choice, mark)
+    handles.append(Line2D([], [], label=CHOICES[choice], **style))
+  for handle in handles:
+    handle.set_linestyle(handle.get_linestyle() if lines else '')
+  figure.legend(
+    handles=handles,
+    loc='outside right upper',
+    title=panels.runs_label({'summary': selected}),
+    alignment='left',
+  )
+
+
+def course_of(rows: Iterable[Row]) -> tuple[tuple[int, float], ...]:
+  """(step, mean density in percent), rounded as float32 has no more digits."""
+  by_step: dict[int, list[float]] = {}
+  for row in rows:
+    by_step.setdefault(row['step'], []).append(row['density'])
+  return tuple(
+    (step, round(100 * float(np.mean(by_step[step])), 3))
+    for step in sorted(by_step)
+  )
+
+
+def best_of(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+  """What is the best on validation: of dense nets, and of the others."""
+  selected = sparse_analysis.select(sparse_analysis.summarise(rows))
+  dense: list[Row] = [e for e in selected if e['method'] == 'dense']
+  return dense, [e for e in selected if e['method'] != 'dense']
+
+
+def place_title(distribution: str, sparsity: float) -> str:
+  """What a panel of one distribution and sparsity is called."""
+  return f'{title(distribution)}, {100 * sparsity:.4g}% sparsity'
+
+
+def _style(choice: str, mark: Mark) -> dict[str, Any]:
+  ahead = choice == 'powerprop'
+  return {
+    'color': mark.colour,
+    'marker': mark.marker,
+    'markersize': 8 if mark.marker == '*' else 5,
+    'markerfacecolor': mark.colour if ahead else 'white',
+    'linestyle': '-' if ahead else '--',
+    'linewidth': 1.4,
+  }
+
+
+def _mean(entry: Row) -> float:
+  return 100 * entry['test_accuracy_mean']
+
+
+def _std(entry: Row) -> float:
+  return 100 * entry['test_accuracy_std']
