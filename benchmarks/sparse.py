@@ -22,6 +22,8 @@ from powerprop.types import Hyper
 
 _EVERY = 100
 _NAMES = (
+  'fine_tune',
+  'lottery',
   'static',
   'snip',
   'iterative',
@@ -78,7 +80,7 @@ def method_step(
   target = methods.make_target(_shapes(net, (28, 28, 1)), 0.1, 'erk')
   brief = methods.Brief(target, 10 * steps)
   # Something happens in every period: the windows are the whole training.
-  period = {'begin': 0, 'end': 10 * steps, 'every': _EVERY}
+  period = {'begin': 0, 'end': 10 * steps - 1, 'every': _EVERY}
   options: dict[str, dict[str, Any]] = {
     **dict.fromkeys(('iterative', 'set', 'rigl', 'snfs', 'dsr'), period),
     'ac_dc': {**period, 'begin': 1},

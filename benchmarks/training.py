@@ -368,8 +368,8 @@ def population(
   mapped = populations.make_cells(recipe, members, 'map')
   vmapped = populations.make_cells(recipe, members, 'vmap')
   # States are only read: every round starts from the same ones.
-  states = populations.initial_states(mapped, split)
-  stacked = populations.initial_states(vmapped, split)
+  states = populations.initial_states(recipe, mapped, split)
+  stacked = populations.initial_states(recipe, vmapped, split)
 
   def in_turn():
     return [

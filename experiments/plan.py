@@ -29,8 +29,7 @@ def experiment(
     text = sparse_plan.markdown(plans, most=len(plans))
     runs.write_atomically(workdir / 'plan.md', text.encode())
     runs.write_atomically(workdir / 'plan.json', runs.to_json(plans))
-  print(sparse_plan.markdown(plans))
-  print(f'All tables: {workdir / "plan.md"}')
+  print(sparse_plan.markdown(plans, rest=str(workdir / 'plan.md')))
 
 
 if __name__ == '__main__':

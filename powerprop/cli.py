@@ -130,5 +130,11 @@ def _one_line(e: BaseException) -> str:
   text = str(e.args[0] if e.args else e).replace('\\n', '\n').strip()
   if 'Traceback (most recent call last)' in text:  # of the config file
     text = text.splitlines()[-1]
+  name = text.strip('\'"')
+  if isinstance(e, AttributeError | KeyError) and name.isidentifier():
+    return (
+      f'the config has no field {name} to override; to add to a dict of it,'
+      ' give the dict as a whole'
+    )
   text = text.replace('\\', '')
   return ' '.join(text.replace('"', '').replace("'", '').split())

@@ -18,6 +18,7 @@ import tqdm
 from powerprop import data
 from powerprop import population
 from powerprop import runs
+from powerprop import train
 from powerprop.settings import Settings
 from powerprop.types import TrainState
 
@@ -39,6 +40,7 @@ class Seconds(NamedTuple):
 
 def fit(
   s: Settings,
+  recipe: train.Recipe,
   cells: list[population.Cell],
   dataset: data.Dataset,
   workdir: pathlib.Path,
@@ -47,6 +49,7 @@ def fit(
 
   Args:
     s: checked settings.
+    recipe: what the members share.
     cells: the population, from `population.make_cells`.
     dataset: on the host; it is put on the device once.
     workdir: the run's folder, which this process holds.
@@ -61,7 +64,7 @@ def fit(
   on_device = lambda split: jax.tree.map(jnp.asarray, split)
   training, validation = map(on_device, (dataset.train, dataset.validation))
   since = time.monotonic()
-  states = population.initial_states(cells, training)
+  states = population.initial_states(recipe, cells, training)
   checkpoints = runs.Checkpoints(workdir)
   step, spent = 0, Seconds(0.0, 0.0)
   offset = 0
@@ -251,13 +254,16 @@ def _rows(cells, reports, step, told):
       alive |= finite
       if not finite and m not in told:
         told.add(m)
+        what = f'{m.transform}, learning rate {m.learning_rate:g}'
+        if m.variant:
+          name, distribution, sparsity = m.variant
+          what = f'{name}, {distribution}, sparsity {sparsity:g}, {what}'
         logging.warning(
-          'alpha=%g seed=%d (%s, learning rate %g) diverged by step %d: it is'
-          ' left out of the means.',
+          'alpha=%g seed=%d (%s) diverged by step %d: it is left out of the'
+          ' means.',
           m.alpha,
           m.seed,
-          m.transform,
-          m.learning_rate,
+          what,
           step,
         )
       rows.append(

@@ -91,7 +91,7 @@ def run(
     recipe, members, population.choose_executor(s.executor)
   )
   with runs.disk_errors(workdir), runs.lock(workdir):
-    states, seconds = fit.fit(s, cells, dataset, workdir)
+    states, seconds = fit.fit(s, recipe, cells, dataset, workdir)
     trained_at = time.monotonic()
     results, records = _prune_all(s, recipe, cells, states, dataset, workdir)
     results['environment'] = fit.environment(

@@ -16,6 +16,7 @@ from powerprop import data
 from powerprop import methods
 from powerprop import transforms
 from powerprop.train import evaluate
+from powerprop.train import initial_theta
 from powerprop.train import make_training
 from powerprop.train import Recipe
 from powerprop.train import Training
@@ -168,6 +169,7 @@ def _vmap(t: Training) -> Training:
 
   return Training(
     init=jax.vmap(t.init, in_axes=(0, None)),
+    begin=jax.vmap(t.begin, in_axes=(0, None, 0, 0)),
     chunk=chunk,
     read=jax.vmap(t.read),
     weights=jax.vmap(t.weights),
@@ -179,6 +181,7 @@ def _vmap(t: Training) -> Training:
 def _jit(t: Training) -> Training:
   return Training(
     init=jax.jit(t.init),
+    begin=jax.jit(t.begin),
     chunk=jax.jit(t.chunk, static_argnums=4),
     read=jax.jit(t.read),
     weights=jax.jit(t.weights),
@@ -187,9 +190,33 @@ def _jit(t: Training) -> Training:
   )
 
 
-def initial_states(cells: list[Cell], train: data.Split) -> list[TrainState]:
-  """The population before its first step; some methods look at a batch."""
-  return [cell.training.init(cell.hyper, train) for cell in cells]
+def initial_states(
+  recipe: Recipe, cells: list[Cell], train: data.Split
+) -> list[TrainState]:
+  """The population before its first step.
+
+  Args:
+    recipe: what the members share.
+    cells: of `make_cells`.
+    train: training split on the device; some methods look at a batch.
+
+  Returns:
+    One state per cell.
+  """
+  one = jax.jit(functools.partial(initial_theta, recipe))
+  several = jax.jit(jax.vmap(functools.partial(initial_theta, recipe)))
+
+  def state(cell):
+    drawn = (several if cell.stacked else one)(cell.hyper.seed)
+    return cell.training.begin(cell.hyper, train, *drawn)
+
+  with futures.ThreadPoolExecutor(_workers()) as pool:
+    return list(pool.map(state, cells))
+
+
+def _workers() -> int:
+  """Threads that advance cells: small nets do not fill the cores of a CPU."""
+  return os.cpu_count() or 1 if jax.default_backend() == 'cpu' else 1
 
 
 def _advance(
@@ -225,7 +252,7 @@ def _report(cell, state, loss, accuracy, near_zero) -> Report:
         state.finite,
         state.work.density,
         state.work.forward,
-        state.work.spent / np.maximum(state.step, 1),
+        state.work.training,
       )
     )
   )
@@ -254,8 +281,7 @@ def advance(
     (index of the cell, its new state, its report), in the order in which they
     finish. Closing the iterator drops the cells that have not started.
   """
-  workers = os.cpu_count() or 1 if jax.default_backend() == 'cpu' else 1
-  with futures.ThreadPoolExecutor(workers) as pool:
+  with futures.ThreadPoolExecutor(_workers()) as pool:
     jobs = {
       pool.submit(_advance, cell, state, num_steps, train, validation): i
       for i, (cell, state) in enumerate(zip(cells, states, strict=True))

@@ -181,6 +181,17 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     os.close(folder)
 
 
+_CURVES = (
+  'loss',
+  'validation_accuracy',
+  'current_alpha',
+  'near_zero',
+  'density',
+  'inference_flops_ratio',
+  'training_flops_ratio',
+)
+
+
 class Metrics:
   """metrics.jsonl and TensorBoard, cut back to the checkpoint on resuming."""
 
@@ -231,8 +242,11 @@ class Metrics:
         f'{row["transform"]}/alpha_{row["alpha"]:g}'
         f'/lr_{row["learning_rate"]:g}/seed_{row["seed"]}'
       )
-      for name in ('loss', 'validation_accuracy', 'current_alpha', 'near_zero'):
-        if np.isfinite(row[name]):
+      if 'method' in row:
+        where = f'{row["distribution"]}/sparsity_{row["sparsity"]:g}'
+        who = f'{row["method"]}/{where}/{who}'
+      for name in _CURVES:
+        if np.isfinite(row.get(name, np.nan)):
           self._event(
             step=row['step'],
             summary=summary.scalar(f'{name}/{who}', row[name]),

@@ -30,6 +30,7 @@ METHODS = {
   'snfs': 'SNFS',
   'dsr': 'DSR',
   'top_kast': 'Top-KAST',
+  'top_kast_half': 'Top-KAST, half backward',
   'ac_dc': 'AC/DC',
 }
 # What is compared, likewise.

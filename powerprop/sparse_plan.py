@@ -7,19 +7,43 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import ml_collections
-import tabulate
 
 from powerprop import costs
 from powerprop import methods
 from powerprop import planning
 from powerprop import settings as settings_lib
 from powerprop import sparse_settings
+from powerprop import tables as tables_lib
 from powerprop.population import Variant
 from powerprop.settings import ConfigError
 from powerprop.settings import Settings
 from powerprop.sparse_settings import SparseSettings
 from powerprop.sparse_settings import sparsity
 from powerprop.types import Method, Params
+
+# Fields of experiments.plan that no training has, and of a training that no
+# plan needs.
+_OWN = ('num_classes', 'image_shape')
+_UNUSED = Settings(
+  dataset='digits',
+  network='mlp',
+  network_kwargs={},
+  optimizer='sgd',
+  optimizer_kwargs={},
+  learning_rate=(0.1,),
+  transforms=('powerprop',),
+  transform_kwargs={},
+  alphas=(1.0,),
+  seeds=1,
+  steps=1,
+  batch_size=1,
+  densities=(1.0,),
+  output_density_factor=1.0,
+  executor='auto',
+  chunk_steps=1,
+  checkpoint_seconds=0.0,
+  near_zero=0.01,
+)
 
 
 def layer_flops(
@@ -96,13 +120,15 @@ def make(
   return out
 
 
-def markdown(plans: list[dict[str, Any]], most: int = 2) -> str:
+def markdown(
+  plans: list[dict[str, Any]], most: int = 2, rest: str = 'results.json'
+) -> str:
   """The plan as it is printed before training, in Markdown.
 
   Args:
     plans: of `make`.
-    most: how many tables of layers to show, the densest and the sparsest
-      first; results.json has them all.
+    most: how many tables of layers to show, ≥ 1: the densest and the sparsest.
+    rest: the file that has them all.
 
   Returns:
     Tables of layers, and one of what every method costs.
@@ -114,7 +140,7 @@ def markdown(plans: list[dict[str, Any]], most: int = 2) -> str:
   }
   shown = list(tables)
   if len(shown) > most:
-    shown = [shown[0], *shown[-(most - 1) :]] if most > 1 else shown[:1]
+    shown = [shown[0], *shown[len(shown) - most + 1 :]]
   parts = [
     f'Plan, {distribution} at {100 * s:.4g}% sparsity:\n\n{tables[where]}'
     for where in shown
@@ -122,7 +148,7 @@ def markdown(plans: list[dict[str, Any]], most: int = 2) -> str:
   ]
   if len(tables) > len(shown):
     parts.append(
-      f'{len(tables) - len(shown)} more such tables will be in results.json.'
+      f'{len(tables) - len(shown)} more such tables will be in {rest}.'
     )
   body = [
     [
@@ -135,14 +161,11 @@ def markdown(plans: list[dict[str, Any]], most: int = 2) -> str:
     for p in plans
   ]
   headers = ['method', 'distribution', 'sparsity', 'training', 'inference']
-  costs_table = tabulate.tabulate(
-    body, headers, tablefmt='github', disable_numparse=True
+  parts.append(
+    'FLOPs relative to the dense net, and to its training without a'
+    f' multiplier:\n\n{tables_lib.grid(body, headers, "left")}'
   )
-  parts.append(f'FLOPs relative to the dense net:\n\n{costs_table}')
   return '\n\n'.join(parts) + '\n'
-
-
-_OWN = ('num_classes', 'image_shape')
 
 
 def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
@@ -170,13 +193,14 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
         f'the config has no field {name!r}; add it (configs/plan_resnet50.py'
         ' shows every field).'
       )
-  image_shape = tuple(given.pop('image_shape'))
+  image_shape = given.pop('image_shape')
   num_classes = given.pop('num_classes')
   settings_lib.require(
-    len(image_shape) == 3
+    isinstance(image_shape, tuple | list)
+    and len(image_shape) == 3
     and all(isinstance(n, int) and n > 0 for n in image_shape),
     'image_shape',
-    image_shape,
+    repr(image_shape),
     'three whole numbers above 0: height, width, channels',
   )
   settings_lib.require(
@@ -202,29 +226,7 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
       f'image_shape is {image_shape}, but {s.training.network} cannot be built'
       f' for it ({str(e).splitlines()[0]}); change one of them.'
     ) from None
-  aims = sparse_settings.make_targets(s, shapes)
-  sparse = sparse_settings.make_methods(s, aims)
   flops = layer_flops(net, shapes, net_state, image_shape)
+  aims = sparse_settings.make_targets(s, shapes, flops)
+  sparse = sparse_settings.make_methods(s, aims)
   return make(s, flops, shapes, aims, sparse)
-
-
-_UNUSED = Settings(
-  dataset='digits',
-  network='mlp',
-  network_kwargs={},
-  optimizer='sgd',
-  optimizer_kwargs={},
-  learning_rate=(0.1,),
-  transforms=('powerprop',),
-  transform_kwargs={},
-  alphas=(1.0,),
-  seeds=1,
-  steps=1,
-  batch_size=1,
-  densities=(1.0,),
-  output_density_factor=1.0,
-  executor='auto',
-  chunk_steps=1,
-  checkpoint_seconds=0.0,
-  near_zero=0.01,
-)

@@ -35,8 +35,10 @@ class SparseSettings(NamedTuple):
 
   Attributes:
     training: the fields that it shares with `experiments.one_shot`.
-    methods: names in `powerprop.methods`, or 'one_shot'.
-    method_kwargs: by method, its keyword arguments.
+    methods: names in `powerprop.methods`, 'one_shot', or names of your own for
+      which `method_kwargs` names the method.
+    method_kwargs: by name, the method's keyword arguments. With one more,
+      'method', the same method can run under several names.
     distributions: of 'uniform', 'erdos_renyi', 'erk', 'global'; each is run.
     layer_densities: regular expression over parameter paths -> density. A
       config may also give pairs, (('hidden_.*', 0.1), …): its dicts are sorted,
@@ -116,14 +118,16 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
     exclude=settings.names('exclude', s.exclude, empty=True),
   )
   for name in (*s.methods, *s.method_kwargs):
-    settings.known('method', name, method_names())
+    method = _method_of(s, name)
+    mine = [n for n in method_names() if method == name or n not in DENSE]
+    settings.known('method', method, mine)
   for name in s.distributions:
     settings.known('distribution', name, list(DISTRIBUTIONS))
   for name, kwargs in s.method_kwargs.items():
     settings.require(
       isinstance(kwargs, dict), f'method_kwargs.{name}', repr(kwargs), 'a dict'
     )
-    _check_options(name, kwargs)
+    _check_options(_method_of(s, name), kwargs)
   if 'adaptive_powerprop' in training.transforms and set(s.methods) - set(
     DENSE
   ):
@@ -169,6 +173,12 @@ def _rules(name: str, value: Any) -> dict[str, Any]:
   return dict(pairs)
 
 
+def _method_of(s: SparseSettings, name: str) -> Any:
+  """What a name stands for: the method among its options, or itself."""
+  kwargs = s.method_kwargs.get(name, {})
+  return kwargs.get('method', name) if isinstance(kwargs, dict) else name
+
+
 def _check_options(method: str, kwargs: Mapping[str, Any]) -> None:
   """Names and types of a method's options; it checks their values itself."""
   options = {}
@@ -181,6 +191,8 @@ def _check_options(method: str, kwargs: Mapping[str, Any]) -> None:
       ' remove it.'
     )
   for name, value in kwargs.items():
+    if name == 'method':
+      continue
     settings.known(f'option of {method}', name, sorted(options))
     types = typing.get_args(options[name].annotation) or (
       options[name].annotation,
@@ -229,13 +241,14 @@ def sparse_methods(s: SparseSettings) -> list[str]:
 
 
 def make_targets(
-  s: SparseSettings, theta: Params
+  s: SparseSettings, theta: Params, layer_flops: Mapping[str, float]
 ) -> dict[tuple[str, float], methods.Target]:
   """By (distribution, density), what is left of which layer.
 
   Args:
     s: checked settings.
     theta: the net's parameters, or their shapes.
+    layer_flops: of `powerprop.flops`; its first layer is the stem.
 
   Returns:
     A target for every pair, the densities falling.
@@ -244,6 +257,7 @@ def make_targets(
     ConfigError: if a pattern matches no layer, or a layer cannot meet a
       density.
   """
+  stem = next((n for n in layer_flops if n), None)
   out = {}
   for name, density in itertools.product(s.distributions, s.training.densities):
     try:
@@ -254,6 +268,7 @@ def make_targets(
         layer_densities=s.layer_densities,
         exclude=s.exclude,
         patterns=s.patterns,
+        stem=stem,
       )
     except ValueError as e:
       raise ConfigError(f'{str(e).rstrip(".")}.') from None
@@ -282,7 +297,8 @@ def make_methods(
     kwargs = s.method_kwargs.get(name, {})
     brief = methods.Brief(target, s.training.steps, s.training.l2)
     try:
-      made = getattr(methods, name)(brief, **kwargs)
+      options = {k: v for k, v in kwargs.items() if k != 'method'}
+      made = getattr(methods, kwargs.get('method', name))(brief, **options)
     except (TypeError, ValueError) as e:
       raise ConfigError(
         f'method_kwargs.{name} is {kwargs}: {str(e).rstrip(".")}.'

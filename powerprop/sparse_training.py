@@ -5,6 +5,7 @@ and 2, Figures 2 and 3.
 """
 
 from collections.abc import Iterator
+import functools
 import itertools
 import pathlib
 import sys
@@ -93,14 +94,13 @@ def run(
   settings_lib.check_data(t, dataset)
   recipe = train.make_recipe(t, dataset)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  aims = sparse_settings.make_targets(s, shapes)
-  sparse = sparse_settings.make_methods(s, aims)
-
   recipe = recipe._replace(
     layer_flops=sparse_plan.layer_flops(
       recipe.net, shapes, net_state, recipe.image_shape
     )
   )
+  aims = sparse_settings.make_targets(s, shapes, recipe.layer_flops)
+  sparse = sparse_settings.make_methods(s, aims)
   plans = sparse_plan.make(s, recipe.layer_flops, shapes, aims, sparse)
   print(sparse_plan.markdown(plans), flush=True)
   _tell_of_shared_moments(s, recipe, shapes)
@@ -108,7 +108,7 @@ def run(
   executor = population.choose_executor(t.executor)
   cells = population.make_cells(recipe, members, executor, sparse)
   with runs.disk_errors(workdir), runs.lock(workdir):
-    states, seconds = fit.fit(t, cells, dataset, workdir)
+    states, seconds = fit.fit(t, recipe, cells, dataset, workdir)
     trained_at = time.monotonic()
     rows, records = _evaluate(s, recipe, cells, states, aims, sparse, dataset)
     summary = sparse_analysis.summarise(rows)
@@ -148,7 +148,6 @@ def _tell_of_shared_moments(s, recipe, shapes):
 
 def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   """Rows of the results, and what the figures need beside them."""
-  t = s.training
   splits = [
     jax.tree.map(jnp.asarray, x) for x in (dataset.validation, dataset.test)
   ]
@@ -158,6 +157,10 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
     w = magnitude.prune(theta, masks)
     return [train.evaluate(recipe, w, net_state, split) for split in splits]
 
+  choose = {
+    where: jax.jit(functools.partial(_largest, target))
+    for where, target in aims.items()
+  }
   rows: list[dict[str, Any]] = []
   smallest: dict[Any, list[np.ndarray]] = {}
   count = len({m for c in cells for m in c.members})
@@ -169,7 +172,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   )
   with bar:
     for member, state, theta in _members(cells, states):
-      for names, masks in _nets(s, member, state, aims, sparse):
+      for names, masks in _nets(s, member, state, choose, sparse):
         (validation, _), (accuracy, nll) = jax.device_get(
           measure(theta, state.net, masks, splits)
         )
@@ -189,7 +192,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
             'test_accuracy': float(accuracy),
             'test_nll': float(nll) if finite else float('nan'),
             'training_flops_ratio': (
-              s.training_multiplier * float(state.work.spent) / max(t.steps, 1)
+              s.training_multiplier * float(state.work.training)
             ),
             'inference_flops_ratio': costs.relative(recipe.layer_flops, shares),
           }
@@ -218,7 +221,7 @@ def _members(cells, states) -> Iterator[tuple[Member, Any, Any]]:
         yield m, member_state, member_theta
 
 
-def _nets(s, member, state, aims, sparse):
+def _nets(s, member, state, choose, sparse):
   """What is evaluated of a member: its name, and masks by layer path."""
   if member.variant:
     masks = sparse[member.variant].masks(state.method).forward
@@ -227,14 +230,18 @@ def _nets(s, member, state, aims, sparse):
   if 'dense' in s.methods:
     yield population.Variant('dense', s.distributions[0], 0.0), {}
   if 'one_shot' in s.methods:
-    for (distribution, density), target in aims.items():
-      alpha = float(transforms.current_alpha(state.opt))
-      ranks = masked.scores(
-        target, 'magnitude', jax.random.key(0), state.phi, alpha, {}
-      )
-      masks = methods.select(target, ranks, 1.0)
+    alpha = float(transforms.current_alpha(state.opt))
+    for (distribution, density), largest in choose.items():
+      masks = largest(state.phi, alpha)
       name = population.Variant('one_shot', distribution, sparsity(density))
       yield name, jax.tree.map(np.asarray, masks)
+
+
+def _largest(target, phi, alpha):
+  """Masks of the largest weights of a dense net."""
+  key = jax.random.key(0)  # magnitudes need none
+  ranks = masked.scores(target, 'magnitude', key, phi, alpha, {})
+  return methods.select(target, ranks, 1.0)
 
 
 def _density(masks) -> float:

@@ -64,7 +64,9 @@ class Training(NamedTuple):
   """The pure functions of one member's training.
 
   Attributes:
-    init: (hyper, train split) -> TrainState.
+    init: (hyper, train split) -> TrainState; some methods look at a batch.
+    begin: (hyper, train split, θ, net state) -> TrainState, for a population:
+      `initial_theta` is then a program of its own, the same for all methods.
     chunk: (state, hyper, train split, first step, number of steps) -> state,
       mean loss. All members of a population have the same first step: it is
       not batched.
@@ -75,6 +77,7 @@ class Training(NamedTuple):
   """
 
   init: Callable[..., TrainState]
+  begin: Callable[..., TrainState]
   chunk: Callable[..., tuple[TrainState, jax.Array]]
   read: Callable[[TrainState], Params]
   weights: Callable[[TrainState], Params]
@@ -178,8 +181,7 @@ def make_training(
       image = recipe.augment(jax.random.fold_in(keys(hyper)[2], step), image)
     return data.normalise(image, recipe.scale), train.label[rows]
 
-  def init(hyper: Hyper, train: data.Split) -> TrainState:
-    theta, net_state = initial_theta(recipe, hyper.seed)
+  def begin(hyper: Hyper, train: data.Split, theta, net_state) -> TrainState:
     now = hyper.alpha if alpha is None else alpha
     batch_key, net_key, _, _, init_key = keys(hyper)
 
@@ -237,13 +239,18 @@ def make_training(
         event,
         theta,
         (state.phi, state.opt, state.method),
-        (lambda s: _measured(recipe, method, s, state.work.spent), state.work),
+        (
+          lambda s: _measured(recipe, method, s, state.work.training),
+          state.work,
+        ),
       )
       if recipe.layer_flops:
         # What the step cost goes by the masks that it was done with.
         due = False if method.due is None else method.due(step)
         cost = method.cost(state.work.forward, state.work.backward, due)
-        work = work._replace(spent=work.spent + cost / 3)
+        mean = state.work.training
+        # Not a sum: float32 would lose what is added to a large one.
+        work = work._replace(training=mean + (cost / 3 - mean) / (step + 1))
       state = TrainState(
         phi=phi,
         net=net_state,
@@ -265,8 +272,12 @@ def make_training(
   def read(state: TrainState) -> Params:
     return reparam.to_theta(state.phi, transforms.current_alpha(state.opt))
 
+  def init(hyper: Hyper, train: data.Split) -> TrainState:
+    return begin(hyper, train, *initial_theta(recipe, hyper.seed))
+
   return Training(
     init=init,
+    begin=begin,
     chunk=chunk,
     read=read,
     weights=lambda state: method.weights(read(state), state.method),
@@ -278,7 +289,7 @@ def make_training(
 
 
 def _measured(
-  recipe: Recipe, method: Method, state: Any, spent: jax.Array
+  recipe: Recipe, method: Method, state: Any, training: jax.Array
 ) -> Work:
   """The FLOPs of a forward pass over the masks' sets, and their density."""
   sets = method.masks(state)
@@ -297,7 +308,7 @@ def _measured(
     density=jnp.asarray(sum(kept) / size if size else 1.0, jnp.float32),
     forward=relative(sets.forward),
     backward=relative(sets.backward),
-    spent=jnp.asarray(spent, jnp.float32),
+    training=jnp.asarray(training, jnp.float32),
   )
 
 

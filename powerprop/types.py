@@ -36,13 +36,13 @@ class Work(NamedTuple):
     density: share of the governed weights in the forward pass.
     forward: FLOPs of a forward pass.
     backward: FLOPs of a forward pass over the weights that are updated.
-    spent: the training FLOPs of all steps so far, in dense training steps.
+    training: FLOPs of a training step, the mean of all steps so far.
   """
 
   density: jax.Array
   forward: jax.Array
   backward: jax.Array
-  spent: jax.Array
+  training: jax.Array
 
 
 class TrainState(NamedTuple):
@@ -90,7 +90,7 @@ class Event(NamedTuple):
     opt: the optimiser's state.
     dense: ∂L/∂w of this step's batch, for all weights, masked ones as well.
     reset: (opt, φ, {path: bool array}) -> opt with the moments of those
-      weights set to what they are at the start.
+      weights set to what they are at the start; None is all of them.
   """
 
   key: jax.Array
@@ -99,7 +99,7 @@ class Event(NamedTuple):
   alpha: Alpha
   opt: Any
   dense: Params
-  reset: Callable[[Any, Params, dict[str, jax.Array]], Any]
+  reset: Callable[[Any, Params, dict[str, jax.Array] | None], Any]
 
 
 class Method(NamedTuple):

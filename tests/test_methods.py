@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
+import sparse_tiny
 
 from powerprop import costs
 from powerprop import data
@@ -56,7 +56,7 @@ _L2 = 0.01
 
 @pytest.fixture(autouse=True, scope='module')
 def _cache():
-  with tiny.compiled_once():
+  with sparse_tiny.compiled_once():
     yield
 
 
@@ -67,14 +67,6 @@ def _split(n, seed=0):
 
 
 TRAIN, VALIDATION = _split(40), _split(25, 1)
-# Compiling is most of the time of these tests, and what is compiled runs once.
-_jit = functools.partial(
-  jax.jit,
-  compiler_options={
-    'xla_backend_optimization_level': 0,
-    'xla_llvm_disable_expensive_passes': True,
-  },
-)
 NET = networks.mlp(10, hidden=(16,))
 
 
@@ -128,8 +120,8 @@ def _steps(name, alpha):
   recipe = _recipe()
   training = train.make_training(recipe, 'powerprop', alpha, method)
   hyper = _hyper(alpha)
-  states = [_jit(training.init)(hyper, TRAIN)]
-  chunk = _jit(training.chunk, static_argnums=4)
+  states = [jax.jit(training.init)(hyper, TRAIN)]
+  chunk = jax.jit(training.chunk, static_argnums=4)
   for step in range(_STEPS):
     states.append(chunk(states[-1], hyper, TRAIN, step, 1)[0])
   return jax.device_get(states), method
@@ -202,8 +194,8 @@ def test_vmapped_is_looped_is_stepped_and_nothing_is_compiled_twice(name):
   variant = population.Variant(name, 'erk', 0.75)
   members = [
     population.Member('powerprop', alpha, 0.05, seed, variant)
-    for alpha in _ALPHAS[1:]
-    for seed in range(2)
+    for alpha in _ALPHAS
+    for seed in range(1)
   ]
   told = {}
   for executor in ('map', 'vmap'):
@@ -217,7 +209,7 @@ def test_vmapped_is_looped_is_stepped_and_nothing_is_compiled_twice(name):
     cells = population.make_cells(
       recipe, members, executor, {variant: _method(name)}
     )
-    states = population.initial_states(cells, TRAIN)
+    states = population.initial_states(recipe, cells, TRAIN)
     traced = []
     for _ in range(2):
       new, reports = [None] * len(cells), [None] * len(cells)
@@ -246,7 +238,7 @@ def test_vmapped_is_looped_is_stepped_and_nothing_is_compiled_twice(name):
     _assert_same_masks(one, other)
   # However a training is cut into chunks: what resuming needs.
   stepped = _steps(name, 2.0)[0][-1]
-  one, _ = told['map'][members[0]]
+  one, _ = told['map'][members[-1]]
   _assert_close(one.phi, stepped.phi)
   _assert_same_masks(one, stepped)
 
@@ -271,7 +263,7 @@ def _assert_same_masks(got, wanted):
 
 @pytest.mark.parametrize('name', _OPTIONS)
 def test_alpha_one_is_no_powerprop(name):
-  """A traced α = 1 through the transform, against the optimiser alone."""
+  """A static α = 1 through the transform, against the optimiser alone."""
   states, method = _steps(name, 1.0)
   recipe = _recipe()._replace(
     transforms={
@@ -281,8 +273,8 @@ def test_alpha_one_is_no_powerprop(name):
     }
   )
   plain = train.make_training(recipe, 'powerprop', 1.0, method)
-  state = _jit(plain.init)(_hyper(1.0), TRAIN)
-  chunk = _jit(plain.chunk, static_argnums=4)
+  state = jax.jit(plain.init)(_hyper(1.0), TRAIN)
+  chunk = jax.jit(plain.chunk, static_argnums=4)
   for step in range(_STEPS):
     state, _ = chunk(state, _hyper(1.0), TRAIN, step, 1)
   jax.tree.map(np.testing.assert_array_equal, state.phi, states[-1].phi)
@@ -332,7 +324,8 @@ def test_cost_of_the_masks_as_they_were(name):
       'dense': 3,
     }.get(name, 3 * a)
     spent += wanted / 3
-  np.testing.assert_allclose(states[-1].work.spent, spent, rtol=1e-5)
+  mean = spent / _STEPS
+  np.testing.assert_allclose(states[-1].work.training, mean, rtol=1e-5)
 
 
 # Drop and grow.
@@ -545,7 +538,7 @@ def test_moments_of_new_weights_are_reset_and_no_others(optimizer):
 def test_factored_moments_are_left_alone_and_named():
   phi = {'a': {'w': jnp.ones((200, 300))}, 'b': {'w': jnp.ones((4, 5))}}
   tx = transforms.powerprop(optax.adafactor(0.1), 2.0)
-  assert steps_lib.shared_moments(tx, phi) == ['a/w', 'b/w']
+  assert steps_lib.shared_moments(tx, phi) == ['a/w']
   opt = tx.init(phi)
   grads = jax.tree.map(lambda x: x * 0.3, phi)
   _, opt = tx.update(grads, opt, phi)
@@ -625,7 +618,7 @@ def test_schedule_and_criterion_are_chosen_apart(schedule, criterion):
   method = _method('iterative', schedule=schedule, criterion=criterion)
   training = train.make_training(_recipe(), 'powerprop', 2.0, method)
   state = training.init(_hyper(2.0), TRAIN)
-  chunk = _jit(training.chunk, static_argnums=4)
+  chunk = jax.jit(training.chunk, static_argnums=4)
   state, _ = chunk(state, _hyper(2.0), TRAIN, 0, _STEPS)
   kept = {n: int(np.sum(m)) for n, m in state.method.items()}
   assert kept == _target().kept
@@ -643,6 +636,33 @@ def test_lottery_rewinds_all_parameters_and_the_optimiser():
   for n, mask in method.masks(at.method).forward.items():
     phi = np.abs(_weights(trained[6].phi)[n])
     assert phi[mask].min() >= phi[~mask].max()
+
+
+@pytest.mark.parametrize('criterion', ['saliency', 'random'])
+def test_what_is_gone_stays_gone_whatever_the_scores(criterion):
+  """Live weights of score zero, as in dead units, do not tie with masked."""
+  brief = methods.Brief(
+    methods.make_target({'a': {'w': jnp.zeros((8, 10))}}, 0.25), 100
+  )
+  method = methods.iterative(
+    brief, begin=0, end=50, every=10, criterion=criterion
+  )
+  event, _ = _event(1.0, dense={'a': {'w': jnp.zeros((8, 10))}})
+  masks = {'a/w': jnp.arange(80).reshape(8, 10) >= 40}
+  _, _, after = method.update(event._replace(step=jnp.asarray(50)), masks)
+  assert int(np.sum(after['a/w'])) == 20
+  assert not np.any(after['a/w'] & ~masks['a/w'])
+
+
+def test_a_reset_of_all_moments_is_a_fresh_start():
+  """The count of updates too: Adam's correction goes by it."""
+  phi = {'a': {'w': jnp.ones((4, 5))}}
+  tx = transforms.powerprop(optax.adam(0.1), 2.0)
+  opt = tx.init(phi)
+  for _ in range(20):
+    _, opt = tx.update(phi, opt, phi)
+  got = steps_lib.reset_moments(tx, opt, phi, None)
+  jax.tree.map(np.testing.assert_array_equal, got, tx.init(phi))
 
 
 def test_lottery_gives_both_trainings_the_whole_schedule():
@@ -736,7 +756,7 @@ def test_methods_keep_patterns(name, pattern):
   method = _method(name, target, **options)
   training = train.make_training(_recipe(), 'powerprop', 2.0, method)
   state = training.init(_hyper(2.0), TRAIN)
-  chunk = _jit(training.chunk, static_argnums=4)
+  chunk = jax.jit(training.chunk, static_argnums=4)
   state, _ = chunk(state, _hyper(2.0), TRAIN, 0, _STEPS)
   mask = np.asarray(method.masks(state.method).forward['hidden_0/w'])
   assert mask.sum() == target.kept['hidden_0/w']
@@ -759,7 +779,7 @@ def test_methods_that_cannot_keep_a_pattern_refuse_it(name):
 @pytest.mark.parametrize(
   'name,options,match',
   [
-    ('rigl', {'end': 13}, 'past the end of training at step 12'),
+    ('rigl', {'end': 12}, 'past the end of training, whose last step is 11'),
     ('set', {'begin': 8, 'end': 4}, r'window \[8, 4\] is empty'),
     ('snfs', {'every': 0}, 'every is 0'),
     ('dsr', {'fraction': 1.5}, 'fraction is 1.5'),
@@ -767,15 +787,16 @@ def test_methods_that_cannot_keep_a_pattern_refuse_it(name):
     ('snfs', {'momentum': -1}, 'momentum is -1'),
     ('iterative', {'schedule': 'sin'}, "schedule is 'sin'"),
     ('iterative', {'criterion': 'size'}, "criterion is 'size'"),
-    ('iterative', {'end': 13}, 'past the end'),
-    ('fine_tune', {'at': 13}, 'past the end'),
+    ('iterative', {'end': 12}, 'past the end'),
+    ('fine_tune', {'at': 12}, 'past the end'),
     ('lottery', {'rewind': 7, 'at': 6}, 'rewind is 7'),
+    ('lottery', {'at': 12}, 'at is 12'),
     ('top_kast', {'backward_density': 0.1}, 'backward_density is 0.1'),
     ('top_kast', {'backward_density': 1.1}, 'backward_density is 1.1'),
     ('top_kast', {'norm': 'l3'}, "norm is 'l3'"),
     ('top_kast', {'exploration': -1.0}, 'exploration is -1.0'),
     ('top_kast', {'every': 0}, 'every is 0'),
-    ('ac_dc', {'end': 13}, 'past the end'),
+    ('ac_dc', {'end': 12}, 'past the end'),
   ],
 )
 def test_bad_options_are_named(name, options, match):
@@ -788,7 +809,7 @@ def test_global_pruning_is_exact_in_total():
   method = _method('iterative', target)
   training = train.make_training(_recipe(), 'powerprop', 2.0, method)
   state = training.init(_hyper(2.0), TRAIN)
-  chunk = _jit(training.chunk, static_argnums=4)
+  chunk = jax.jit(training.chunk, static_argnums=4)
   for step in range(_STEPS):
     state, _ = chunk(state, _hyper(2.0), TRAIN, step, 1)
   sizes = sum(m.size for m in state.method.values())

@@ -159,7 +159,7 @@ def test_one_shot_is_the_dense_net_pruned_by_hand(whole):
   assert len(members) == 4  # dense and one_shot share their trainings
   (cell,) = population.make_cells(recipe, members, 'vmap')
   split = data.load('digits')
-  (state,) = population.initial_states([cell], split.train)
+  (state,) = population.initial_states(recipe, [cell], split.train)
   for start in range(0, 40, 10):
     state, _ = cell.training.chunk(state, cell.hyper, split.train, start, 10)
   by_name = {

@@ -89,7 +89,7 @@ def _by_member(cells, states):
 def _train(recipe, members, executor, chunks=1):
   """By member: the final state, and the report of the last chunk."""
   cells = population.make_cells(recipe, members, executor)
-  states = population.initial_states(cells, TRAIN)
+  states = population.initial_states(recipe, cells, TRAIN)
   for _ in range(chunks):
     states, reports = _advance(cells, states)
   reports = [population.Report(*(np.asarray(x) for x in r)) for r in reports]
@@ -172,7 +172,7 @@ def test_initial_weights_are_the_seeds_whatever_alpha():
   recipe = _recipe()
   members = _members((1.0, 2.0, 3.5), seeds=2)
   cells = population.make_cells(recipe, members, 'map')
-  states = population.initial_states(cells, TRAIN)
+  states = population.initial_states(recipe, cells, TRAIN)
   theta = {
     c.members[0]: c.training.read(s) for c, s in zip(cells, states, strict=True)
   }
@@ -200,7 +200,7 @@ def test_nothing_is_compiled_twice_and_restored_chunks_have_the_same_bits(
 
   recipe = recipe._replace(net=net._replace(apply=apply))
   cells = population.make_cells(recipe, _members((2.0,)), executor)
-  states = population.initial_states(cells, TRAIN)
+  states = population.initial_states(recipe, cells, TRAIN)
   states, _ = _advance(cells, states)
   count = len(traces)
   assert count
@@ -262,7 +262,7 @@ def test_one_step_by_hand():
   recipe = _recipe()
   member = _members((3.0,), seeds=1)[0]
   (cell,) = population.make_cells(recipe, [member], 'map')
-  (state,) = population.initial_states([cell], TRAIN)
+  (state,) = population.initial_states(recipe, [cell], TRAIN)
   ((new,), _) = _advance([cell], [state], num_steps=1)
   key = jax.random.key(member.seed)
   rows = data.batch_indices(jax.random.fold_in(key, 1), 0, 1, 40, 8)[0]
@@ -310,7 +310,7 @@ _SHARDED = """
   for seeds in (4, 3):  # fills the devices, and does not
     members = t._members((1.0, 2.5), seeds)
     cells = population.make_cells(t._recipe(), members, 'vmap')
-    states = population.initial_states(cells, t.TRAIN)
+    states = population.initial_states(t._recipe(), cells, t.TRAIN)
     sharded, reports = t._advance(cells, states)
     leaf = sharded[0].phi['output']['w']
     assert len(leaf.sharding.device_set) == 8 and leaf.shape[0] % 8 == 0

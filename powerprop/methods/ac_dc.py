@@ -20,8 +20,9 @@ def ac_dc(
   """Alternating compressed and decompressed training.
 
   A dense warm-up until `begin`; then phases of `every` steps, compressed to the
-  largest weights and dense by turns; compressed from `end` on. Weights that
-  were pruned start the dense phase at zero.
+  largest weights and dense by turns, the last dense one lasting until `end`;
+  compressed from there on. Weights that were pruned start a dense phase at
+  zero.
 
   Args:
     brief: target and length of the training.
@@ -48,8 +49,11 @@ def ac_dc(
   w = masked.window(brief, part(begin, 10), part(end, 85), part(every, 5))
 
   def compressed(step):
-    odd = (step - w.begin) // w.every % 2 == 1
-    return (step >= w.end) | ((step >= w.begin) & ~odd)
+    phase = (step - w.begin) // w.every
+    # The last dense phase goes on until `end`.
+    whole = w.begin + (phase + 1) * w.every < w.end
+    inside = (step >= w.begin) & (phase % 2 == 0) & whole
+    return (step >= w.end) | inside
 
   def init(key, phi, alpha, gradient):
     del key, alpha, gradient
@@ -65,7 +69,7 @@ def ac_dc(
     new = {name: ~m for name, m in masks.items()}
     values = masked.regrow(phi, new, masks, phi, event.alpha, regrow)
     stored = trees.replace_weights(event.phi, values)
-    opt = event.reset(event.opt, stored, masked.all_true(stored))
+    opt = event.reset(event.opt, stored, None)
     return stored, opt, masked.everything(brief.target)
 
   def update(event: Event, masks):
@@ -81,7 +85,7 @@ def ac_dc(
 
   return masked.method(
     init,
-    due=lambda step: w.due(step) | (step == w.end),
+    due=lambda step: compressed(step) != compressed(step - 1),
     update=update,
     progress=progress,
   )

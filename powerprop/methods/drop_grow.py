@@ -58,7 +58,7 @@ def dropped(phi: Layers, masks: Layers, numbers: Layers) -> Layers:
     Bool arrays, each a subset of its mask.
   """
   ranks = {
-    name: jnp.where(masks[name], jnp.maximum(jnp.abs(x), _TINY), 0)
+    name: jnp.where(masks[name], jnp.maximum(_size(x), _TINY), 0)
     for name, x in phi.items()
   }
   left = {n: jnp.sum(m, dtype=jnp.int32) - numbers[n] for n, m in masks.items()}
@@ -79,13 +79,15 @@ def grown(
   Returns:
     Bool arrays, each disjoint from `kept`.
   """
-  keys = jax.random.split(key, len(ranks))
   candidates = {}
-  for k, (name, x) in zip(keys, ranks.items(), strict=True):
-    chance = _TINY * (1 + jax.random.uniform(k, x.shape))
-    rank = jnp.maximum(jnp.abs(x), chance.astype(x.dtype))
+  for name, chance in masked.uniform(key, ranks).items():
+    rank = jnp.maximum(_size(ranks[name]), _TINY * (1 + chance))
     candidates[name] = jnp.where(kept[name], 0, rank)
   return trees.top_k_masks(candidates, numbers)
+
+
+def _size(x: jax.Array) -> jax.Array:
+  return jnp.abs(x).astype(jnp.float32)  # _TINY is zero in half precision
 
 
 def drop_and_grow(

@@ -12,7 +12,7 @@ from powerprop.types import Event, Method
 def dsr(
   brief: masked.Brief,
   *,
-  begin: int = 0,
+  begin: int | None = None,
   end: int | None = None,
   every: int = 100,
   fraction: float = 0.3,
@@ -29,8 +29,9 @@ def dsr(
 
   Args:
     brief: target and length of the training; its distribution is the start.
-    begin: first step at which masks change.
-    end: last step at which they may; None is 3/4 of the training.
+    begin: first step at which masks change; None is `every`: before any
+      training, magnitudes are those of the layers' initialisation alone.
+    end: they change before it; None is 3/4 of the training.
     every: steps between two changes; a change takes the place of a step.
     fraction: share of all active weights that is dropped at first.
     decay: how that share falls: 'cosine', 'linear' or 'constant'.
@@ -48,6 +49,7 @@ def dsr(
   """
   masked.unstructured_only(brief, 'dsr')
   masked.check_regrow(regrow)
+  begin = every if begin is None else begin
   w = masked.window(brief, begin, end, every)
   drop = drop_grow.drop_fraction(w, fraction, decay)
   start = masked.fixed(brief, 'random')

@@ -1,9 +1,13 @@
 """Pruning while training: gradual magnitude pruning, and pruning once."""
 
+import jax.numpy as jnp
+
 from powerprop import schedules
 from powerprop.methods import masked
 from powerprop.methods import targets
 from powerprop.types import Event, Method
+
+_TINY = 1e-30
 
 
 def iterative(
@@ -11,7 +15,7 @@ def iterative(
   *,
   begin: int | None = None,
   end: int | None = None,
-  every: int = 1_000,
+  every: int | None = None,
   schedule: str = 'cubic',
   criterion: str = 'magnitude',
 ) -> Method:
@@ -29,7 +33,8 @@ def iterative(
     begin: first step at which something is pruned; None is 5/16 of the
       training, as in RigL's protocol (10,000 of 32,000 steps).
     end: step at which the target is reached; None is 3/4 of the training.
-    every: steps between two prunings.
+    every: steps between two prunings; None is 1/32 of the training, as in
+      RigL's protocol (1,000 of 32,000 steps).
     schedule: 'cubic', 'cosine', 'linear', or 'one_shot' (all at `end`).
     criterion: 'magnitude', 'saliency' or 'random': what goes first. With the
       latter two, weights that are gone stay so.
@@ -49,6 +54,7 @@ def iterative(
       f' {", ".join(schedules.SHAPES)}'
     )
   begin = brief.steps * 5 // 16 if begin is None else begin
+  every = max(1, brief.steps // 32) if every is None else every
   w = masked.window(brief, begin, end, every)
   shape = schedules.SHAPES[schedule]
 
@@ -62,7 +68,11 @@ def iterative(
   def update(event: Event, masks):
     ranks = masked.event_scores(brief, criterion, event)
     if criterion != 'magnitude':
-      ranks = {name: x * masks[name] for name, x in ranks.items()}
+      # Those that are gone rank below all others, those of score zero as well.
+      ranks = {
+        name: jnp.where(masks[name], jnp.maximum(jnp.abs(x), _TINY), 0)
+        for name, x in ranks.items()
+      }
     masks = targets.select(brief.target, ranks, share(event.step))
     return event.phi, event.opt, masks
 

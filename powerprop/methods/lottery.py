@@ -23,7 +23,11 @@ class LotteryState(NamedTuple):
 
 
 def lottery(
-  brief: masked.Brief, *, rewind: int = 0, at: int | None = None
+  brief: masked.Brief,
+  *,
+  rewind: int = 0,
+  at: int | None = None,
+  criterion: str = 'magnitude',
 ) -> Method:
   """Trains densely, prunes by magnitude, rewinds, and trains the ticket.
 
@@ -36,20 +40,22 @@ def lottery(
     brief: target and length of both trainings together.
     rewind: the step to which to rewind; 0 is the initialisation.
     at: the step at which to prune; None is half of the training.
+    criterion: what goes first, as in `iterative`.
 
   Returns:
     A method; training costs 3 before `at`, and 3 f_S after it.
 
   Raises:
-    ValueError: unless 0 ≤ rewind < at ≤ steps.
+    ValueError: unless 0 ≤ rewind < at < steps, or if the criterion is unknown.
 
   References: Frankle and Carbin, The lottery ticket hypothesis, ICLR 2019;
     Frankle et al., Stabilizing the lottery ticket hypothesis, 2019 (rewinding).
   """
+  masked.check_criterion(criterion)
   at = brief.steps // 2 if at is None else at
-  if not 0 <= rewind < at <= brief.steps:
+  if not 0 <= rewind < at < brief.steps:
     raise ValueError(
-      f'rewind is {rewind} and at is {at}, but 0 <= rewind < at <= steps ='
+      f'rewind is {rewind} and at is {at}, but 0 <= rewind < at < steps ='
       f' {brief.steps} must hold'
     )
   target = brief.target
@@ -62,9 +68,9 @@ def lottery(
     return event.phi, event.opt, state._replace(saved=event.phi)
 
   def draw(event: Event, state: LotteryState):
-    ranks = masked.event_scores(brief, 'magnitude', event)
+    ranks = masked.event_scores(brief, criterion, event)
     masks = targets.select(target, ranks, 1.0)
-    opt = event.reset(event.opt, state.saved, masked.all_true(state.saved))
+    opt = event.reset(event.opt, state.saved, None)
     return state.saved, opt, LotteryState(masks, state.saved)
 
   def update(event: Event, state: LotteryState):

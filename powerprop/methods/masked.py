@@ -1,6 +1,6 @@
 """What the sparse methods have in common: filling in `Method`, regrowing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,7 @@ class Brief(NamedTuple):
 
 
 class Window(NamedTuple):
-  """When masks change: at `begin`, and every `every` steps until `end`."""
+  """When masks change: at `begin`, and every `every` steps before `end`."""
 
   begin: int
   end: int
@@ -41,7 +41,7 @@ class Window(NamedTuple):
 
   def due(self, step: jax.Array) -> jax.Array:
     """Whether `step` is one of them."""
-    inside = (step >= self.begin) & (step <= self.end)
+    inside = (step >= self.begin) & (step < self.end)
     return inside & ((step - self.begin) % self.every == 0)
 
 
@@ -51,8 +51,8 @@ def window(brief: Brief, begin: int, end: int | None, every: int) -> Window:
   Args:
     brief: of the method.
     begin: first step, ≥ 0.
-    end: last step, or None for three quarters of the training, as RigL's
-      protocol nearly has it (25,000 of 32,000 steps).
+    end: its end, a step of the training; None is three quarters of it, as
+      RigL's protocol nearly has it (25,000 of 32,000 steps).
     every: steps between two changes, ≥ 1.
 
   Returns:
@@ -68,10 +68,10 @@ def window(brief: Brief, begin: int, end: int | None, every: int) -> Window:
     raise ValueError(
       f'the mask window [{begin}, {end}] is empty: begin must be in [0, end]'
     )
-  if end > brief.steps:
+  if end >= brief.steps:
     raise ValueError(
-      f'the mask window ends at step {end}, past the end of training at step'
-      f' {brief.steps}: lower end or raise steps'
+      f'the mask window ends at step {end}, past the end of training, whose'
+      f' last step is {brief.steps - 1}: lower end or raise steps'
     )
   return Window(begin, end, every)
 
@@ -153,12 +153,6 @@ def everything(target: Target) -> dict[str, jax.Array]:
   return {name: jnp.ones(s, bool) for name, s in target.shapes.items()}
 
 
-def all_true(phi: Params) -> dict[str, jax.Array]:
-  """Marks every entry of every leaf, weights or not, by path."""
-  marks = jax.tree.map(lambda x: jnp.ones(x.shape, bool), phi)
-  return trees.weights(marks, lambda path, x: True)
-
-
 def leaves(target: Target, tree: Params) -> dict[str, jax.Array]:
   """The leaves that the target governs, by path."""
   return trees.weights(tree, lambda path, _: path in target.shapes)
@@ -178,7 +172,7 @@ def scores(
     target: which weights.
     criterion: 'magnitude': |φ|, whose order is that of |θ| but which does not
       underflow; |θ| where a layer's pattern adds up several weights.
-      'saliency': |θ ∂L/∂w|, which is zero for weights that are masked.
+      'saliency': |θ ∂L/∂w|.
       'random': uniform.
     key: for 'random'.
     phi: stored parameters.
@@ -192,11 +186,8 @@ def scores(
   """
   stored = leaves(target, phi)
   if criterion == 'random':
-    keys = jax.random.split(key, len(stored))
-    return {
-      name: jax.random.uniform(k, x.shape, minval=1e-3)
-      for k, (name, x) in zip(keys, stored.items(), strict=True)
-    }
+    # No zero: a weight that was never drawn and one that was are told apart.
+    return {name: 1e-3 + x for name, x in uniform(key, stored).items()}
   if criterion == 'saliency':
     grads = leaves(target, dense)
     return {
@@ -284,12 +275,28 @@ def check_share(name: str, value: float) -> None:
     raise ValueError(f'{name} is {value} but must be in [0, 1]')
 
 
-def random_signs(key: jax.Array, like: Any) -> dict[str, jax.Array]:
+def random_signs(
+  key: jax.Array, like: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
   """±1 for every weight."""
-  keys = jax.random.split(key, len(like))
+  return {n: jnp.sign(x - 0.5) for n, x in uniform(key, like).items()}
+
+
+def uniform(
+  key: jax.Array, like: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """Random numbers in [0, 1) for every weight, float32.
+
+  All are drawn at once: a generator for each layer took longer to compile than
+  all the rest of a change of masks.
+  """
+  sizes = [x.size for x in like.values()]
+  parts = jnp.split(
+    jax.random.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist()
+  )
   return {
-    name: jax.random.rademacher(k, np.shape(x), jnp.float32)
-    for k, (name, x) in zip(keys, like.items(), strict=True)
+    name: part.reshape(x.shape)
+    for part, (name, x) in zip(parts, like.items(), strict=True)
   }
 
 

@@ -21,7 +21,7 @@ def rigl(
   Args:
     brief: target and length of the training.
     begin: first step at which masks change.
-    end: last step at which they may; None is 3/4 of the training.
+    end: they change before it; None is 3/4 of the training.
     every: ΔT, steps between two changes; a change takes the place of a step.
     fraction: share of a layer's weights that is dropped at first.
     decay: how that share falls: 'cosine', 'linear' or 'constant'.
@@ -29,8 +29,8 @@ def rigl(
       `masked.regrow`. The value is a default of ours.
 
   Returns:
-    A method; training costs (3 f_S ΔT + 2 f_S + f_D)/(ΔT + 1). Moments of new
-    weights are reset.
+    A method; training costs 3 f_S, and 2 f_S + f_D where masks change. Moments
+    of new weights are reset.
 
   Raises:
     ValueError: if a value is out of range, or a layer has a pattern.

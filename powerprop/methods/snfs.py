@@ -42,7 +42,7 @@ def snfs(
   Args:
     brief: target and length of the training.
     begin: first step at which masks change.
-    end: last step at which they may; None is 3/4 of the training.
+    end: they change before it; None is 3/4 of the training.
     every: steps between two changes; a change takes the place of a step.
     fraction: share of a layer's weights that is dropped at first.
     decay: how that share falls: 'cosine', 'linear' or 'constant'.

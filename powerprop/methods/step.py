@@ -88,7 +88,7 @@ def reset_moments(
   tx: optax.GradientTransformation,
   opt: Any,
   phi: Params,
-  chosen: Mapping[str, jax.Array],
+  chosen: Mapping[str, jax.Array] | None,
 ) -> Any:
   """Sets an optimiser's moments of some weights to what they are at the start.
 
@@ -96,12 +96,15 @@ def reset_moments(
     tx: the optimiser.
     opt: its state.
     phi: the parameters.
-    chosen: by path, boolean arrays of the weights in question.
+    chosen: by path, boolean arrays of the weights in question; None is all of
+      them, and the count of updates with them, as Adam's correction needs it.
 
   Returns:
     A state like `opt`. Moments that are not per weight (those that a factored
     optimiser keeps) stay as they are; see `shared_moments`.
   """
+  if chosen is None:
+    return tx.init(phi)
   no = jnp.zeros((), bool)
   marks = jax.tree_util.tree_map_with_path(
     lambda path, x: chosen.get(trees.path_name(path), no), phi
@@ -138,7 +141,8 @@ def shared_moments(tx: optax.GradientTransformation, phi: Params) -> list[str]:
   found: dict[str, None] = {}
 
   def look(moment, name, weight):
-    if moment.shape != weight.shape:
+    # Moments that are kept in another way have a dummy of one entry here.
+    if moment.shape != weight.shape and moment.size > 1:
       found[name] = None
     return moment
 

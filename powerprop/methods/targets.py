@@ -53,6 +53,7 @@ def make_target(
   exclude: Sequence[str] = (),
   patterns: Mapping[str, str] | None = None,
   where: Where = trees.is_weight,
+  stem: str | None = None,
 ) -> Target:
   r"""Spreads a density over layers.
 
@@ -81,6 +82,9 @@ def make_target(
       'erdos_renyi' make up for that in the layers without a pattern, as far
       as these can.
     where: which leaves are governed.
+    stem: path of the layer that sees the data, where 'uniform' guesses wrong,
+      as it does in nets with depthwise kernels; the first one of
+      `powerprop.flops`.
 
   Returns:
     A target.
@@ -132,7 +136,9 @@ def make_target(
 
   wanted = {name: own.get(name, density) for name in shapes}
   if distribution == 'uniform':
-    stem = _stem(every)
+    stem = _stem(every) if stem is None else stem
+    if stem is not None and (len(every) < 2 or len(every.get(stem, ())) < 3):
+      stem = None
     if stem is not None and stem in shapes and stem not in own:
       wanted[stem], kinds[stem] = 1.0, patterns_lib.UNSTRUCTURED
   else:
