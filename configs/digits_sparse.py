@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
         'rigl': {'every': 50},
         'snfs': {'every': 50},
         'dsr': {'every': 50},
-        'top_kast': {'every': 50, 'backward_density': 1.0},
+        'top_kast': {'backward_density': 1.0},
       },
       'densities': (0.05,),
       'distributions': ('erk',),

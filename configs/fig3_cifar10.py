@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
       'methods': ('iterative', 'top_kast'),
       'method_kwargs': {
         'iterative': {'begin': 20_000, 'end': 75_000, 'every': 1_000},
-        'top_kast': {'backward_density': 1.0, 'every': 100},
+        'top_kast': {'backward_density': 1.0},
       },
       'densities': (0.05, 0.04, 0.03, 0.02, 0.01),
       'distributions': ('erk',),

@@ -57,7 +57,7 @@ def get_config() -> ml_collections.ConfigDict:
         **dict.fromkeys(('set', 'snfs', 'rigl'), _WINDOW),
         'dsr': {**_WINDOW, 'begin': 100},
         'iterative': {'begin': 30_000, 'end': 75_000, 'every': 1_000},
-        'top_kast': {'backward_density': 1.0, 'every': 100},
+        'top_kast': {'backward_density': 1.0},
         'top_kast_half': {'method': 'top_kast', 'backward_density': 0.5},
       },
       'densities': (0.5, 0.2, 0.1, 0.05),

@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
       'method_kwargs': {
         'iterative': {'begin': 1_000, 'end': 2_600, 'every': 100},
         'rigl': {'begin': 0, 'end': 2_600, 'every': 100},
-        'top_kast': {'backward_density': 1.0, 'every': 100},
+        'top_kast': {'backward_density': 1.0},
       },
       'densities': (0.05,),
       'distributions': ('erk',),

@@ -42,7 +42,7 @@ _OPTIONS = {
   'set': {'every': 3, 'end': 9},
   'rigl': {'every': 3, 'end': 9},
   'snfs': {'every': 3, 'end': 9},
-  'dsr': {'every': 3, 'end': 9},
+  'dsr': {'begin': 0, 'every': 3, 'end': 9},
   'top_kast': {'every': 2, 'backward_density': 0.5},
   'ac_dc': {'begin': 2, 'every': 2, 'end': 9},
 }
@@ -50,7 +50,9 @@ _OPTIONS = {
 _DROPS = ('set', 'rigl', 'snfs', 'dsr')
 _SPARSE = [name for name in _OPTIONS if name != 'dense']
 _ALPHAS = (1.0, 2.0)
-_ADAMW = functools.partial(optax.adamw, weight_decay=0.1)
+# A large ε: where a gradient is next to zero, Adam would make its rounding a
+# step as large as any.
+_ADAMW = functools.partial(optax.adamw, weight_decay=0.1, eps=1e-3)
 _L2 = 0.01
 
 

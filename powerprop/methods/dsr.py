@@ -49,7 +49,8 @@ def dsr(
   """
   masked.unstructured_only(brief, 'dsr')
   masked.check_regrow(regrow)
-  begin = every if begin is None else begin
+  end = brief.steps * 3 // 4 if end is None else end
+  begin = min(every, end) if begin is None else begin
   w = masked.window(brief, begin, end, every)
   drop = drop_grow.drop_fraction(w, fraction, decay)
   start = masked.fixed(brief, 'random')
