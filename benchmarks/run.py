@@ -8,6 +8,7 @@ Prints a Markdown table per benchmark and writes results.json to --out.
 
 import argparse
 from collections.abc import Callable
+import functools
 import json
 import pathlib
 import sys
@@ -64,6 +65,9 @@ BENCHMARKS: dict[str, Callable[[timing.Say], timing.Table]] = {
   'population': training.population,
   'top_k': selection.top_k,
   'method_step': sparse.method_step,
+  'method_step_conv': functools.partial(
+    sparse.method_step, rounds=5, net=sparse.CONV
+  ),
   'mask_update': sparse.mask_update,
   'memory': sparse.memory,
   'end_to_end': end_to_end,

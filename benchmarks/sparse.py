@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -18,6 +18,7 @@ from powerprop import networks
 from powerprop import population
 from powerprop import train
 from powerprop import transforms
+from powerprop import trees
 from powerprop.types import Hyper
 
 _EVERY = 100
@@ -43,13 +44,25 @@ def _shapes(net: hk.TransformedWithState, shape: tuple[int, ...]) -> Any:
   )[0]
 
 
+class Net(NamedTuple):
+  """A net to be timed, with the pictures that it sees."""
+
+  name: str
+  net: hk.TransformedWithState
+  shape: tuple[int, ...]
+
+
+LENET = Net('LeNet-300-100', networks.mlp(10), (28, 28, 1))
+CONV = Net('small_conv', networks.small_conv(10), (32, 32, 3))
+
+
 def method_step(
   say: timing.Say,
   num_train: int = 10_000,
   steps: int = 200,
   rounds: int = 10,
   names: Sequence[str] = _NAMES,
-  alpha: float = 1.0,
+  net: Net = LENET,
 ) -> timing.Table:
   """Each method's step against the dense one, over two periods of its masks.
 
@@ -59,25 +72,27 @@ def method_step(
     steps: of a scan.
     rounds: see `timing.compare`.
     names: of the methods.
-    alpha: of all of them, static.
+    net: of all of them.
 
   Returns:
     One row per method; Top-KAST also with masks refreshed at each step.
   """
-  split = training.make_split(num_train, (28, 28, 1))
-  net = networks.mlp(10)
+  alpha = 1.0
+  split = training.make_split(num_train, net.shape)
+  shapes = _shapes(net.net, net.shape)
   recipe = train.Recipe(
-    net=net,
+    net=net.net,
     optimizer=functools.partial(optax.sgd, momentum=0.9),
     transforms={'powerprop': transforms.powerprop},
     batch_size=60,
     scale=1 / 255,
     num_train=num_train,
-    image_shape=(28, 28, 1),
+    image_shape=net.shape,
     epsilon=0.01,
-    layer_flops={'hidden_0/w': 470400.0, 'hidden_1/w': 6e4, 'output/w': 2e3},
+    # Any numbers: only the counting takes time.
+    layer_flops=dict.fromkeys(trees.weights(shapes), 1.0),
   )
-  target = methods.make_target(_shapes(net, (28, 28, 1)), 0.1, 'erk')
+  target = methods.make_target(shapes, 0.1, 'erk')
   brief = methods.Brief(target, 10 * steps)
   # Something happens in every period: the windows are the whole training.
   period = {'begin': 0, 'end': 10 * steps - 1, 'every': _EVERY}
@@ -105,7 +120,7 @@ def method_step(
   times = timing.compare(programs, 'dense', rounds, say)
   limit = {'dense': None, 'top_kast, each step': 1.15}
   return timing.Table(
-    'A sparse step against the dense step, LeNet-300-100',
+    f'A sparse step against the dense step, {net.name}',
     (
       f'α = {alpha:g}, batch 60, SGD with momentum, {steps} steps per scan,'
       f' masks change every {_EVERY} steps (their time is in it), ERK at 90%'

@@ -36,7 +36,7 @@ _TINY = {
   ),
   'top_k': lambda: selection.top_k(_quiet, 1000, ((4, 7), (33,)), 2, 2),
   'method_step': lambda: sparse.method_step(
-    _quiet, 120, 3, 2, names=('top_kast',)
+    _quiet, 120, 3, 2, ('top_kast',), sparse.CONV
   ),
   'mask_update': lambda: sparse.mask_update(
     _quiet, networks.mnist_conv(10), (8, 8, 1), 2, 2

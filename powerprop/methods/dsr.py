@@ -1,6 +1,5 @@
 """DSR: drop the smallest weights of all layers, grow where many are left."""
 
-import jax
 import jax.numpy as jnp
 
 from powerprop.methods import drop_grow
@@ -71,13 +70,10 @@ def dsr(
     shares = targets.spread(
       remaining.astype(jnp.float32), number, sizes - remaining
     )
-    more = drop_grow.grown(
-      jax.random.fold_in(event.key, 1),
-      masked.event_scores(brief, 'random', event),
-      kept,
-      dict(zip(masks, shares, strict=True)),
-    )
-    signs = masked.random_signs(jax.random.fold_in(event.key, 2), masks)
+    ranks = masked.event_scores(brief, 'random', event)
+    numbers = dict(zip(masks, shares, strict=True))
+    more = drop_grow.grown(event.key, ranks, kept, numbers)
+    signs = masked.signs_of(ranks)
     return drop_grow.adopt(event, masks, kept, more, signs, regrow, True)
 
   return masked.method(start.init, due=w.due, update=update, replaces_step=True)

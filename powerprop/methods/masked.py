@@ -186,8 +186,8 @@ def scores(
   """
   stored = leaves(target, phi)
   if criterion == 'random':
-    # No zero: a weight that was never drawn and one that was are told apart.
-    return {name: 1e-3 + x for name, x in uniform(key, stored).items()}
+    # From 1 to 2: none is zero, and all have the same number of digits.
+    return {name: 1 + x for name, x in uniform(key, stored).items()}
   if criterion == 'saliency':
     grads = leaves(target, dense)
     return {
@@ -275,11 +275,17 @@ def check_share(name: str, value: float) -> None:
     raise ValueError(f'{name} is {value} but must be in [0, 1]')
 
 
-def random_signs(
-  key: jax.Array, like: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
-  """±1 for every weight."""
-  return {n: jnp.sign(x - 0.5) for n, x in uniform(key, like).items()}
+def signs_of(numbers: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  """±1 by the last bits of random numbers, of which their order tells nothing.
+
+  Args:
+    numbers: float32 arrays of `scores` by the criterion 'random'.
+
+  Returns:
+    Arrays of the same shapes.
+  """
+  last = lambda x: jax.lax.bitcast_convert_type(x, jnp.uint32) & 1
+  return {n: 1.0 - 2.0 * last(x) for n, x in numbers.items()}
 
 
 def uniform(

@@ -1,7 +1,5 @@
 """SET: drop the smallest weights, grow random ones."""
 
-import jax
-
 from powerprop.methods import drop_grow
 from powerprop.methods import masked
 from powerprop.types import Event, Method
@@ -46,9 +44,8 @@ def set(  # pylint: disable=redefined-builtin
 
   def update(event: Event, masks):
     ranks = masked.event_scores(brief, 'random', event)
-    signs = masked.random_signs(jax.random.fold_in(event.key, 2), masks)
     return drop_grow.drop_and_grow(
-      event, masks, drop(event.step), ranks, signs, regrow
+      event, masks, drop(event.step), ranks, masked.signs_of(ranks), regrow
     )
 
   return masked.method(start.init, due=w.due, update=update, replaces_step=True)

@@ -72,7 +72,11 @@ def top_kast(
   def choose(ranks) -> dict[str, jax.Array]:
     # Two masks in a byte: 1 for B, 2 more for A.
     forward = targets.select(target, ranks, 1.0)
-    backward = targets.select(target, ranks, share)
+    backward = (
+      targets.select(target, ranks, share)
+      if share
+      else masked.everything(target)
+    )
     return {
       name: backward[name].astype(jnp.uint8) + 2 * a.astype(jnp.uint8)
       for name, a in forward.items()
