@@ -28,7 +28,9 @@ def experiment(
     workdir.mkdir(parents=True, exist_ok=True)
     text = sparse_plan.markdown(plans, most=len(plans))
     runs.write_atomically(workdir / 'plan.md', text.encode())
-    runs.write_atomically(workdir / 'plan.json', runs.to_json(plans))
+    # The tables are in plan.md, once each.
+    costs = [{k: v for k, v in p.items() if k != 'table'} for p in plans]
+    runs.write_atomically(workdir / 'plan.json', runs.to_json(costs))
   print(sparse_plan.markdown(plans, rest=str(workdir / 'plan.md')))
 
 

@@ -143,7 +143,9 @@ def test_example_refuses_what_it_cannot_do(page):
   brief = methods.Brief(methods.make_target(params, 0.5), 100)
   with pytest.raises(ValueError, match='gradient_weight is -1 but must be'):
     page['mest'](brief, gradient_weight=-1)
-  with pytest.raises(ValueError, match='past the end of training at step 100'):
+  with pytest.raises(
+    ValueError, match='past the end of training, whose last step is 99'
+  ):
     page['mest'](brief, end=101)
   target = methods.make_target(params, 0.5, patterns={'a': '2:4'})
   with pytest.raises(ValueError, match='mest drops and grows single weights'):
@@ -165,7 +167,7 @@ def test_the_experiment_takes_the_example(installed, monkeypatch):
   assert values(sys.argv) == [module]
   checked = sparse_settings.check(holder.value)
   assert checked.method_kwargs['mest'] == {'every': 50}
-  aims = sparse_settings.make_targets(checked, test_methods._shapes())
+  aims = sparse_settings.make_targets(checked, test_methods._shapes(), {})
   made = sparse_settings.make_methods(checked, aims)
   assert [variant.method for variant in made] == ['static', 'set', 'mest']
   kwargs = {'mest': {'gradient_weight': -1.0}}

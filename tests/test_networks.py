@@ -87,12 +87,12 @@ def test_sizes_names_and_output(name):
 
 @pytest.mark.parametrize('name', _SHAPES)
 def test_initial_weights(name):
-  """Zero biases; truncated normal weights of standard deviation √(1/fan-in)."""
+  """No effect but of truncated normal weights with std √(1/fan-in)."""
   _, params, _ = _init(name)
   weights = trees.weights(params)
   for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
     if trees.path_name(path) not in weights:
-      assert not np.any(x)
+      assert np.all(x == trees.path_name(path).endswith('/scale')), path
   for w in map(np.asarray, weights.values()):
     fan_in = np.prod(w.shape[:-1])
     n = w.size

@@ -20,7 +20,7 @@ def _checked(config):
   settings.check_data(s.training, dataset)
   recipe = train.make_recipe(s.training, dataset)
   shapes, _ = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  aims = sparse_settings.make_targets(s, shapes)
+  aims = sparse_settings.make_targets(s, shapes, {})
   return s, aims, sparse_settings.make_methods(s, aims)
 
 
@@ -132,8 +132,8 @@ def test_extended_training_moves_the_masks_changes(multiplier, default, given):
     for variant, method in made.items()
   }
   assert due == {
-    'rigl': list(range(0, default + 1, 5)),
-    'set': list(range(0, given + 1, 5)),
+    'rigl': list(range(0, default, 5)),
+    'set': list(range(0, given, 5)),
   }
 
 
@@ -246,10 +246,10 @@ _BAD = [
   (_option('iterative', criterion='x'), ["criterion is 'x'", 'saliency']),
   # Windows.
   *(
-    (_option(name, end=41), [f'{name} is', 'step 41', 'at step 40', 'lower'])
+    (_option(name, end=40), [f'{name} is', 'step 40', 'step is 39', 'lower'])
     for name in ('set', 'rigl', 'snfs', 'dsr', 'iterative', 'ac_dc')
   ),
-  (_option('fine_tune', at=41), ['step 41', 'at step 40', 'lower']),
+  (_option('fine_tune', at=40), ['step 40', 'step is 39', 'lower']),
   (_option('lottery', at=41), ['at is 41', 'steps = 40']),
   (_option('lottery', rewind=20), ['rewind is 20', 'at is 20']),
   (_option('iterative', begin=31), ['window [31, 30] is empty', 'begin must']),

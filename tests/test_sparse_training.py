@@ -103,7 +103,9 @@ def test_measured_densities_are_the_targets(whole, small):
   rows = [*whole[1]['rows'], *small[1]['rows']]
   s, _, shapes = _shapes(sparse_tiny.config())
   total = 64 * 8 + 8 * 10
-  for (_, density), target in sparse_settings.make_targets(s, shapes).items():
+  for (_, density), target in sparse_settings.make_targets(
+    s, shapes, {}
+  ).items():
     kept = sum(target.kept.values())
     assert kept == trees.kept(total, density)
     found = [
