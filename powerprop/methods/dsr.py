@@ -16,7 +16,7 @@ def dsr(
   every: int = 100,
   fraction: float = 0.3,
   decay: str = 'cosine',
-  regrow: float = 0.5,
+  regrow: float = 1.0,
 ) -> Method:
   """Dynamic sparse reparameterisation.
 
@@ -35,7 +35,8 @@ def dsr(
     fraction: share of all active weights that is dropped at first.
     decay: how that share falls: 'cosine', 'linear' or 'constant'.
     regrow: where new weights start for α > 1, with a random sign; see
-      `masked.regrow`. The value is a default of ours.
+      `masked.regrow`. The value is ours, the best of four for RigL and
+      SET on validation data (docs/results).
 
   Returns:
     A method; training costs 3 f_S. Moments of new weights are reset.

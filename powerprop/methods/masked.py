@@ -236,8 +236,8 @@ def regrow(
   .. math::
     φ = ±\text{scale} · \text{mean}_{i ∈ kept} |φ_i|
 
-  of its layer: small in θ, where it is scale^α of a common weight, but with a
-  slope to move by. (A share of the smallest weight that was kept is no start:
+  of its layer: in θ it is scale^α of a common weight, with a slope to move by.
+  (A share of the smallest weight that was kept is no start:
   the new ones are then the smallest at the next change, and so every change
   starts them lower.) The rule and its default are ours: Powerpropagation was
   published with methods alone that do not grow weights from zero.

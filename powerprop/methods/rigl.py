@@ -14,7 +14,7 @@ def rigl(
   every: int = 100,
   fraction: float = 0.3,
   decay: str = 'cosine',
-  regrow: float = 0.5,
+  regrow: float = 1.0,
 ) -> Method:
   """The rigged lottery.
 
@@ -26,7 +26,8 @@ def rigl(
     fraction: share of a layer's weights that is dropped at first.
     decay: how that share falls: 'cosine', 'linear' or 'constant'.
     regrow: where new weights start for α > 1, against their gradient; see
-      `masked.regrow`. The value is a default of ours.
+      `masked.regrow`. The value is ours, the best of four for RigL and
+      SET on validation data (docs/results).
 
   Returns:
     A method; training costs 3 f_S, and 2 f_S + f_D where masks change. Moments

@@ -13,7 +13,7 @@ def set(  # pylint: disable=redefined-builtin
   every: int = 100,
   fraction: float = 0.3,
   decay: str = 'cosine',
-  regrow: float = 0.5,
+  regrow: float = 1.0,
 ) -> Method:
   """Sparse evolutionary training, in RigL's protocol.
 
@@ -25,7 +25,8 @@ def set(  # pylint: disable=redefined-builtin
     fraction: share of a layer's weights that is dropped at first.
     decay: how that share falls: 'cosine', 'linear' or 'constant'.
     regrow: where new weights start for α > 1, with a random sign; see
-      `masked.regrow`. The value is a default of ours.
+      `masked.regrow`. The value is ours, the best of four for RigL and
+      SET on validation data (docs/results).
 
   Returns:
     A method; training costs 3 f_S. Moments of new weights are reset.
