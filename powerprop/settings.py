@@ -1,6 +1,6 @@
 """A config, checked: one clear sentence for whatever is wrong with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 import difflib
 import functools
 import inspect
@@ -170,21 +170,27 @@ def check(config: ml_collections.ConfigDict) -> Settings:
   return check_fields(config.to_dict(), Settings, 'configs/digits.py')
 
 
-def check_names(given: Mapping[str, Any], kind: Any, example: str) -> None:
-  """Checks that a config has the fields of a NamedTuple, and no others.
+def check_names(
+  given: Mapping[str, Any],
+  fields: Sequence[str],
+  optional: Collection[str],
+  example: str,
+) -> None:
+  """Checks that a config has certain fields, and no others.
 
   Args:
     given: the config's fields.
-    kind: the NamedTuple.
+    fields: all that it may have.
+    optional: those of them that it may leave out.
     example: a config to point to.
 
   Raises:
     ConfigError: naming the field that is unknown or missing.
   """
   for name in given:
-    known('config field', name, list(kind._fields))
-  for name in kind._fields:
-    if name not in given and name not in kind._field_defaults:
+    known('config field', name, list(fields))
+  for name in fields:
+    if name not in given and name not in optional:
       raise ConfigError(
         f'the config has no field {name!r}; add it ({example} shows every'
         ' field).'
@@ -193,7 +199,7 @@ def check_names(given: Mapping[str, Any], kind: Any, example: str) -> None:
 
 def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
   """Checks the fields of `Settings`; see `check`."""
-  check_names(given, kind, example)
+  check_names(given, kind._fields, kind._field_defaults, example)
   s = Settings(**given)
   for name in (
     'network_kwargs',

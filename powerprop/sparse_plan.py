@@ -185,14 +185,7 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   fields = ('network', 'network_kwargs', 'steps', 'densities')
   sparse_fields = [n for n in SparseSettings._fields if n != 'training']
   every = [*_OWN, *fields, *sparse_fields]
-  for name in given:
-    settings_lib.known('config field', name, every)
-  for name in every:
-    if name not in given:
-      raise ConfigError(
-        f'the config has no field {name!r}; add it (configs/plan_resnet50.py'
-        ' shows every field).'
-      )
+  settings_lib.check_names(given, every, (), 'configs/plan_resnet50.py')
   image_shape = given.pop('image_shape')
   num_classes = given.pop('num_classes')
   settings_lib.require(

@@ -87,18 +87,16 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   """
   given = config.to_dict()
   own = [n for n in SparseSettings._fields if n != 'training']
-  every = (set(Settings._fields) - {'output_density_factor'}) | set(own)
-  for name in given:
-    settings.known('config field', name, sorted(every))
-  for name in own:
-    if name not in given and name not in SparseSettings._field_defaults:
-      raise ConfigError(
-        f'the config has no field {name!r}; add it (configs/digits_sparse.py'
-        ' shows every field).'
-      )
-  shared = {k: v for k, v in given.items() if k not in own}
+  shared = [n for n in Settings._fields if n != 'output_density_factor']
+  settings.check_names(
+    given,
+    [*own, *shared],
+    {**SparseSettings._field_defaults, **Settings._field_defaults},
+    'configs/digits_sparse.py',
+  )
   training = settings.check_fields(
-    {**shared, 'output_density_factor': 1.0},
+    {k: v for k, v in given.items() if k not in own}
+    | {'output_density_factor': 1.0},
     Settings,
     'configs/digits_sparse.py',
   )
