@@ -33,7 +33,7 @@ bench: $(VENV)/.installed  ## measure what is fast, as ratios
 	@$(PY) -m benchmarks.run
 
 figures: $(VENV)/.installed  ## draw all committed figures again from records
-	@$(PY) -m powerprop.sparse_plots $(dir $(wildcard docs/results/*/records.npz))
+	@$(PY) -m powerprop.continual_plots $(dir $(wildcard docs/results/*/records.npz))
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	@rm -rf $(VENV) build dist *.egg-info

@@ -1,7 +1,8 @@
-"""Measures what is fast, as ratios: about 5 minutes on 2 CPU cores.
+"""Measures what is fast, as ratios: about 10 minutes on 2 CPU cores.
 
   python -m benchmarks.run
   python -m benchmarks.run --only=step
+  python -m benchmarks.run --only=continual_step --full
 
 Prints a Markdown table per benchmark and writes results.json to --out.
 """
@@ -11,12 +12,14 @@ from collections.abc import Callable
 import functools
 import json
 import pathlib
+import shlex
 import sys
 import time
 from typing import Any
 
 import tabulate
 
+from benchmarks import continual
 from benchmarks import selection
 from benchmarks import sparse
 from benchmarks import timing
@@ -59,7 +62,14 @@ def end_to_end(say: timing.Say, record: pathlib.Path = _RECORD) -> timing.Table:
   return timing.Table('End to end: Figure 1 on MNIST', (note,), rows)
 
 
-BENCHMARKS: dict[str, Callable[[timing.Say], timing.Table]] = {
+# Those that --full runs in the protocol's size.
+SIZED: dict[str, Callable[..., timing.Table]] = {
+  'continual_step': continual.method_step,
+  'continual_seeds': continual.seeds,
+  'continual_growth': continual.growth,
+  'continual_search': continual.search,
+}
+BENCHMARKS: dict[str, Callable[..., timing.Table]] = {
   'step': training.step,
   'resnet50': training.resnet50,
   'population': training.population,
@@ -70,6 +80,7 @@ BENCHMARKS: dict[str, Callable[[timing.Say], timing.Table]] = {
   ),
   'mask_update': sparse.mask_update,
   'memory': sparse.memory,
+  **SIZED,
   'end_to_end': end_to_end,
 }
 
@@ -137,16 +148,25 @@ def main() -> None:
     default=pathlib.Path('runs/bench'),
     help='folder of results.json (default: %(default)s)',
   )
+  parser.add_argument(
+    '--full',
+    action='store_true',
+    help=f"the protocol's size in {', '.join(SIZED)}: for a GPU",
+  )
   args = parser.parse_args()
   results: dict[str, Any] = {
     'environment': runs.environment(),
+    'command': shlex.join(['python', '-m', 'benchmarks.run', *sys.argv[1:]]),
     'benchmarks': {},
   }
   for name, benchmark in BENCHMARKS.items():
     if args.only and name not in args.only:
       continue
     since = time.monotonic()
-    table = benchmark(_progress(name))
+    more = {}
+    if args.full and name in SIZED:
+      more['size'] = continual.PROTOCOL
+    table = benchmark(_progress(name), **more)
     if sys.stderr.isatty():
       print('\r\033[K', end='', file=sys.stderr, flush=True)
     print(markdown(table), end='\n\n', flush=True)

@@ -150,7 +150,7 @@ def fit(
 
 def environment(
   s: Settings,
-  members: list[population.Member],
+  members: Sequence[Any],
   seconds: Seconds,
   experiment: str,
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@ rng, images, is_training). The last layer is always called `output`.
 """
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import haiku as hk
@@ -26,13 +27,18 @@ _NORM: dict[str, Any] = {
 
 
 def mlp(
-  num_classes: int, hidden: tuple[int, ...] = (300, 100)
+  num_classes: int,
+  hidden: tuple[int, ...] = (300, 100),
+  init_scale: float = 1.0,
+  with_bias: bool = True,
 ) -> hk.TransformedWithState:
   """A ReLU perceptron on flattened pixels; by default LeNet-300-100.
 
   Args:
     num_classes: width of the output layer.
     hidden: widths of the hidden layers.
+    init_scale: s > 0; weights start with variance s/fan_in.
+    with_bias: whether units have biases, which start at 0.
 
   Returns:
     The transformed net; on 28x28 pictures LeNet-300-100 has 266,200 weights.
@@ -40,13 +46,19 @@ def mlp(
   Reference: the Powerpropagation release (deepmind-research,
     powerpropagation.ipynb): layers, initialisation, zero biases.
   """
+  if not init_scale > 0:
+    raise ValueError(f'init_scale is {init_scale} but must be above 0')
+  init = hk.initializers.VarianceScaling(
+    init_scale, 'fan_in', 'truncated_normal'
+  )
+  linear = functools.partial(hk.Linear, with_bias=with_bias, w_init=init)
 
   def net(image: jax.Array, is_training: bool) -> jax.Array:
     del is_training
     x = image.reshape(image.shape[0], -1)
     for i, size in enumerate(hidden):
-      x = jax.nn.relu(hk.Linear(size, w_init=_INIT, name=f'hidden_{i}')(x))
-    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+      x = jax.nn.relu(linear(size, name=f'hidden_{i}')(x))
+    return linear(num_classes, name='output')(x)
 
   return hk.transform_with_state(net)
 

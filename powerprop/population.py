@@ -129,21 +129,23 @@ def make_cells(
       cells.append(Cell((m,), compiled[which], _hyper([m], False), False))
     return cells
 
-  devices = jax.local_devices()
-  mesh = jax.sharding.Mesh(np.array(devices), ('runs',))
-  sharding = jax.sharding.NamedSharding(
-    mesh, jax.sharding.PartitionSpec('runs')
-  )
+  sharding = member_sharding()
   cells = []
   program = lambda m: (m.transform, m.variant)
   for (name, variant), group in itertools.groupby(members, program):
     ms = list(group)
-    ms += [ms[-1]] * (-len(ms) % len(devices))
+    ms += [ms[-1]] * (-len(ms) % sharding.num_devices)
     hyper = jax.device_put(_hyper(ms, True), sharding)
     one = make_training(recipe, name, method=methods_of[variant])
     training = _jit(_vmap(one))
     cells.append(Cell(tuple(ms), training, hyper, True))
   return cells
+
+
+def member_sharding() -> jax.sharding.NamedSharding:
+  """The member axis over all local devices."""
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ('runs',))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('runs'))
 
 
 def _adapts(recipe: Recipe, transform: str) -> bool:
@@ -158,6 +160,7 @@ def _hyper(members: list[Member], stacked: bool) -> Hyper:
     seed=np.array([m.seed for m in members], np.int32),
     alpha=np.array([m.alpha for m in members], np.float32),
     learning_rate=np.array([m.learning_rate for m in members], np.float32),
+    coefficient=np.zeros(len(members), np.float32),
   )
   return columns if stacked else jax.tree.map(lambda x: x[0], columns)
 
@@ -210,11 +213,11 @@ def initial_states(
     drawn = (several if cell.stacked else one)(cell.hyper.seed)
     return cell.training.begin(cell.hyper, train, *drawn)
 
-  with futures.ThreadPoolExecutor(_workers()) as pool:
+  with futures.ThreadPoolExecutor(workers()) as pool:
     return list(pool.map(state, cells))
 
 
-def _workers() -> int:
+def workers() -> int:
   """Threads that advance cells: small nets do not fill the cores of a CPU."""
   return os.cpu_count() or 1 if jax.default_backend() == 'cpu' else 1
 
@@ -281,7 +284,7 @@ def advance(
     (index of the cell, its new state, its report), in the order in which they
     finish. Closing the iterator drops the cells that have not started.
   """
-  with futures.ThreadPoolExecutor(_workers()) as pool:
+  with futures.ThreadPoolExecutor(workers()) as pool:
     jobs = {
       pool.submit(_advance, cell, state, num_steps, train, validation): i
       for i, (cell, state) in enumerate(zip(cells, states, strict=True))

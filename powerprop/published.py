@@ -1,11 +1,12 @@
-"""Published results of sparse training, to stand beside a run's own.
+"""Published results, to stand beside a run's own.
 
 Plain data: top-1 test accuracies in percent, as printed.
 
 References:
-  Schwarz et al., Powerpropagation, 2021, Tables 1 and 2.
+  Schwarz et al., Powerpropagation, 2021, Tables 1 and 2, section 6.3.1.
   Evci et al., Rigging the Lottery (RigL), 2020: CIFAR-10, and on ImageNet what
   the former leaves out.
+  Golkar et al., Continual learning via neural pruning (CLNP), 2019, Table 1.
 """
 
 from collections.abc import Mapping
@@ -63,6 +64,26 @@ class Published(NamedTuple):
   source: str
   baseline: Mapping[float, Number]
   powerprop: Mapping[float, Number] = MappingProxyType({})
+
+
+class Learned(NamedTuple):
+  """A published average accuracy on permuted MNIST, one output layer for all.
+
+  Attributes:
+    method: as a config calls it.
+    tasks: how many had been learned.
+    number: the average accuracy on all of them.
+    note: what tells it from a run's number, or ''.
+    source: who prints it.
+    powerprop: whether with α > 1.
+  """
+
+  method: str
+  tasks: int
+  number: Number
+  note: str
+  source: str
+  powerprop: bool = False
 
 
 IMAGENET = Setting(
@@ -185,4 +206,21 @@ ROWS: tuple[Published, ...] = (
   _cifar10('iterative', 94.0, 93.6, 93.3, 92.3),
   _cifar10('static', 94.1, 92.9, 91.5, 89.0),
   _cifar10('rigl', 94.2, 93.6, 92.9, 91.8),
+)
+
+_FIGURE4 = 'Powerpropagation, section 6.3.1'
+_CLNP = 'CLNP, Table 1'
+PERMUTED_MNIST: tuple[Learned, ...] = (
+  Learned(
+    'efficient_packnet',
+    300,
+    Number(86),
+    'about',
+    _FIGURE4,
+    True,
+  ),
+  Learned('online_laplace', 51, Number(85.61), '', _FIGURE4),
+  Learned('ewc', 10, Number(97.0), 'two layers of 2,000', _CLNP),
+  Learned('si', 10, Number(97.2), 'an output layer for each task', _CLNP),
+  Learned('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),
 )

@@ -189,6 +189,8 @@ _CURVES = (
   'density',
   'inference_flops_ratio',
   'training_flops_ratio',
+  'accuracy_when_learned',
+  'used_weights',
 )
 
 
@@ -242,11 +244,13 @@ class Metrics:
         f'{row["transform"]}/alpha_{row["alpha"]:g}'
         f'/lr_{row["learning_rate"]:g}/seed_{row["seed"]}'
       )
-      if 'method' in row:
+      if 'coefficient' in row:
+        who = f'{row["method"]}/coefficient_{row["coefficient"]:g}/{who}'
+      if 'distribution' in row:
         where = f'{row["distribution"]}/sparsity_{row["sparsity"]:g}'
         who = f'{row["method"]}/{where}/{who}'
       for name in _CURVES:
-        if np.isfinite(row.get(name, np.nan)):
+        if np.isfinite(row.get(name) or 0.0) and row.get(name) is not None:
           self._event(
             step=row['step'],
             summary=summary.scalar(f'{name}/{who}', row[name]),
@@ -408,6 +412,11 @@ class Checkpoints:
         continue
       return step, jax.tree.unflatten(treedef, values), extra
     return None
+
+  def clear(self) -> None:
+    """Deletes all states."""
+    for step in self._manager.all_steps():
+      self._manager.delete(step)
 
   def close(self) -> None:
     """Closes Orbax's manager."""

@@ -1,12 +1,8 @@
 """Figures of a sparse-training run, after the paper's Figures 2 and 3.
 
-  python -m powerprop.sparse_plots DIR [DIR ...]
-
-draws DIR/figures/*.png and *.pdf again from DIR/results.json, DIR/records.npz
-and DIR/metrics.jsonl, without training anything. The folder of any run will do:
-what is not sparse training goes to `powerprop.plots`. A figure function takes
-what it draws: rows of results.json, arrays of records.npz or rows of
-metrics.jsonl.
+`draw` makes DIR/figures/*.png and *.pdf from DIR/results.json, DIR/records.npz
+and DIR/metrics.jsonl, without training anything. A figure function takes what
+it draws: rows of results.json, arrays of records.npz or rows of metrics.jsonl.
 
 Methods differ by colour and marker. Powerprop is filled, with a solid line, and
 α = 1 is hollow, with a dashed line; both at the setting that is the best on
@@ -18,7 +14,6 @@ from collections.abc import Iterator, Sequence
 import math
 import os
 import pathlib
-import sys
 from typing import Any
 
 import matplotlib
@@ -340,17 +335,6 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
   return written
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Redraws the figures of the folders named on the command line."""
-  return plots.redraw('powerprop.sparse_plots', _draw_any, arguments)
-
-
-def _draw_any(workdir: str) -> list[pathlib.Path]:
-  """Draws a run of any experiment: of these, sparse training has plans."""
-  results, _ = plots.load(pathlib.Path(workdir))
-  return draw(workdir) if 'plans' in results else plots.draw(workdir)
-
-
 def _figures(
   rows: Sequence[Row], records: Records, metrics: Sequence[Row]
 ) -> Iterator[tuple[str, Figure]]:
@@ -369,7 +353,3 @@ def _figures(
     yield 'smallest_weights', smallest_weights(records)
   if any(row.get('density') is not None for row in metrics):
     yield 'density_over_steps', density_over_steps(metrics)
-
-
-if __name__ == '__main__':
-  sys.exit(main())

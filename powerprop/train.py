@@ -20,9 +20,11 @@ from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import step as steps_lib
 from powerprop.settings import Settings
-from powerprop.types import Hyper, Method, Params, TrainState, Work
+from powerprop.types import Examples, Hyper, Method, Params, TrainState, Work
 
 _EVALUATION_BATCH = 2_000
+_NEVER = -1e9  # a logit that takes no part; −∞ would make NaN of 0 · ∞
+_HASH = (0x9E3779B1, 0x85EBCA77)
 
 
 class Recipe(NamedTuple):
@@ -43,6 +45,8 @@ class Recipe(NamedTuple):
     label_smoothing: in [0, 1).
     layer_flops: by parameter path, FLOPs of a dense forward pass, from
       `powerprop.flops`; {} where work is not counted.
+    sequence: of tasks; the training data are then a `data.Source`.
+    heads: paths of the leaves whose columns belong to single tasks.
   """
 
   net: hk.TransformedWithState
@@ -58,6 +62,8 @@ class Recipe(NamedTuple):
   l2: float = 0.0
   label_smoothing: float = 0.0
   layer_flops: Mapping[str, float] = {}
+  sequence: data.Sequence | None = None
+  heads: tuple[str, ...] = ()
 
 
 class Training(NamedTuple):
@@ -71,7 +77,8 @@ class Training(NamedTuple):
       mean loss. All members of a population have the same first step: it is
       not batched.
     read: state -> θ.
-    weights: state -> w, the weights that the net computes with: θ, masked.
+    weights: state -> w, the weights to evaluate: θ, masked, or a mean where
+      training draws them.
     evaluate: (w, net state, split) -> accuracy, mean negative log-likelihood.
     near_zero: θ -> share of weights in (−ε, ε).
   """
@@ -163,10 +170,14 @@ def make_training(
     key = jax.random.key(hyper.seed)
     return tuple(jax.random.fold_in(key, i) for i in range(1, 6))
 
-  def loss_fn(w, net_state, key, image, label):
+  def loss_fn(w, net_state, key, examples: Examples):
+    image = normalised(recipe, examples.image)
     logits, net_state = recipe.net.apply(
       w, net_state, key, image, is_training=True
     )
+    if recipe.sequence is not None:
+      logits = jnp.where(examples.visible, logits, _NEVER)
+    label = examples.label
     if recipe.label_smoothing:
       target = jax.nn.one_hot(label, logits.shape[-1])
       target = optax.smooth_labels(target, recipe.label_smoothing)
@@ -175,13 +186,29 @@ def make_training(
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return jnp.mean(losses), net_state
 
-  def batch(hyper, train: data.Split, step, rows):
-    image = train.image[rows]
-    if recipe.augment is not None:
-      image = recipe.augment(jax.random.fold_in(keys(hyper)[2], step), image)
-    return data.normalise(image, recipe.scale), train.label[rows]
+  def batch(hyper, train: Any, step, rows) -> Examples:
+    if recipe.sequence is not None and method.joint:
+      key = jax.random.fold_in(keys(hyper)[3], step)
+      task = jax.random.randint(key, (), 0, train.task + 1)
+      train = train._replace(task=task)
+    examples = pick(recipe, train, 'train', rows)
+    if recipe.augment is None:
+      return examples
+    key = jax.random.fold_in(keys(hyper)[2], step)
+    return examples._replace(image=recipe.augment(key, examples.image))
 
-  def begin(hyper: Hyper, train: data.Split, theta, net_state) -> TrainState:
+  def rehearsed(dense, w, state, key, train):
+    """The gradient, changed by what it is on remembered examples."""
+    if method.memory is None:
+      return dense
+    remembered = method.memory(state.method, key)
+    if recipe.sequence is not None and recipe.sequence.scenario == 'class':
+      now = data.visible_outputs(recipe.sequence, train.task, train.now)
+      remembered = remembered._replace(visible=remembered.visible | now)
+    old, _ = jax.grad(loss_fn, has_aux=True)(w, state.net, key, remembered)
+    return method.rehearse(dense, old, state.method)
+
+  def begin(hyper: Hyper, train: Any, theta, net_state) -> TrainState:
     now = hyper.alpha if alpha is None else alpha
     batch_key, net_key, _, _, init_key = keys(hyper)
 
@@ -190,9 +217,10 @@ def make_training(
         batch_key, 0, 1, recipe.num_train, recipe.batch_size
       )[0]
       examples = batch(hyper, train, 0, rows)
-      return jax.grad(loss_fn, has_aux=True)(w, net_state, net_key, *examples)[
-        0
-      ]
+      grads, _ = jax.grad(loss_fn, has_aux=True)(
+        w, net_state, net_key, examples
+      )
+      return grads
 
     phi, method_state = method.init(
       init_key,
@@ -210,8 +238,9 @@ def make_training(
       finite=jnp.asarray(True),
     )
 
-  def chunk(state, hyper, train: data.Split, start, num_steps: int):
+  def chunk(state, hyper, train: Any, start, num_steps: int):
     batch_key, net_key, _, method_key, _ = keys(hyper)
+    stepping = _confined(recipe, method, train)
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def one_step(state: TrainState, xs):
@@ -224,17 +253,17 @@ def make_training(
         w,
         state.net,
         jax.random.fold_in(net_key, step),
-        *batch(hyper, train, step, rows),
+        batch(hyper, train, step, rows),
       )
+      key = jax.random.fold_in(method_key, step)
+      dense = rehearsed(dense, w, state, key, train)
       if recipe.l2:
         dense = trees.map_where(
           lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, w
         )
-      event = steps_lib.make_event(
-        tx, jax.random.fold_in(method_key, step), step, now, dense
-      )
+      event = steps_lib.make_event(tx, key, step, now, dense, hyper.coefficient)
       (phi, opt, seen), work = steps_lib.take_step(
-        method,
+        stepping,
         tx,
         event,
         theta,
@@ -272,7 +301,7 @@ def make_training(
   def read(state: TrainState) -> Params:
     return reparam.to_theta(state.phi, transforms.current_alpha(state.opt))
 
-  def init(hyper: Hyper, train: data.Split) -> TrainState:
+  def init(hyper: Hyper, train: Any) -> TrainState:
     return begin(hyper, train, *initial_theta(recipe, hyper.seed))
 
   return Training(
@@ -280,12 +309,39 @@ def make_training(
     begin=begin,
     chunk=chunk,
     read=read,
-    weights=lambda state: method.weights(read(state), state.method),
+    weights=lambda state: (method.expected or method.weights)(
+      read(state), state.method
+    ),
     evaluate=functools.partial(evaluate, recipe),
     near_zero=functools.partial(
       transforms.near_zero_share, epsilon=recipe.epsilon
     ),
   )
+
+
+def _confined(recipe: Recipe, method: Method, train: Any) -> Method:
+  """The method, with the columns of other tasks' heads at rest."""
+  if not recipe.heads or recipe.sequence is None:
+    return method
+  sequence = recipe.sequence
+  if method.joint or method.memory is not None:
+    sequence = sequence._replace(scenario='class')  # they learn earlier tasks
+  moving = data.visible_outputs(sequence, train.task, train.now)
+
+  def is_head(path, leaf):
+    # VCL's leaves have the net's paths within theirs.
+    return leaf.shape[-1:] == moving.shape and any(
+      f'/{head}/' in f'/{path}/' for head in recipe.heads
+    )
+
+  def constrain(updates, state):
+    return trees.map_where(
+      lambda u: jnp.where(moving, u, 0),
+      is_head,
+      method.constrain(updates, state),
+    )
+
+  return method._replace(constrain=constrain)
 
 
 def _measured(
@@ -312,6 +368,120 @@ def _measured(
   )
 
 
+def pick(recipe: Recipe, source: Any, split: str, rows: jax.Array) -> Examples:
+  """Examples of a split, or of a task.
+
+  Args:
+    recipe: of the population.
+    source: a `data.Split`, or a `data.Source` where the recipe has a sequence.
+    split: the split of a `data.Source`: 'train', 'validation' or 'test'.
+    rows: int32 [B], which examples.
+
+  Returns:
+    uint8 pictures, labels, and the outputs that take part.
+  """
+  if recipe.sequence is not None:
+    return data.examples(recipe.sequence, source, split, rows)
+  image, label = map(jnp.asarray, source)
+  return Examples(image[rows], label[rows], jnp.ones((), bool))
+
+
+def normalised(recipe: Recipe, image: jax.Array) -> jax.Array:
+  """Pixels as the net wants them, float32."""
+  s = recipe.sequence
+  return data.normalise(
+    image, recipe.scale, *((s.mean, s.std) if s is not None else ())
+  )
+
+
+def apply(
+  recipe: Recipe, w: Params, net_state: Any, examples: Examples
+) -> jax.Array:
+  """Logits as in evaluation, float32 [B, outputs]; −∞ where not visible.
+
+  Args:
+    recipe: of the population.
+    w: weights as the forward pass uses them.
+    net_state: the net's state.
+    examples: B of them.
+  """
+  image = normalised(recipe, examples.image)
+  logits, _ = recipe.net.apply(w, net_state, None, image, is_training=False)
+  if recipe.sequence is None:
+    return logits
+  return jnp.where(examples.visible, logits, -jnp.inf)
+
+
+class Score(NamedTuple):
+  """What an evaluation finds.
+
+  Attributes:
+    accuracy: in [0, 1], float32.
+    nll: mean negative log-likelihood, nats.
+    fingerprint: uint32 [2], a hash of the bits of all logits.
+  """
+
+  accuracy: jax.Array
+  nll: jax.Array
+  fingerprint: jax.Array
+
+
+def score(
+  recipe: Recipe,
+  w: Params,
+  net_state: Any,
+  take: Callable[[jax.Array], Examples],
+  size: int,
+  count: Any,
+) -> Score:
+  """Evaluates examples in batches of one shape.
+
+  Args:
+    recipe: of the population.
+    w: weights as the forward pass uses them.
+    net_state: the net's state.
+    take: rows -> examples.
+    size: number of rows to walk through, static.
+    count: how many of them count: the first ones.
+
+  Returns:
+    A score.
+  """
+  batches = -(-size // _EVALUATION_BATCH)
+  rows = -(-size // batches)
+
+  def one(start):
+    index = start + jnp.arange(rows, dtype=jnp.int32)
+    examples = take(jnp.minimum(index, size - 1))
+    logits = apply(recipe, w, net_state, examples)
+    label = examples.label
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    right = jnp.argmax(logits, axis=-1) == label
+    counts = index < count
+    bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
+    bits = jnp.where(counts[:, None], bits, 0)
+    place = index[:, None].astype(jnp.uint32) * jnp.uint32(
+      logits.shape[1]
+    ) + jnp.arange(logits.shape[1], dtype=jnp.uint32)
+    # Sums of bits times odd numbers that differ from place to place.
+    hashes = [
+      jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)
+      for m in _HASH
+    ]
+    return (
+      jnp.sum(right * counts.astype(jnp.float32)),
+      jnp.sum(nll * counts.astype(jnp.float32)),
+      jnp.stack(hashes),
+    )
+
+  right, nll, hashes = jax.lax.map(one, rows * jnp.arange(batches))
+  return Score(
+    jnp.sum(right) / count,
+    jnp.sum(nll) / count,
+    jnp.sum(hashes, axis=0, dtype=jnp.uint32),
+  )
+
+
 def evaluate(
   recipe: Recipe, theta: Params, net_state: Any, split: data.Split
 ) -> tuple[jax.Array, jax.Array]:
@@ -327,26 +497,6 @@ def evaluate(
     Two float32 scalars: the accuracy in [0, 1], and nats.
   """
   n = split.label.shape[0]
-  batches = -(-n // _EVALUATION_BATCH)
-  size = -(-n // batches)
-  short = batches * size - n
-
-  def cut(x):
-    x = jnp.pad(x, [(0, short)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(batches, size, *x.shape[1:])
-
-  def one(batch):
-    image, label, counts = batch
-    image = data.normalise(image, recipe.scale)
-    logits, _ = recipe.net.apply(
-      theta, net_state, None, image, is_training=False
-    )
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    right = jnp.argmax(logits, axis=-1) == label
-    return jnp.sum(right * counts), jnp.sum(nll * counts)
-
-  counts = jnp.ones(n, jnp.float32)
-  right, nll = jax.lax.map(
-    one, (cut(split.image), cut(split.label), cut(counts))
-  )
-  return jnp.sum(right) / n, jnp.sum(nll) / n
+  take = lambda rows: pick(recipe, split, '', rows)
+  found = score(recipe, theta, net_state, take, n, n)
+  return found.accuracy, found.nll

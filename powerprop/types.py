@@ -22,11 +22,13 @@ class Hyper(NamedTuple):
     seed: int32, decides the initial θ and the order of the batches.
     alpha: the power α ≥ 1 (at the start, where a transform adapts it).
     learning_rate: float ≥ 0, the inner optimiser's.
+    coefficient: float ≥ 0, what the method's penalty is multiplied by.
   """
 
   seed: Any
   alpha: Any
   learning_rate: Any
+  coefficient: Any = 0.0
 
 
 class Work(NamedTuple):
@@ -91,6 +93,7 @@ class Event(NamedTuple):
     dense: ∂L/∂w of this step's batch, for all weights, masked ones as well.
     reset: (opt, φ, {path: bool array}) -> opt with the moments of those
       weights set to what they are at the start; None is all of them.
+    coefficient: what the method's penalty is multiplied by.
   """
 
   key: jax.Array
@@ -100,10 +103,51 @@ class Event(NamedTuple):
   opt: Any
   dense: Params
   reset: Callable[[Any, Params, dict[str, jax.Array] | None], Any]
+  coefficient: Any = 0.0
+
+
+class Examples(NamedTuple):
+  """Labelled pictures of one task, as a method sees them.
+
+  Attributes:
+    image: uint8 [B, H, W, C].
+    label: int32 [B], the outputs that are right.
+    visible: bool [outputs], those that take part; [B, outputs] where the
+      examples are of several tasks.
+  """
+
+  image: jax.Array
+  label: jax.Array
+  visible: jax.Array
+
+
+class Ending(NamedTuple):
+  """What a method sees at the end of a task.
+
+  Attributes:
+    key: a random key of this member and task.
+    task: int32, the task's number from 0.
+    alpha: the α that φ is to be read with.
+    examples: (split, rows) -> Examples of this task; split is 'train' or
+      'validation', rows int32 [B] in [0, the task's number of them).
+    sizes: by split, int32, the task's number of examples.
+    apply: (w, Examples) -> logits, as in evaluation; −inf where not visible.
+    accuracy: w -> share of the validation examples that are right.
+    fresh: () -> θ, drawn anew by the net's own law.
+  """
+
+  key: jax.Array
+  task: jax.Array
+  alpha: Alpha
+  examples: Callable[[str, jax.Array], Examples]
+  sizes: dict[str, jax.Array]
+  apply: Callable[[Params, Examples], jax.Array]
+  accuracy: Callable[[Params], jax.Array]
+  fresh: Callable[[], Params]
 
 
 class Method(NamedTuple):
-  """A way to train a sparse net, as pure functions.
+  """A way to train a net on one task or on several, as pure functions.
 
   `powerprop.methods.masked` fills in what a method does not care for.
 
@@ -125,6 +169,29 @@ class Method(NamedTuple):
       and `backward` are the FLOPs of a forward pass over A and over B; both
       relative to the dense forward pass, as is what comes out: 3 when dense.
     clock: step -> step for the learning rate's schedule.
+
+  What several tasks need; the rest may leave it out:
+
+  Attributes:
+    penalty: (params, state) -> scalar that the training's coefficient times
+      is added to the loss; None is none.
+    space: 'theta' or 'phi': which parameters the penalty is of.
+    memory: (state, key) -> Examples to rehearse; None is none.
+    rehearse: (dense, remembered, state) -> dense, from the gradients on the
+      batch and on the memory's examples.
+    track: (dense, before, after, state) -> state, with θ before and after the
+      optimiser's update; None looks away.
+    expected: (theta, state) -> w to evaluate in mid-training, where `weights`
+      are drawn at random; None is `weights`.
+    end_task: (Ending, phi, state) -> (phi, state, report), after the last step
+      of a task; the report is a dict of arrays of the same shapes every time.
+    retraining: how to train on, under the new masks, before `archive`; None is
+      not at all. Its state is this method's.
+    archive: (Ending, phi, state) -> (phi, state, record): makes ready for the
+      next task, and gives what is kept of this one: arrays of the same shapes
+      for all tasks.
+    predict: (theta, record) -> w of the task whose record it is.
+    joint: whether batches come from all tasks so far.
   """
 
   init: Callable[..., tuple[Params, Any]]
@@ -139,3 +206,14 @@ class Method(NamedTuple):
   progress: Callable[[jax.Array], tuple[Any, Any]]
   cost: Callable[[Any, Any, Any], Any]
   clock: Callable[[jax.Array], jax.Array]
+  penalty: Callable[[Params, Any], jax.Array] | None = None
+  space: str = 'theta'
+  memory: Callable[[Any, jax.Array], Examples] | None = None
+  rehearse: Callable[..., Updates] = lambda dense, remembered, state: dense
+  track: Callable[..., Any] | None = None
+  expected: Callable[[Params, Any], Params] | None = None
+  end_task: Callable[..., Any] = lambda ending, phi, state: (phi, state, {})
+  retraining: Any = None
+  archive: Callable[..., Any] = lambda ending, phi, state: (phi, state, ())
+  predict: Callable[[Params, Any], Params] = lambda theta, record: theta
+  joint: bool = False

@@ -1,12 +1,9 @@
 """A sparse training of seconds: `tiny`, for `experiments.sparse_training`."""
 
-from collections.abc import Iterator
-import contextlib
 import pathlib
 import sys
 from typing import Any
 
-import jax
 import ml_collections
 import tiny
 
@@ -14,16 +11,6 @@ from configs import digits_sparse
 from powerprop import runs
 from powerprop import sparse_settings
 from powerprop import sparse_training
-
-
-@contextlib.contextmanager
-def compiled_once() -> Iterator[None]:
-  """`tiny.compiled_once`, and half as long: programs run for milliseconds."""
-  before = jax.config.read('jax_disable_most_optimizations')
-  with tiny.compiled_once():
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', before)
 
 
 def config(**fields: Any) -> ml_collections.ConfigDict:
@@ -79,5 +66,4 @@ def environment() -> dict[str, str]:
   return tiny.environment(
     JAX_COMPILATION_CACHE_DIR=str(tiny.CACHE / 'jax'),
     JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-    JAX_DISABLE_MOST_OPTIMIZATIONS='true',
   )

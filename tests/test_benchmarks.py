@@ -7,6 +7,7 @@ import sys
 import haiku as hk
 import pytest
 
+from benchmarks import continual
 from benchmarks import run
 from benchmarks import selection
 from benchmarks import sparse
@@ -26,6 +27,7 @@ class _Net(hk.Module):
     return hk.Linear(10)(x.reshape(x.shape[0], -1))
 
 
+_SMALLEST = continual.Size((), 110, 2, 20)
 _TINY = {
   'step': lambda: training.step(
     _quiet, 120, 3, 2, alphas=(1.0, None), parts_of=(1.5,)
@@ -41,6 +43,10 @@ _TINY = {
   'mask_update': lambda: sparse.mask_update(
     _quiet, networks.mnist_conv(10), (8, 8, 1), 2, 2
   ),
+  'continual_step': lambda: continual.method_step(
+    _quiet, _SMALLEST, 2, ('si',)
+  ),
+  'continual_seeds': lambda: continual.seeds(_quiet, _SMALLEST, 2, 3),
 }
 _ROWS = {
   'step': 3 + 2 + 2,
@@ -49,6 +55,8 @@ _ROWS = {
   'top_k': 5,
   'method_step': 3,
   'mask_update': 8,
+  'continual_step': 2,
+  'continual_seeds': 3,
 }
 
 
@@ -56,6 +64,10 @@ _ROWS = {
 def test_a_table_is_well_formed(name):
   table = _TINY[name]()
   assert len(table.rows) == _ROWS[name]
+  _check(table)
+
+
+def _check(table):
   assert len({tuple(row) for row in table.rows}) == 1
   for row in table.rows:
     ratio = row['times ours'] if 'times ours' in row else row['ratio']
@@ -64,6 +76,31 @@ def test_a_table_is_well_formed(name):
   lines = run.markdown(table).splitlines()
   assert lines[0] == f'## {table.title}'
   assert sum(x.startswith('|') for x in lines) == len(table.rows) + 2
+
+
+def test_a_task_adds_a_bit_for_every_weight():
+  table = continual.growth(_quiet, _SMALLEST, 2, (2, 4))
+  _check(table)
+  size = 1024 * 10 // 8
+  assert [row['task'] for row in table.rows] == [2, 4]
+  for row in table.rows:
+    assert row['bytes a record'] == row['n/8'] == size
+    assert row['grows by n/8'] == 'yes'
+    assert row['MB of records'] == row['task'] * size / 1e6
+  # φ and Adam's two moments in float32, two masks in bytes, and the counters.
+  weights, biases = 8 * size, 10
+  least = 12 * (weights + biases) + 2 * weights
+  assert least < 1e6 * table.rows[0]['MB of state'] < least + 100
+
+
+def test_searches_differ_in_their_evaluations():
+  table = continual.search(_quiet, _SMALLEST, 2, ('linear', 'binary'))
+  _check(table)
+  tried = {row['what']: row['evaluations'] for row in table.rows}
+  assert tried['an epoch of training'] == ''
+  # 74 rates and none of them: log2(75) halvings.
+  assert tried['binary'] == 7
+  assert 1 <= tried['linear'] <= 74
 
 
 def test_masks_take_a_byte_and_a_bit():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import sparse_tiny
+import tiny
 
 from powerprop import costs
 from powerprop import data
@@ -58,7 +58,7 @@ _L2 = 0.01
 
 @pytest.fixture(autouse=True, scope='module')
 def _cache():
-  with sparse_tiny.compiled_once():
+  with tiny.compiled_once():
     yield
 
 

@@ -10,6 +10,8 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
+import types
 from typing import Any
 import urllib.parse
 
@@ -20,11 +22,21 @@ from ml_collections import config_flags
 import numpy as np
 import pytest
 
+from configs import digits_continual
 import powerprop
+from powerprop import continual_cells
+from powerprop import continual_records
+from powerprop import continual_settings
+from powerprop import continual_training
+from powerprop import data
 from powerprop import methods
 from powerprop import runs
 from powerprop import settings
 from powerprop import sparse_settings
+from powerprop import train
+from powerprop.methods import packing
+from powerprop.types import Method
+from tests import continual_run_tiny
 from tests import sparse_tiny
 from tests import tiny
 
@@ -33,7 +45,14 @@ NOTEBOOK = ROOT / 'docs' / 'quickstart.ipynb'
 README = ROOT / 'README.md'
 EXPERIMENTS = ROOT / 'docs' / 'experiments.md'
 SPARSE = ROOT / 'docs' / 'sparse_training.md'
+CONTINUAL = ROOT / 'docs' / 'continual_learning.md'
+NEW_METHOD = ROOT / 'docs' / 'new_method.md'
 ARCHITECTURE = ROOT / 'docs' / 'architecture.md'
+
+# The package has the function under the module's name.
+_PACKNET = importlib.import_module('powerprop.methods.efficient_packnet')
+_NUMBERS = {13: 'thirteen', 14: 'fourteen', 15: 'fifteen', 16: 'sixteen'}
+_ENDS = ('mean', 'std', 'low', 'high')
 
 
 def _pages() -> list[pathlib.Path]:
@@ -64,6 +83,12 @@ def _table(page: pathlib.Path, head: str) -> list[str]:
   """The bodies of a page's tables whose first column is called `head`."""
   pattern = rf'^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)+)'
   return re.findall(pattern, _text(page), re.M)
+
+
+def _first_column(table: str) -> set[str]:
+  """The names in code, `like_this`, in a table's first column."""
+  first = [row.split('|')[1] for row in table.splitlines()]
+  return set(re.findall(r'`(\w+)`', ' '.join(first)))
 
 
 def _anchors(page: pathlib.Path) -> set[str]:
@@ -223,12 +248,13 @@ def test_relative_links_resolve(page):
 # ml_collections 1.1.0 loads config files in a way that Python deprecates.
 @pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 @pytest.mark.parametrize(
-  'page', [README, EXPERIMENTS, SPARSE], ids=lambda p: p.name
+  'page', [README, EXPERIMENTS, SPARSE, CONTINUAL], ids=lambda p: p.name
 )
 def test_commands_are_understood(page, monkeypatch):
   check = {
     'experiments.one_shot': settings.check,
     'experiments.sparse_training': sparse_settings.check,
+    'experiments.continual': continual_settings.check,
     'experiments.plan': lambda config: config.to_dict(),
   }
   blocks = '\n'.join(_blocks(page, 'bash')).replace('\\\n', ' ')
@@ -272,9 +298,7 @@ def test_experiments_page_reads_results_and_has_their_keys(
   tables = _table(EXPERIMENTS, 'key')
   assert len(tables) == len(entries)
   for table, (name, entry) in zip(tables, entries.items(), strict=True):
-    first = [row.split('|')[1] for row in table.splitlines()]
-    named = set(re.findall(r'`(\w+)`', ' '.join(first)))
-    assert named == set(entry), name
+    assert _first_column(table) == set(entry), name
   text = _text(EXPERIMENTS)
   for key in runs.read_metrics(workdir)[0]:
     assert f'`{key}`' in text, key
@@ -351,9 +375,7 @@ def test_sparse_page_has_the_keys_of_the_results(tmp_path):
   tables = _table(SPARSE, 'key')
   assert len(tables) == len(entries)
   for table, (name, entry) in zip(tables, entries.items(), strict=True):
-    first = [row.split('|')[1] for row in table.splitlines()]
-    named = set(re.findall(r'`(\w+)`', ' '.join(first)))
-    assert named == set(entry), name
+    assert _first_column(table) == set(entry), name
   assert results['selected'][0].keys() - entries['summary'] == {'choice'}
   known = set(re.findall(r'`([\w/]+)`', _text(SPARSE) + _text(EXPERIMENTS)))
   for line in runs.read_metrics(tmp_path):
@@ -380,6 +402,198 @@ def test_sparse_page_has_a_loop_that_works(capsys):
   np.testing.assert_allclose(
     powerprop.costs.relative(names['flops'], density), plan.inference_ratio
   )
+
+
+# docs/continual_learning.md.
+
+
+def test_continual_page_has_the_fields_of_a_config():
+  (table,) = _table(CONTINUAL, 'field')
+  fields = re.findall(r'^\| `(\w+)`', table, re.M)
+  own = continual_settings.ContinualSettings
+  assert fields == [n for n in own._fields if n != 'training']
+  text = _text(CONTINUAL)
+  (others,) = re.findall(
+    r'^`method_training` may have (.*?)\.\n\n', text, re.M | re.S
+  )
+  assert set(re.findall(r'`(\w+)`', others)) == {*continual_settings.OVERRIDES}
+  (unused,) = re.findall(r'but for (`steps`.*?); and', text, re.S)
+  assert re.findall(r'`(\w+)`', unused) == [*continual_settings._UNUSED]
+  optional = own._field_defaults
+  assert fields[-len(optional) :] == [*optional]
+  assert 'Those from\n`method_training` on may be left out' in text
+
+
+def test_continual_page_has_the_sequences_and_scenarios():
+  (table,) = _table(CONTINUAL, 'sequence')
+  assert _first_column(table) == {*data.SEQUENCES}
+  (table,) = _table(CONTINUAL, 'scenario')
+  assert _first_column(table) == {*data.SCENARIOS}
+  (row,) = re.findall(r'^\| `class` .*', table, re.M)
+  assert re.findall(r'`(\w+)`', row)[1:] == [*continual_settings._NEED_IDENTITY]
+
+
+def test_continual_page_has_the_methods_and_their_options():
+  (table,) = _table(CONTINUAL, 'method')
+  names = []
+  for row in table.splitlines():
+    *_, default, told, _ = [cell.strip() for cell in row.split('|')]
+    names += re.findall(r'^\| `(\w+)`', row)
+    fn = getattr(methods, names[-1])
+    (_, *options) = inspect.signature(fn).parameters.values()
+    wanted = [
+      f'{o.name}=RATES'
+      if o.default is _PACKNET.RATES
+      else f'{o.name}={o.default!r}'
+      for o in options
+    ]
+    assert re.findall(r'`(\w+=[^`]+)`', told) == wanted, names[-1]
+    coefficient = methods.COEFFICIENTS.get(names[-1])
+    assert default == ('' if coefficient is None else f'{coefficient:g}')
+  assert sorted(names) == continual_settings.method_names()
+  assert f'any of {_NUMBERS[len(names)]} methods' in _text(CONTINUAL)
+  (table,) = _table(CONTINUAL, '`search`')
+  assert _first_column(table) == {*_PACKNET.SEARCHES}
+  (table,) = _table(CONTINUAL, '`biases`')
+  assert _first_column(table) == {*packing.BIASES}
+
+
+def test_continual_page_says_which_rates_there_are():
+  *rates, last = _PACKNET.RATES
+  assert f'from {rates[0]:.1%} to {rates[-1]:.1%} in\nsteps' in _text(CONTINUAL)
+  np.testing.assert_allclose(np.divide(rates[1:], rates[:-1]), 1.1, rtol=1e-3)
+  assert last == 1
+
+
+def _live(cell, world):
+  """What a cell leaves, with made-up numbers: nothing is trained."""
+  plan, count = cell.plan, len(cell.members)
+  log = continual_records.Log(cell, world.sequence)
+  sizes = np.array(plan.layer_sizes)
+  nothing: Any = np.zeros(count)
+  bits: Any = np.zeros((count, 2))
+  score = train.Score(nothing, nothing, bits)
+  every = np.ones(count)
+  log.at_start([every] * cell.num_tasks)
+  folder = world.folder / cell.name
+  folder.mkdir(parents=True)
+  metrics = runs.Metrics(folder, 0, 0)
+  for t in range(cell.num_tasks):
+    log.before(t, every)
+    log.loss(every)
+    report = {'rate': every}
+    for i, name in enumerate(('used', 'new', 'reused')):
+      report[f'{name}_by_layer'] = np.tile(sizes // (i + 2), (count, 1))
+    dense = dict.fromkeys(('validation', 'test'), every)
+    log.learned(
+      t, dict.fromkeys(dense, score), dense, report, every < 1, every, every
+    )
+    for split in dense:
+      log.recalled(t, split, [score] * (t + 1), t == cell.num_tasks - 1)
+    metrics.write({'step': t, **row} for row in log.rows_of(t, 1.0))
+  metrics.close()
+  masks: Any = np.ones((count, -(-sizes.sum() // 8)), np.uint8)
+  records: list[Any] = [(packing.Record(masks, {}), {})] * cell.num_tasks
+  return log.lived(cell.name, records, 1.0)
+
+
+def test_continual_page_has_the_keys_of_the_results(tmp_path, monkeypatch):
+  monkeypatch.setattr(continual_training, 'live', _live)
+  results = continual_run_tiny.run(tmp_path, methods='efficient_packnet')
+  (table, rows, summary) = _table(CONTINUAL, 'key')
+  assert _first_column(table) == set(results)
+  assert _first_column(rows) == set(results['rows'][0])
+  keys = set(results['summary'][0])
+  measured = {key.removesuffix('_mean') for key in keys if '_mean' in key}
+  ends = {f'{name}_{end}' for name in measured for end in _ENDS}
+  assert _first_column(summary) == keys - ends
+  assert re.findall(r'`…_(\w+)`', summary) == [*_ENDS] and ends < keys
+  (table,) = _table(CONTINUAL, 'measure')
+  assert _first_column(table) == measured
+
+  (table,) = _table(EXPERIMENTS, 'key')[-1:]
+  more = set(results['environment']) - _first_column(table)
+  assert more and all(f'`{key}`' in _text(CONTINUAL) for key in more)
+  (line, *_) = runs.read_metrics(tmp_path)
+  assert set(line) == {'step', *results['rows'][0]}
+  (table,) = _table(CONTINUAL, 'record')
+  with np.load(tmp_path / 'records.npz') as records:
+    names = {f'NAME/{key.rpartition("/")[2]}' for key in records}
+  assert set(re.findall(r'`(NAME/\w+)`', table)) == names
+
+
+def test_continual_page_asks_for_a_net_that_there_is(monkeypatch):
+  asked = []
+  real = inspect.signature(continual_training.params_for)
+
+  def params_for(*args, **kwargs):
+    asked.append(real.bind(*args, **kwargs).arguments)
+
+  monkeypatch.setattr(continual_training, 'params_for', params_for)
+  reader, _ = _blocks(CONTINUAL, 'python')
+  exec(compile(reader, CONTINUAL, 'exec'), {})
+  ((s, workdir, member, task),) = (tuple(a.values()) for a in asked)
+  config = digits_continual.get_config()
+  assert s == continual_settings.check(config)
+  assert workdir.name == digits_continual.__name__.rpartition('.')[2]
+  plans: Any = {
+    n: types.SimpleNamespace(settings=continual_settings.of_method(s, n))
+    for n in s.methods
+  }
+  keys = dict.fromkeys(continual_cells.keys(s, plans), (0.0,))
+  names = [m.name for m in continual_cells.make_members(s, plans, keys, False)]
+  assert member in names and task in range(s.num_tasks)
+
+
+def test_continual_page_has_a_loop_that_works(capsys):
+  _, loop = _blocks(CONTINUAL, 'python')
+  names: dict[str, Any] = {}
+  with tiny.compiled_once():
+    exec(compile(loop, CONTINUAL, 'exec'), names)
+  lines = capsys.readouterr()[0].splitlines()
+  table = [re.findall(r'0\.\d+', line) for line in lines]
+  assert [len(row) for row in table] == [1, 2, 3]
+  # Learned (chance is 0.1), and the same after each further task.
+  assert min(map(float, table[-1])) > 0.7
+  assert all(row == table[-1][: len(row)] for row in table)
+
+
+# docs/new_method.md, the section for several tasks; tests/test_docs_method.py
+# has the rest.
+
+
+def test_method_page_has_a_method_for_several_tasks(monkeypatch):
+  (code,) = re.findall(
+    r'^   ```python\n(.*?)^   ```$', _text(NEW_METHOD), re.M | re.S
+  )
+  names: dict[str, Any] = {}
+  exec(compile(textwrap.dedent(code), NEW_METHOD, 'exec'), names)
+  made = names['feature_extraction']
+  monkeypatch.setattr(methods, 'feature_extraction', made, raising=False)
+  assert 'feature_extraction' in continual_settings.method_names()
+
+  shapes = {
+    'hidden': {'w': jnp.ones((2, 3))},
+    'output': {'w': jnp.ones((3, 4))},
+  }
+  tasks = methods.Tasks(shapes, 2, 4, (1, 2, 1), 9, 3, heads=('output/w',))
+  method = made(tasks)
+  assert isinstance(method, Method)
+  phi, first = method.init(jax.random.key(0), shapes, 2.0, None)
+  moved = method.constrain(shapes, first)
+  assert moved['hidden']['w'].all() and moved['output']['w'].all()
+  phi, second, record = method.archive(None, phi, first)
+  assert phi is shapes and record == ()
+  moved = method.constrain(shapes, second)
+  assert not moved['hidden']['w'].any() and moved['output']['w'].all()
+
+
+def test_method_page_says_where_a_method_is_named():
+  text = _text(NEW_METHOD).partition('## For several tasks')[2]
+  assert '`_NEED_IDENTITY`' in text and continual_settings._NEED_IDENTITY
+  assert '`COEFFICIENTS`' in text
+  anchors = importlib.import_module('powerprop.methods.anchors')
+  assert anchors.COEFFICIENTS.items() <= methods.COEFFICIENTS.items()
 
 
 # docs/architecture.md.

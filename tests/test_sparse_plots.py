@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -305,53 +303,17 @@ def test_draw_without_results_says_so(tmp_path):
     sparse_plots.draw(tmp_path)
 
 
-def _write_one_shot(folder):
-  """A run of experiments.one_shot: it has a summary and no plans."""
-  where = {'transform': 'powerprop', 'alpha': 1.0, 'learning_rate': 0.1}
-  row = where | {'seed': 0, 'test_accuracy': 0.5, 'test_nll': 1.0}
-  rows = [row | {'density': density} for density in (1.0, 0.5)]
-  folder.mkdir()
-  (folder / 'results.json').write_bytes(runs.to_json({'rows': rows}))
-
-
-def test_main_redraws_runs_of_any_experiment(tmp_path, capsys):
-  _write(tmp_path / 'sparse', _rows(('rigl',), (0.9,), seeds=1))
-  _write_one_shot(tmp_path / 'one_shot')
-  folders = [tmp_path / 'sparse', tmp_path / 'one_shot']
-  assert sparse_plots.main([str(folder) for folder in folders]) == 0
-  expected = [
-    str(folder / 'figures' / f'{name}.{kind}')
-    for folder, name in zip(
-      folders, ('accuracy_vs_sparsity', 'accuracy_vs_density'), strict=True
-    )
-    for kind in ('png', 'pdf')
-  ]
-  assert capsys.readouterr().out.splitlines() == expected
-
-
 @pytest.mark.parametrize(
   ('name', 'content', 'says'),
   [
     ('results.json', '{', 'results.json cannot be read'),
-    ('results.json', '{"plans": []}', 'has no results to draw'),
     ('records.npz', 'PK', 'records.npz cannot be read'),
     ('metrics.jsonl', '{"step": 1}\n{"st', 'metrics.jsonl cannot be read'),
   ],
 )
-def test_main_says_what_is_wrong_in_one_sentence(
-  tmp_path, capsys, name, content, says
-):
+def test_draw_names_a_file_that_it_cannot_read(tmp_path, name, content, says):
   _write(tmp_path, _rows(('rigl',), (0.9,), seeds=1))
   (tmp_path / name).write_text(content, encoding='utf-8')
-  assert sparse_plots.main([str(tmp_path)]) == 1
-  error = capsys.readouterr().err
-  assert says in error and str(tmp_path) in error and error.count('\n') == 1
+  with pytest.raises(ValueError, match=says):
+    sparse_plots.draw(tmp_path)
   assert not (tmp_path / 'figures').exists()
-
-
-def test_module_runs_as_a_command(tmp_path):
-  missing = str(tmp_path / 'none')
-  command = [sys.executable, '-m', 'powerprop.sparse_plots', missing]
-  done = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert done.returncode == 1
-  assert done.stderr.startswith('There is no folder')

@@ -49,7 +49,7 @@ _FIELDS = {
 
 @pytest.fixture(autouse=True, scope='module')
 def _cache():
-  with sparse_tiny.compiled_once():
+  with tiny.compiled_once():
     yield
 
 

@@ -26,7 +26,7 @@ _SHAPE = (6, 6, 1)
 
 @pytest.fixture(autouse=True, scope='module')
 def _cache():
-  with tiny.compiled_once():
+  with tiny.compiled_once(optimised=True):
     yield
 
 
@@ -303,7 +303,7 @@ _SHARDED = """
   import tiny
   from powerprop import population, train
 
-  tiny.compiled_once().__enter__()
+  tiny.compiled_once(optimised=True).__enter__()
   devices = jax.local_devices()
   assert len(devices) == 8, devices
   single = None

@@ -25,17 +25,26 @@ atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def compiled_once():
-  """JAX's persistent compilation cache, for the tests of one module."""
+def compiled_once(optimised: bool = False):
+  """JAX's persistent compilation cache, for the tests of one module.
+
+  Args:
+    optimised: whether by all of XLA's optimisations. Programs here run for
+      milliseconds; without most of them they compile for half as long.
+  """
   names = (
     'jax_compilation_cache_dir',
     'jax_persistent_cache_min_compile_time_secs',
   )
   before = [getattr(jax.config, name) for name in names]
+  quickly = 'jax_disable_most_optimizations'
+  unoptimised = jax.config.read(quickly)
+  jax.config.update(quickly, not optimised)
   for name, value in zip(names, (str(CACHE / 'jax'), 0.0), strict=True):
     jax.config.update(name, value)
   compilation_cache.reset_cache()
   yield
+  jax.config.update(quickly, unoptimised)
   for name, value in zip(names, before, strict=True):
     jax.config.update(name, value)
   compilation_cache.reset_cache()
@@ -79,7 +88,12 @@ def command(workdir: pathlib.Path, **fields) -> list[str]:
 
 def environment(**variables) -> dict[str, str]:
   """For a process that shares this one's compiled programs."""
-  return {**os.environ, 'XDG_CACHE_HOME': str(CACHE), **variables}
+  return {
+    **os.environ,
+    'XDG_CACHE_HOME': str(CACHE),
+    'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',
+    **variables,
+  }
 
 
 def start(*args, **kwargs) -> subprocess.Popen:

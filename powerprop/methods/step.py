@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from powerprop import reparam
 from powerprop import trees
 from powerprop.types import Alpha, Event, Method, Params
+
+_TINY_SLOPE = 1e-12  # squared
 
 
 def make_event(
@@ -18,6 +21,7 @@ def make_event(
   step: jax.Array,
   alpha: Alpha,
   dense: Params,
+  coefficient: Any = 0.0,
 ) -> Event:
   """What a method may need to know of a step; φ and moments come later.
 
@@ -27,12 +31,13 @@ def make_event(
     step: int32 scalar, from 0; under vmap the same for all.
     alpha: the α that φ is read with.
     dense: ∂L/∂w at the masked weights, for all weights.
+    coefficient: of the method's penalty.
 
   Returns:
     An event for `take_step`.
   """
   reset = functools.partial(reset_moments, tx)
-  return Event(key, step, (), alpha, (), dense, reset)
+  return Event(key, step, (), alpha, (), dense, reset, coefficient)
 
 
 def take_step(
@@ -63,9 +68,15 @@ def take_step(
 
   def learn(phi, opt):
     grads = method.gradients(event.dense, theta, state)
+    if method.penalty is not None:
+      pull = penalty_gradient(method, phi, theta, event.alpha, state)
+      grads = jax.tree.map(lambda g, p: g + event.coefficient * p, grads, pull)
     updates, opt = tx.update(grads, opt, phi)
-    updates = method.constrain(updates, state)
-    return optax.apply_updates(phi, updates), opt, state, last
+    new = optax.apply_updates(phi, method.constrain(updates, state))
+    if method.track is None:
+      return new, opt, state, last
+    after = reparam.to_theta(new, event.alpha)
+    return new, opt, method.track(event.dense, theta, after, state), last
 
   def change(phi, opt):
     new = method.update(event._replace(phi=phi, opt=opt), state)
@@ -82,6 +93,37 @@ def take_step(
       method.due(event.step), change, lambda p, o: (p, o, state, last), phi, opt
     )
   return tuple(carry), seen
+
+
+def penalty_gradient(
+  method: Method, phi: Params, theta: Params, alpha: Alpha, state: Any
+) -> Params:
+  r"""∂P/∂θ of a method's penalty, as the optimiser wants it.
+
+  Of a penalty on φ it is (∂P/∂φ)/s with the slope s = α|φ|^(α−1), which is
+  infinite at φ = 0; what is given there is (∂P/∂φ) s/(s² + 10⁻¹²).
+
+  Args:
+    method: with a penalty.
+    phi: stored parameters.
+    theta: Ψ(φ).
+    alpha: the power.
+    state: the method's.
+
+  Returns:
+    A tree like `theta`.
+  """
+  penalty = method.penalty
+  assert penalty is not None
+  if method.space == 'theta':
+    return jax.grad(penalty)(theta, state)
+
+  def through(g, x):
+    s = reparam.slope(x, alpha)
+    return g * s / (s * s + _TINY_SLOPE)
+
+  pull = jax.grad(penalty)(phi, state)
+  return trees.map_where(through, trees.is_weight, pull, phi)
 
 
 def reset_moments(

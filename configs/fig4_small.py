@@ -1,0 +1,28 @@
+"""Figure 4, small: 20 tasks of permuted MNIST, 2 seeds, α = 1 and 2.
+
+EfficientPackNet and Laplace as in fig4_permuted_mnist, with a smaller net and 2
+epochs a task instead of 10. At most 30 minutes on 2 cores; numbers to expect:
+docs/results.
+
+  python -m experiments.continual --config=configs/fig4_small.py
+"""
+
+import ml_collections
+
+from configs import fig4_permuted_mnist
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """fig4_permuted_mnist, smaller."""
+  config = fig4_permuted_mnist.get_config()
+  with config.ignore_type():
+    config.num_tasks = 20
+    config.epochs = 2.0
+    config.network_kwargs.hidden = (400, 400)
+    config.alphas = (1.0, 2.0)
+    config.seeds = 2
+    config.methods = ('efficient_packnet', 'online_laplace')
+    del config.method_training.online_laplace['alphas']
+    for name in config.methods:
+      config.method_training[name].evaluate_every = 5
+  return config

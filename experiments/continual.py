@@ -1,0 +1,41 @@
+"""Continual learning: Figure 4 of the paper, and its rivals.
+
+  python -m experiments.continual --config=configs/digits_continual.py
+
+Learns a sequence of tasks with every method at every α, and writes
+config.json, metrics.jsonl, cells/ (checkpoints and masks of each sequence),
+results.json, records.npz, tables.md and figures/ to --workdir. Start the same
+command again to resume a stopped run; a run with other settings needs another
+--workdir.
+
+Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, sections 4 and 6.3.1.
+"""
+
+import pathlib
+
+import ml_collections
+
+from powerprop import cli
+from powerprop import continual_settings
+from powerprop import continual_training
+from powerprop import runs
+
+
+def experiment(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  data_dir: str | None,
+) -> None:
+  """Runs what `config` says, or shows it where it is already finished."""
+  checked = continual_settings.check(config)
+  with runs.disk_errors(workdir):
+    runs.open_folder(workdir, config.to_dict())
+  if (results := runs.read_results(workdir)) is not None:
+    print(f'{workdir} is finished: its tables and figures, drawn again.')
+  else:
+    results = continual_training.run(checked, workdir, data_dir)
+  continual_training.report(results, workdir)
+
+
+if __name__ == '__main__':
+  cli.main('configs/digits_continual.py', experiment)

@@ -1,0 +1,51 @@
+"""Memory-aware synapses: held by how much the outputs depend on them."""
+
+import jax
+import jax.numpy as jnp
+
+from powerprop import reparam
+from powerprop.methods import anchors
+from powerprop.methods import fisher
+from powerprop.methods.sequential import Tasks
+from powerprop.types import Method
+
+
+def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
+  """Memory-aware synapses: Ω += the mean of |∂ mean(logits²) / ∂p|.
+
+  The inner mean is over a minibatch and its visible outputs, the outer one over
+  the minibatches of the task; no labels are used.
+
+  Args:
+    tasks: of the sequence.
+    space: 'theta' or 'phi': which parameters are held.
+
+  Returns:
+    A method.
+
+  Raises:
+    ValueError: if there is no such space.
+
+  Reference: Aljundi et al., Memory aware synapses, ECCV 2018, eq. (3) and
+  section 4.1, as Hsu et al. 2018 run it (there over minibatches). Its
+  coefficient is in `anchors.COEFFICIENTS`.
+  """
+
+  def update(ending, phi, params, state):
+    theta = reparam.to_theta(phi, ending.alpha)
+
+    def output(at, examples):
+      logits = ending.apply(at, examples)
+      visible = ~jnp.isneginf(logits)
+      squares = jnp.square(jnp.where(visible, logits, 0))
+      return jnp.sum(squares) / jnp.sum(visible)
+
+    def magnitudes(examples, key):
+      del key
+      return jax.tree.map(jnp.abs, jax.grad(output)(theta, examples))
+
+    new = fisher.mean(magnitudes, ending, tasks, group=tasks.batch_size)
+    new = anchors.by_slope(new, phi, ending.alpha, space, 1)
+    return anchors.Anchor(anchors.add(state.importance, new), params)
+
+  return anchors.method(update, space)

@@ -1,0 +1,52 @@
+"""What the continual-learning methods have in common."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from powerprop.methods import masked
+from powerprop.types import Masks, Method, Params
+
+
+class Tasks(NamedTuple):
+  """What every continual-learning method is told.
+
+  Attributes:
+    shapes: the net's parameters, or their shapes.
+    number: how many tasks the sequence has.
+    num_outputs: width of the net's output layer.
+    image_shape: (H, W, C) of the pictures.
+    num_train: training examples of the largest task.
+    batch_size: examples of a training step.
+    heads: paths of the leaves whose last axis is the outputs, where not all
+      outputs are all tasks' (task- and class-incremental); else ().
+    scenario: 'task', 'domain' or 'class'.
+    retrain_steps: steps that a method may train on after pruning; 0 is none.
+  """
+
+  shapes: Params
+  number: int
+  num_outputs: int
+  image_shape: tuple[int, ...]
+  num_train: int
+  batch_size: int
+  heads: tuple[str, ...] = ()
+  scenario: str = 'domain'
+  retrain_steps: int = 0
+
+
+def method(
+  init: Callable[..., tuple[Params, Any]] | None = None, **fields: Any
+) -> Method:
+  """A `Method` that trains all weights at all steps, but for `fields`.
+
+  Args:
+    init: (key, phi, alpha, gradient) -> (phi, state); by default φ as it is and
+      the state ().
+    **fields: of `types.Method`.
+
+  Returns:
+    A method.
+  """
+  init = init or (lambda key, phi, alpha, gradient: (phi, ()))
+  dense = masked.method(init, masks=lambda state: Masks({}, {}))
+  return dense._replace(**fields)
