@@ -6,6 +6,8 @@ earlier tasks' weights or not; retraining or not; what happens to biases.
   python -m experiments.continual --config=configs/epn_ablation.py
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import digits_continual
@@ -14,8 +16,8 @@ from configs import digits_continual
 def get_config() -> ml_collections.ConfigDict:
   """digits_continual with EfficientPackNet alone, in 11 variants."""
   config = digits_continual.get_config()
-  base = {'method': 'efficient_packnet', 'gamma': 0.9}
-  variants = {
+  base: dict[str, Any] = {'method': 'efficient_packnet', 'gamma': 0.9}
+  variants: dict[str, dict[str, Any]] = {
     'epn': {},
     'gamma_80': {'gamma': 0.8},
     'gamma_95': {'gamma': 0.95},

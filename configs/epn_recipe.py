@@ -7,6 +7,8 @@ the accuracy before pruning goes with the tasks.
   python -m experiments.continual --config=configs/epn_recipe.py
 """
 
+from typing import Any
+
 import ml_collections
 
 from configs import fig4_permuted_mnist
@@ -23,7 +25,7 @@ def get_config() -> ml_collections.ConfigDict:
     'learning_rate': (1e-3,),
   }
   coarse = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-  variants = {
+  variants: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     'recipe': ({}, {}),
     'init_scale_1': ({'network_kwargs': {'init_scale': 1.0}}, {}),
     'adam': (adam, {}),

@@ -14,10 +14,12 @@ method: for a GPU. On a CPU (docs/results): --config.seeds=1 --config.epochs=1
 --config.method_training.epn_retrained.retrain_epochs=0.5
 """
 
+from typing import Any
+
 import ml_collections
 
 # Our recipe for EfficientPackNet: moments anew for each task, small weights.
-RECIPE = {
+RECIPE: dict[str, Any] = {
   'network_kwargs': {'init_scale': 0.05, 'with_bias': False},
   'optimizer': 'sgd',
   'optimizer_kwargs': {'momentum': 0.9},
@@ -32,14 +34,14 @@ RATES = tuple(round(0.001 * 1.025**i, 7) for i in range(280))
 # is never changed again is noise to all later tasks, which have to outdo it: L2
 # keeps it small; larger steps and each task's own biases (2,010 numbers) help
 # to learn in spite of it.
-RETRAINED = {
+RETRAINED: dict[str, Any] = {
   'method': 'efficient_packnet',
   'gamma': 0.85,
   'search': 'binary',
   'rates': RATES,
   'biases': 'per_task',
 }
-RETRAINED_RECIPE = RECIPE | {
+RETRAINED_RECIPE: dict[str, Any] = RECIPE | {
   'network_kwargs': {'init_scale': 0.05},
   'learning_rate': (0.3,),
   'l2': 3e-4,
