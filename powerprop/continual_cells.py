@@ -243,7 +243,7 @@ def make_cells(
       plan = plans[m.method]
       which = (m.method, m.transform, m.alpha)
       if which not in compiled:
-        compiled[which] = _jit(_life(plan, m.transform, m.alpha))
+        compiled[which] = _jit(make_life(plan, m.transform, m.alpha))
       hyper = jax.tree.map(lambda x: x[0], _hyper([m]))
       limit = min(tasks, plan.num_tasks)
       cells.append(
@@ -264,7 +264,7 @@ def make_cells(
         tuple(ms),
         plan,
         min(tasks, plan.num_tasks),
-        _jit(_vmap(_life(plan, transform, None))),
+        _jit(_vmap(make_life(plan, transform, None))),
         jax.device_put(_hyper(ms), sharding),
         True,
       )
@@ -272,7 +272,17 @@ def make_cells(
   return cells
 
 
-def _life(plan: Plan, transform: str, alpha: float | None) -> Life:
+def make_life(plan: Plan, transform: str, alpha: float | None) -> Life:
+  """The functions of one member, not jitted.
+
+  Args:
+    plan: of its method.
+    transform: its name.
+    alpha: static, or None to take it from the hyperparameters.
+
+  Returns:
+    A life.
+  """
   again = None
   if plan.retrain_steps:
     t = plan.settings.training

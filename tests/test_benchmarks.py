@@ -6,6 +6,7 @@ import sys
 
 import haiku as hk
 import pytest
+import tiny
 
 from benchmarks import continual
 from benchmarks import run
@@ -28,6 +29,14 @@ class _Net(hk.Module):
 
 
 _SMALLEST = continual.Size((), 110, 2, 20)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _cache():
+  with tiny.compiled_once():
+    yield
+
+
 _TINY = {
   'step': lambda: training.step(
     _quiet, 120, 3, 2, alphas=(1.0, None), parts_of=(1.5,)

@@ -48,6 +48,10 @@ _FIELDS = {
 _TOTAL = 64 * 8 + 8 * 10
 
 
+# One worker: what is trained for several tests is trained once.
+pytestmark = pytest.mark.xdist_group('continual_training')
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _cache():
   with tiny.compiled_once():

@@ -24,6 +24,10 @@ from powerprop.types import Method
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'new_method.md'
 
 
+# One worker: what is trained for several tests is trained once.
+pytestmark = pytest.mark.xdist_group('docs_method')
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _cache():
   with tiny.compiled_once():

@@ -489,7 +489,7 @@ def _live(cell, world):
       t, dict.fromkeys(dense, score), dense, report, every < 1, every, every
     )
     for split in dense:
-      log.recalled(t, split, [score] * (t + 1), t == cell.num_tasks - 1)
+      log.recalled(t, split, [score] * (t + 1))
     metrics.write({'step': t, **row} for row in log.rows_of(t, 1.0))
   metrics.close()
   masks: Any = np.ones((count, -(-sizes.sum() // 8)), np.uint8)

@@ -47,6 +47,10 @@ _FIELDS = {
 }
 
 
+# One worker: what is trained for several tests is trained once.
+pytestmark = pytest.mark.xdist_group('sparse_training')
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _cache():
   with tiny.compiled_once():
