@@ -208,7 +208,7 @@ ROWS: tuple[Published, ...] = (
   _cifar10('rigl', 94.2, 93.6, 92.9, 91.8),
 )
 
-_FIGURE4 = 'Powerpropagation, section 6.3.1'
+FIGURE4 = 'Powerpropagation, section 6.3.1'
 _CLNP = 'CLNP, Table 1'
 PERMUTED_MNIST: tuple[Learned, ...] = (
   Learned(
@@ -216,10 +216,10 @@ PERMUTED_MNIST: tuple[Learned, ...] = (
     300,
     Number(86),
     'about',
-    _FIGURE4,
+    FIGURE4,
     True,
   ),
-  Learned('online_laplace', 51, Number(85.61), '', _FIGURE4),
+  Learned('online_laplace', 51, Number(85.61), '', FIGURE4),
   Learned('ewc', 10, Number(97.0), 'two layers of 2,000', _CLNP),
   Learned('si', 10, Number(97.2), 'an output layer for each task', _CLNP),
   Learned('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),
