@@ -1,6 +1,6 @@
 """What training and pruning did to the weights, as numbers.
 
-Everything here is NumPy on the host and knows nothing of networks or files.
+Everything here is on the host and knows nothing of networks or files.
 Weights and masks come as one array or as a sequence of arrays, one a layer.
 Layers matter where a figure ranks weights, because pruning ranks them layer by
 layer and layers are initialised at different scales.
@@ -13,15 +13,39 @@ learning rate, seed).
 
 from collections.abc import Callable, Mapping, Sequence
 import math
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
+from scipy import special
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 Row = Mapping[str, Any]
 
 _GROUP = ('transform', 'alpha', 'learning_rate')
 _MEANS = ('test_accuracy', 'test_nll', 'mask_overlap')
+
+
+class Difference(NamedTuple):
+  """How far one setting is ahead of another, over the seeds that both have.
+
+  Attributes:
+    mean: of the differences; nan where no seed has both.
+    half: half the width of its 95% interval; nan for fewer than three seeds.
+    n: number of seeds.
+    ahead: number of seeds in which the difference is positive.
+    behind: number of seeds in which it is negative.
+  """
+
+  mean: float
+  half: float
+  n: int
+  ahead: int
+  behind: int
+
+  @property
+  def clear(self) -> bool:
+    """Whether the interval leaves out zero; false where there is none."""
+    return abs(self.mean) > self.half
 
 
 def sign_change(initial: Arrays, final: Arrays) -> float:
@@ -304,6 +328,24 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
   return summary
 
 
+def by_seed(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[Any, float]]:
+  """Test accuracies of what did not diverge, for `paired_difference`.
+
+  Args:
+    rows: as `summarise` takes them.
+
+  Returns:
+    By (transform, alpha, learning rate, density), the accuracy of every seed.
+  """
+  lost = {tuple(member.values()) for member in diverged(rows)}
+  out: dict[tuple[Any, ...], dict[Any, float]] = {}
+  for row in rows:
+    if _member(row) not in lost:
+      key = (*_member(row)[:-1], row['density'])
+      out.setdefault(key, {})[row['seed']] = row['test_accuracy']
+  return out
+
+
 def summary_of(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
   """A run's summary, made from its rows where it is missing."""
   return results.get('summary') or summarise(results.get('rows', []))
@@ -318,6 +360,61 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
   array = np.asarray(values, np.float64)
   std = float(np.std(array, ddof=1)) if array.size > 1 else 0.0
   return float(np.mean(array)), std
+
+
+def half_width(std: float, n: int) -> float:
+  r"""Half the width of Student's 95% interval of a mean.
+
+  .. math:: t_{0.975,\, n - 1}\, s / \sqrt{n}
+
+  There is none for two values: the factor is 12.7 then, and two that happen to
+  be equal, as accuracies on a few hundred pictures do, would make it zero.
+
+  Args:
+    std: sample standard deviation s (ddof = 1) of n values, ≥ 0.
+    n: number of values.
+
+  Returns:
+    A number ≥ 0, or nan for fewer than three values.
+
+  >>> round(half_width(1., 5), 3)
+  1.242
+
+  References:
+    Student, The probable error of a mean, Biometrika, 1908.
+  """
+  if n < 3:
+    return math.nan
+  return float(special.stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
+
+
+def paired_difference(
+  baseline: Mapping[Any, float], other: Mapping[Any, float]
+) -> Difference:
+  """How far one setting is ahead of the baseline, seed by seed.
+
+  Seeds of the same number start from the same weights and see the same batches,
+  so what they share cancels. One difference in twenty that is none has an
+  interval that leaves out zero all the same.
+
+  Args:
+    baseline: a number for each seed; what is subtracted.
+    other: likewise; seeds that only one of the two has are left out.
+
+  Returns:
+    The difference, in the unit of the numbers.
+
+  >>> paired_difference({0: .5, 1: .25, 2: 0.}, {0: .75, 1: .25})
+  Difference(mean=0.125, half=nan, n=2, ahead=1, behind=0)
+  """
+  pairs = [other[s] - baseline[s] for s in baseline if s in other]
+  if not pairs:
+    return Difference(math.nan, math.nan, 0, 0, 0)
+  mean, std = mean_and_std(pairs)
+  ahead, behind = sum(p > 0 for p in pairs), sum(p < 0 for p in pairs)
+  return Difference(
+    mean, half_width(std, len(pairs)), len(pairs), ahead, behind
+  )
 
 
 def _layers(arrays: Arrays) -> list[np.ndarray]:

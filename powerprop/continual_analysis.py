@@ -198,33 +198,6 @@ def mean_overlap(overlap: np.ndarray) -> float:
   return float(np.mean(pairs)) if pairs.size else math.nan
 
 
-def interval(
-  values: Sequence[float], resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float]:
-  """The 95% percentile bootstrap interval of a mean.
-
-  It is too narrow for fewer than about ten values.
-
-  Args:
-    values: of different seeds.
-    resamples: number of bootstrap samples, ≥ 1.
-    seed: of the bootstrap's random numbers.
-
-  Returns:
-    The lower and the upper end; NaN for fewer than two values.
-
-  References:
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
-  """
-  array = np.asarray(values, np.float64)
-  if array.size < 2:
-    return math.nan, math.nan
-  rng = np.random.default_rng(seed)
-  samples = array[rng.integers(array.size, size=(resamples, array.size))]
-  low, high = np.quantile(samples.mean(axis=1), [0.025, 0.975])
-  return float(low), float(high)
-
-
 def settings(
   rows: Iterable[Row], search: bool = False
 ) -> dict[tuple[Any, ...], list[list[Row]]]:
@@ -319,9 +292,8 @@ def summarise(rows: Sequence[Row], records: Records) -> list[dict[str, Any]]:
   Returns:
     One entry a setting, methods in the order of `METHODS`: the fields of
     `SETTING`; "n", the number of seeds; "tasks", the fewest that one of them
-    has learned; and "…_mean", "…_std" (ddof = 1; 0.0 for a single seed), and
-    the 95% interval "…_low" and "…_high" (None for a single seed), of each
-    measure that a seed has.
+    has learned; and "…_mean" and "…_std" (ddof = 1; 0.0 for a single seed) of
+    each measure that a seed has.
   """
   out = []
   for key, group in settings(rows).items():
@@ -333,9 +305,7 @@ def summarise(rows: Sequence[Row], records: Records) -> list[dict[str, Any]]:
       if not numbers:
         continue
       mean, std = analysis.mean_and_std(numbers)
-      ends = interval(numbers) if len(numbers) > 1 else (None, None)
       entry |= {f'{name}_mean': mean, f'{name}_std': std}
-      entry |= {f'{name}_low': ends[0], f'{name}_high': ends[1]}
     out.append(entry)
   return out
 

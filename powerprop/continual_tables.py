@@ -29,8 +29,8 @@ _COLUMNS = {
 }
 _NOTES = (
   'All in percent but for the number of failed tasks. Average accuracy: of all'
-  ' tasks after the last, on test data, with the 95% bootstrap interval over'
-  ' seeds, which is too narrow where they are few. When learned and before'
+  " tasks after the last, on test data, with its 95% interval by Student's t"
+  ' where there are three seeds or more. When learned and before'
   ' pruning: means over tasks, just after each. Forgetting (Chaudhry et al.,'
   ' 2018): best minus last accuracy. BWT and FWT (Lopez-Paz and Ranzato, 2017,'
   ' equations 3 and 4): last minus when learned; before a task was trained'
@@ -49,14 +49,15 @@ def markdown(results: Mapping[str, Any]) -> str:
 
   Returns:
     Markdown, ending in a newline: all settings that were trained on all tasks;
-    published numbers; for methods with masks, the course over the tasks; and
-    what a search chose from.
+    how they differ from α = 1; published numbers; for methods with masks, the
+    course over the tasks; and what a search chose from.
   """
   rows = results['rows']
   parts = [
     f'{_setting(results)}.',
     main_table(results),
     _NOTES,
+    difference_table(rows),
     published_table(results),
     *course_tables(rows),
     search_table(rows),
@@ -118,6 +119,63 @@ def main_table(results: Mapping[str, Any]) -> str:
   headers += ['runs'] if any(e['n'] < most for e in summary) else []
   runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
   return f'{_without_empty(body, headers)}\n\n{runs}' if body else ''
+
+
+def difference_table(rows: Sequence[Row]) -> str:
+  """How far every setting of α > 1 is ahead of that of α = 1.
+
+  Each is compared with the one that differs in α alone, and what was chosen
+  with what was chosen.
+
+  Args:
+    rows: a run's rows.
+
+  Returns:
+    A table in Markdown and a line on what its cells are, or '' where nothing
+    can be compared.
+  """
+  groups = continual_analysis.settings(rows)
+  chosen = continual_analysis.shown(rows)
+  headers = _headers(rows)
+  body = []
+  for key, group in groups.items():
+    same = (*key[:2], 1.0, *key[3:])
+    best = [k for k in chosen if k[:3] == same[:3] and key in chosen]
+    names = _names(group[0][0], rows)
+    for other in dict.fromkeys([same, *best]):
+      if key[2] > 1 and other in groups:
+        theirs = _names(groups[other][0][0], rows)
+        against = [
+          f'{header} = {cell}'
+          for header, mine, cell in zip(headers, names, theirs, strict=True)
+          if cell != mine
+        ]
+        cells = _differences(groups[other], group)
+        body.append([*names, ', '.join(against), *cells])
+  if not body:
+    return ''
+  headers += ['against', 'average accuracy', 'used weights']
+  table = _without_empty(body, headers)
+  return f'Difference to α = 1.\n\n{table}\n\n{tables.DIFFERENCE}'
+
+
+def _differences(
+  baseline: Sequence[Sequence[Row]], group: Sequence[Sequence[Row]]
+) -> list[str]:
+  """The cells of average accuracy and of used weights."""
+  cells = []
+  for name in ('average_accuracy', 'used_weights'):
+    first, second = (
+      {
+        member[0]['seed']: measured[name]
+        for member in members
+        if finite((measured := continual_analysis.measures(member, {}))[name])
+      }
+      for members in (baseline, group)
+    )
+    found = analysis.paired_difference(first, second)
+    cells.append(tables.difference_cell(found, digits=2) if found.n else '')
+  return cells
 
 
 def published_table(results: Mapping[str, Any]) -> str:
@@ -270,10 +328,10 @@ def _measure(entry: Row, name: str, scale: float) -> str:
   text = f'{scale * mean:.{digits}f}'
   if entry['n'] > 1:
     text += f' ± {scale * entry[f"{name}_std"]:.{digits}f}'
-  if entry['n'] > 1 and name == 'average_accuracy':
-    low, high = entry[f'{name}_low'], entry[f'{name}_high']
-    if finite(low) and finite(high):
-      text += f' [{scale * low:.{digits}f}, {scale * high:.{digits}f}]'
+  if entry['n'] > 2 and name == 'average_accuracy':
+    half = analysis.half_width(entry[f'{name}_std'], entry['n'])
+    ends = scale * (mean - half), scale * (mean + half)
+    text += f' [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]'
   return text
 
 

@@ -9,11 +9,12 @@ accuracy, `difference` compares two choices seed by seed. NumPy only.
 
 from collections.abc import Iterable, Sequence
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from powerprop import analysis
+from powerprop.analysis import Difference
 from powerprop.analysis import Row
 
 # In the order of the tables, with what they are called there.
@@ -40,22 +41,6 @@ _DISTRIBUTIONS = {'erk': 'ERK', 'erdos_renyi': 'Erdős–Rényi'}
 _WHERE = ('method', 'distribution', 'sparsity')
 _SETTING = ('transform', 'alpha', 'learning_rate')
 _MEANS = ('density', 'training_flops_ratio', 'inference_flops_ratio')
-
-
-class Difference(NamedTuple):
-  """How far Powerprop is ahead of the baseline, in accuracy.
-
-  Attributes:
-    mean: over the seeds that both have; nan where there is none.
-    low: lower end of the 95% interval; nan for fewer than two seeds.
-    high: upper end.
-    n: number of seeds.
-  """
-
-  mean: float
-  low: float
-  high: float
-  n: int
 
 
 def title(name: str) -> str:
@@ -187,43 +172,21 @@ def at_best_rate(summary: Sequence[Row]) -> list[Row]:
 
 
 def difference(
-  rows: Sequence[Row],
-  baseline: Row,
-  powerprop: Row,
-  resamples: int = 10_000,
-  seed: int = 0,
+  rows: Sequence[Row], baseline: Row, powerprop: Row
 ) -> Difference:
-  """Test accuracy of one setting minus another's, with a 95% interval.
-
-  Seeds are paired, as those of the same number start from the same weights and
-  see the same batches. The interval is the percentile bootstrap's over seeds:
-  with fewer than about ten it is too narrow, and with two or three it just goes
-  from the smallest difference to the largest.
+  """Test accuracy of one setting minus another's, seed by seed.
 
   Args:
     rows: as `summarise` takes them.
     baseline: an entry of the summary; what is subtracted.
     powerprop: an entry of the summary.
-    resamples: number of bootstrap samples, ≥ 1.
-    seed: of the bootstrap's random numbers.
 
   Returns:
     The difference as a share, over the seeds that diverged in neither.
-
-  References:
-    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
   """
-  first, second = _by_seed(rows, baseline), _by_seed(rows, powerprop)
-  pairs = [second[s] - first[s] for s in sorted(first.keys() & second.keys())]
-  if not pairs:
-    return Difference(math.nan, math.nan, math.nan, 0)
-  values = np.asarray(pairs, np.float64)
-  if len(pairs) == 1:
-    return Difference(float(values[0]), math.nan, math.nan, 1)
-  rng = np.random.default_rng(seed)
-  samples = values[rng.integers(len(pairs), size=(resamples, len(pairs)))]
-  low, high = np.quantile(samples.mean(axis=1), [0.025, 0.975])
-  return Difference(float(values.mean()), float(low), float(high), len(pairs))
+  return analysis.paired_difference(
+    _by_seed(rows, baseline), _by_seed(rows, powerprop)
+  )
 
 
 def family(entry: Row) -> str:

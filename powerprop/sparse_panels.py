@@ -126,12 +126,13 @@ def draw_gains(axes: Axes, rows: Sequence[Row], entries: Sequence[Row]) -> None:
         rows, baseline[entry['sparsity']], entry
       )
       line = lines.setdefault(panels.group_of(entry), [])
-      line.append((entry['density'], *(100 * x for x in gain[:3])))
+      line.append((entry['density'], 100 * gain.mean, 100 * gain.half))
   for group, line in lines.items():
-    density, mean, low, high = np.array(line).T
+    density, mean, half = np.array(line).T
     colour, style = looks[group]
     axes.plot(density, mean, color=colour, ls=style, marker='o', markersize=2.5)
-    axes.fill_between(density, low, high, color=colour, alpha=0.18, lw=0)
+    ends = mean - half, mean + half
+    axes.fill_between(density, *ends, color=colour, alpha=0.18, lw=0)
   axes.axhline(0, color=panels.BASELINE, lw=1)
   panels.density_axis(axes, [entry['density'] for entry in entries])
 

@@ -19,9 +19,8 @@ Column = tuple[float, str]  # a sparsity and a choice
 
 _ACROSS = 4  # sparsities side by side; more go into a table below
 _DIFFERENCE = (
-  'Difference: Powerprop minus α = 1 in points of test accuracy, seeds paired,'
-  ' with the 95% bootstrap interval over seeds, which is too narrow where they'
-  ' are few. Two numbers in a cell are those of α = 1 and of Powerprop.'
+  f'Difference: Powerprop minus α = 1. {tables.DIFFERENCE} Two numbers in a'
+  ' cell are those of α = 1 and of Powerprop.'
 )
 _FLOPS = (
   'FLOPs are relative to dense training without the training multiplier, and to'
@@ -295,12 +294,7 @@ def _difference(rows: Sequence[Row], pair: Mapping[str, Row]) -> str:
   if len(pair) < 2:
     return '–'
   found = sparse_analysis.difference(rows, pair['baseline'], pair['powerprop'])
-  if not found.n:
-    return '–'
-  text = f'{100 * found.mean:+.2f}'
-  if found.n > 1:
-    text += f' [{100 * found.low:+.2f}, {100 * found.high:+.2f}]'
-  return text
+  return tables.difference_cell(found, digits=2)
 
 
 def _most(selected: Sequence[Row]) -> int:

@@ -10,11 +10,21 @@ import tabulate
 from powerprop import analysis
 from powerprop.analysis import Row
 
+DIFFERENCE = (
+  'In percentage points, seeds paired, with half the 95% interval by Student'
+  "'s t where there are three seeds or more, * where that leaves out zero, and"
+  ' in how many seeds it is above zero. Of twenty differences that are none,'
+  ' one has a *.'
+)
+
+Group = tuple[Any, ...]  # the values of `_GROUP`
+
 _GROUP = ('transform', 'alpha', 'learning_rate')
+_ACROSS = 4  # differences side by side; more go into a table below
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-  """Both tables of a run: what tables.md holds and what is printed at the end.
+  """All tables of a run: what tables.md holds and what is printed at the end.
 
   Args:
     results: a run's record.
@@ -22,7 +32,8 @@ def markdown(results: Mapping[str, Any]) -> str:
   Returns:
     Markdown, ending in a newline.
   """
-  return f'{table(results)}\n\n{analysis_table(results)}\n'
+  parts = [table(results), difference_table(results), analysis_table(results)]
+  return '\n\n'.join(part for part in parts if part) + '\n'
 
 
 def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
@@ -40,10 +51,7 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
   by_group = _by_group(analysis.summary_of(results))
   counts = [entry['n'] for c in by_group.values() for entry in c.values()]
   most = max(counts, default=0)
-  densities = sorted({d for c in by_group.values() for d in c}, reverse=True)
-  if len(densities) > num_densities:
-    chosen = np.linspace(0, len(densities) - 1, num_densities).round()
-    densities = [densities[int(i)] for i in chosen]
+  densities = _spread(by_group, num_densities)
 
   def cell(entry: Row | None) -> str:
     if entry is None:
@@ -54,24 +62,74 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
     return text + (f' (n = {entry["n"]})' if entry['n'] < most else '')
 
   lines = []
-  sections = list(dict.fromkeys((group[0], group[2]) for group in by_group))
-  for transform, rate in sections:
-    curves = {
-      group: curve
-      for group, curve in by_group.items()
-      if (group[0], group[2]) == (transform, rate)
-    }
+  for name, curves in _sections(by_group).items():
     body = [
       [f'{100 * density:.3g}%']
       + [cell(curve.get(density)) for curve in curves.values()]
       for density in densities
     ]
-    if len(sections) > 1:
-      lines.append(f'{transform}, learning rate {rate:g}:')
+    lines += [name] if name else []
     lines.append(grid(body, ['weights kept', *_headers(list(curves))]))
   runs = f'mean ± std of {most} runs' if most > 1 else 'one run each'
   lines.append(f'Test accuracy in percent, {runs}.')
   return '\n\n'.join(lines + _diverged_lines(results))
+
+
+def difference_table(
+  results: Mapping[str, Any], num_densities: int = 10
+) -> str:
+  """How far every α is ahead of α = 1: densities down, α across.
+
+  Args:
+    results: a run's record, with "rows".
+    num_densities: as `table` takes it.
+
+  Returns:
+    Tables of at most four columns each and a line on what their cells are, or
+    '' for a run without α = 1 or with nothing beside it.
+  """
+  by_group = _by_group(analysis.summary_of(results))
+  accuracies = analysis.by_seed(results.get('rows', []))
+  densities = _spread(by_group, num_densities)
+
+  def cell(group: Group, density: float) -> str:
+    baseline = (*(_baseline(by_group, group) or ()), density)
+    return difference_cell(
+      analysis.paired_difference(
+        accuracies.get(baseline, {}), accuracies.get((*group, density), {})
+      )
+    )
+
+  lines = []
+  for name, curves in _sections(by_group).items():
+    groups = [g for g in curves if g[1] != 1 and _baseline(by_group, g)]
+    for i in range(0, len(groups), _ACROSS):
+      part = groups[i : i + _ACROSS]
+      body = [
+        [f'{100 * density:.3g}%', *(cell(group, density) for group in part)]
+        for density in densities
+      ]
+      lines += [name] if name else []
+      lines.append(grid(body, ['weights kept', *_headers(part)], 'left'))
+  if not lines or not accuracies:
+    return ''
+  return '\n\n'.join(['Difference to α = 1.', *lines, DIFFERENCE])
+
+
+def difference_cell(found: analysis.Difference, digits: int = 1) -> str:
+  """A difference as a cell, in the words of `DIFFERENCE`.
+
+  >>> difference_cell(analysis.Difference(0.0125, 0.0025, 5, 4, 1))
+  '+1.2 ± 0.2* 4/5'
+  >>> difference_cell(analysis.Difference(-0.25, math.nan, 2, 0, 2))
+  '-25.0 0/2'
+  """
+  if not found.n:
+    return '–'
+  text = f'{100 * found.mean:+.{digits}f}'
+  if _finite(found.half):
+    text += f' ± {100 * found.half:.{digits}f}' + '*' * found.clear
+  return f'{text} {found.ahead}/{found.n}'
 
 
 def analysis_table(results: Mapping[str, Any]) -> str:
@@ -104,10 +162,11 @@ def analysis_table(results: Mapping[str, Any]) -> str:
       return '–'
     return f'{100 * means[index]:.1f}'
 
-  def margin(group: tuple[Any, ...]) -> str:
-    curve, reference = by_group.get(group), _baseline(by_group, group)
-    if not curve or not reference:
+  def margin(group: Group) -> str:
+    curve, baseline = by_group.get(group), _baseline(by_group, group)
+    if not curve or not baseline:
       return '–'
+    reference = by_group[baseline]
     shared = [density for density in curve if density in reference]
     if not shared:
       return '–'
@@ -148,7 +207,8 @@ def analysis_table(results: Mapping[str, Any]) -> str:
   ]
   note = (
     'Smallest and largest tenth by initial magnitude; beats the baseline at '
-    'that density and every smaller one tested; margin in points of accuracy.'
+    'that density and every smaller one tested; margin in points of accuracy, '
+    'of means, at the density where it is largest.'
   )
   lines = [grid(body, headers), note]
   return '\n\n'.join(lines + _diverged_lines(results))
@@ -176,30 +236,46 @@ def _finite(value: Any) -> TypeGuard[float]:
   return value is not None and math.isfinite(value)
 
 
-def _by_group(
-  summary: Sequence[Row],
-) -> dict[tuple[Any, ...], dict[float, Row]]:
-  groups: dict[tuple[Any, ...], dict[float, Row]] = {}
+def _by_group(summary: Sequence[Row]) -> dict[Group, dict[float, Row]]:
+  groups: dict[Group, dict[float, Row]] = {}
   for entry in summary:
     key = tuple(entry[name] for name in _GROUP)
     groups.setdefault(key, {})[entry['density']] = entry
   return groups
 
 
+def _sections(
+  by_group: Mapping[Group, dict[float, Row]],
+) -> dict[str, dict[Group, dict[float, Row]]]:
+  """The curves that share a table, by its title: '' where there is only one."""
+  sections: dict[str, dict[Group, dict[float, Row]]] = {}
+  for group, curve in by_group.items():
+    name = f'{group[0]}, learning rate {group[2]:g}:'
+    sections.setdefault(name, {})[group] = curve
+  return sections if len(sections) > 1 else {'': dict(by_group)}
+
+
+def _spread(
+  by_group: Mapping[Group, dict[float, Row]], most: int
+) -> list[float]:
+  """At most so many of the densities, from the densest to the sparsest."""
+  densities = sorted({d for c in by_group.values() for d in c}, reverse=True)
+  if len(densities) <= most:
+    return densities
+  chosen = np.linspace(0, len(densities) - 1, most).round()
+  return [densities[int(i)] for i in chosen]
+
+
 def _baseline(
-  by_group: Mapping[tuple[Any, ...], dict[float, Row]], group: tuple[Any, ...]
-) -> dict[float, Row] | None:
+  by_group: Mapping[Group, dict[float, Row]], group: Group
+) -> Group | None:
   """α = 1 at the same learning rate, if possible of the same transform."""
-  transform, _, learning_rate = group
-  for (_, alpha, rate), curve in sorted(
-    by_group.items(), key=lambda item: item[0][0] != transform
-  ):
-    if alpha == 1 and rate == learning_rate:
-      return curve
-  return None
+  transform, _, rate = group
+  found = [g for g in by_group if g[1] == 1 and g[2] == rate]
+  return min(found, key=lambda g: g[0] != transform, default=None)
 
 
-def _headers(groups: Sequence[tuple[Any, ...]]) -> list[str]:
+def _headers(groups: Sequence[Group]) -> list[str]:
   """A name for each group that says no more than tells it from the others."""
   several_transforms = len({group[0] for group in groups}) > 1
   several_rates = len({group[2] for group in groups}) > 1
