@@ -7,10 +7,13 @@ import sparse_tiny
 import tiny
 
 from configs import digits_sparse
+from configs import fig3_cifar10
+from configs import table1_cifar10
 from powerprop import data
 from powerprop import settings
 from powerprop import sparse_settings
 from powerprop import train
+from powerprop import trees
 
 
 def _checked(config):
@@ -58,14 +61,54 @@ def test_a_config_fits_its_net(name):
   s, aims, made = _checked(module.get_config())
   t = s.training
   assert len(aims) == len(s.distributions) * len(t.densities)
-  for (_, density), target in aims.items():
-    sizes = [int(np.prod(shape)) for shape in target.shapes.values()]
-    kept = sum(target.kept.values())
-    assert kept >= int(sum(sizes) * density)
+  for (distribution, density), target in aims.items():
+    sizes = {n: int(np.prod(shape)) for n, shape in target.shapes.items()}
+    if distribution == 'uniform':  # every layer has it; a stem may be dense
+      whole = {n: trees.kept(size, density) for n, size in sizes.items()}
+      others = [n for n in sizes if target.kept[n] != whole[n]]
+      assert [target.kept[n] for n in others] == [sizes[n] for n in others]
+      assert len(others) <= 1
+    else:
+      total = trees.kept(sum(sizes.values()), density)
+      assert sum(target.kept.values()) == total
     assert all(target.kept[n] >= 1 for n in target.shapes)
   wanted = set(s.methods) - set(sparse_settings.DENSE)
   assert {variant.method for variant in made} == wanted
   assert len(made) == len(wanted) * len(aims)
+
+
+def test_the_cifar10_configs_are_rigls_protocol():
+  """What its paper and the defaults of its public code have in common."""
+  table1, fig3 = table1_cifar10.get_config(), fig3_cifar10.get_config()
+  protocol = {
+    'steps': 97_656,
+    'batch_size': 128,
+    'l2': 5e-4,
+    'learning_rate': (0.1,),
+    'optimizer_kwargs': {'momentum': 0.9, 'nesterov': True},
+    'seeds': 3,
+  }
+  for config in (table1.to_dict(), fig3.to_dict()):
+    assert {name: config[name] for name in protocol} == protocol
+    schedule = config['learning_rate_schedule']
+    assert schedule['boundaries'] == (30_000, 60_000, 90_000)
+    assert schedule['factor'] == pytest.approx(1 / 5)
+    window = {'begin': 20_000, 'end': 75_000, 'every': 1_000}
+    assert config['method_kwargs']['iterative'] == window
+  for method in ('set', 'snfs', 'rigl'):
+    window = {'begin': 0, 'end': 75_000, 'every': 100, 'fraction': 0.3}
+    assert table1.method_kwargs[method].to_dict() == window
+  # Uniform is the code's default, ERK the paper's.
+  assert table1.distributions == ('uniform', 'erk')
+  differ = {n for n, value in fig3.items() if value != table1[n]}
+  parts = {'methods', 'method_kwargs', 'densities', 'distributions'}
+  assert differ == parts
+  for config in (table1, fig3):
+    _, aims, _ = _checked(config)
+    for target in aims.values():
+      # All layers but the stem are governed, the last one too.
+      assert len(target.shapes) == 22 and 'output/w' in target.shapes
+      assert 'conv/w' not in target.shapes
 
 
 def test_digits_sparse_has_every_method():

@@ -339,6 +339,17 @@ def test_published_numbers_name_their_setting():
   assert cells == ['76.4 ± 0.05 [1.23×]', 'Powerpropagation']
 
 
+def test_published_numbers_on_cifar10_are_of_the_protocols_distributions():
+  lines = [x for x in published.ROWS if x.setting == published.CIFAR10]
+  found = {line.method: line.distribution for line in lines}
+  # The public code prunes every layer to one target; ERK is a flag of masks
+  # that are drawn, and the paper's default (section 4.3).
+  expected = {'iterative': 'uniform', 'static': 'erk', 'rigl': 'erk'}
+  assert found == {'dense': ''} | expected
+  _, _, _, table = _published('cifar10', 'x', methods=('iterative', 'rigl'))
+  assert _cells(table, 'iterative', 'uniform')[1:] == ['93.3', 'RigL']
+
+
 def test_published_numbers_are_those_of_the_runs_methods_and_sparsities():
   _, table = _published('x', 'y', methods=('top_kast',), sparsities=(0.95,))
   assert 'RigL' not in table and '80%' not in table
