@@ -1,8 +1,8 @@
-"""Why the recipe decides how many tasks fit: 10 tasks of permuted MNIST.
+"""What the recipe does to how many tasks fit: 10 tasks of permuted MNIST.
 
 The retrained EfficientPackNet of fig4_permuted_mnist at 1 epoch a task, and
 then with one of its parts another. Watch the share of weights in use, and how
-the accuracy before pruning goes with the tasks.
+the accuracy before pruning goes with the tasks. Not run yet.
 
   python -m experiments.continual --config=configs/epn_recipe.py
 """

@@ -30,10 +30,10 @@ RECIPE: dict[str, Any] = {
 }
 # Shares of the weights that are kept, in steps of 2.5% from 0.1% to 98%.
 RATES = tuple(round(0.001 * 1.025**i, 7) for i in range(280))
-# With a retraining the search may ask for less, which takes fewer weights. What
-# is never changed again is noise to all later tasks, which have to outdo it: L2
-# keeps it small; larger steps and each task's own biases (2,010 numbers) help
-# to learn in spite of it.
+# With a retraining the search may ask for less, which takes fewer weights. The
+# rest is a guess (docs/results has the pilots): what is never changed again is
+# noise to all later tasks, which have to outdo it. L2 keeps it small; larger
+# steps and each task's own biases (2,010 numbers) are to learn in spite of it.
 RETRAINED: dict[str, Any] = {
   'method': 'efficient_packnet',
   'gamma': 0.85,
@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   EfficientPackNet's γ and number of tasks are the paper's. It gives neither
   optimiser nor rates nor initialisation nor whether to retrain: those here are
-  ours, and decide how many tasks fit (docs/continual_learning.md).
+  ours, and how many tasks fit depends on them (docs/continual_learning.md).
   """
   return ml_collections.ConfigDict(
     {

@@ -1,8 +1,7 @@
 """Figure 4, small: 20 tasks of permuted MNIST, 2 seeds, α = 1 and 2.
 
 EfficientPackNet and Laplace as in fig4_permuted_mnist, with a smaller net and 2
-epochs a task instead of 10. At most 30 minutes on 2 cores; numbers to expect:
-docs/results.
+epochs a task instead of 10. Time and numbers to expect: docs/results.
 
   python -m experiments.continual --config=configs/fig4_small.py
 """

@@ -1,6 +1,6 @@
 """The plan of ResNet-50 on ImageNet: Table 1's methods, and their FLOPs.
 
-Nothing is trained: about a minute on 2 CPU cores. The numbers: docs/results.
+Nothing is trained. The numbers: docs/results.
 
   python -m experiments.plan --config=configs/plan_resnet50.py
 """

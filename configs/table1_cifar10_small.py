@@ -1,8 +1,8 @@
 """Table 1 of the paper, small: a conv net on CIFAR-10 at 95% sparsity.
 
 Dense, static, iterative, RigL and Top-KAST, each with and without Powerprop,
-3 seeds; α and the learning rate are chosen on validation accuracy. At most an
-hour on 2 CPU cores. Numbers and time: docs/results.
+3 seeds; α and the learning rate are chosen on validation accuracy. Numbers and
+time: docs/results.
 
   python -m experiments.sparse_training --config=configs/table1_cifar10_small.py
 """
