@@ -1,0 +1,34 @@
+"""The page of results says what the committed records say."""
+
+import json
+import re
+
+import tiny
+
+from powerprop import continual_tables
+from powerprop import sparse_tables
+from powerprop import tables
+
+_RESULTS = tiny.ROOT / 'docs' / 'results'
+# A mean, half of its interval, whether that leaves out zero, and the seeds.
+_CELL = re.compile(r'[+-]\d+\.\d+(?: ± \d+\.\d+\*?)? \d+/\d+')
+
+
+def _markdown(path):
+  """The tables of a run, or '' for a record of something else."""
+  results = json.loads(path.read_text(encoding='utf-8'))
+  if 'rows' not in results:
+    return ''
+  if 'plans' in results:
+    return sparse_tables.markdown(results)
+  if results.get('experiment') == 'continual':
+    return continual_tables.markdown(results)
+  return tables.markdown(results)
+
+
+def test_every_difference_on_the_page_is_in_a_record_and_the_other_way_round():
+  page = (_RESULTS / 'README.md').read_text(encoding='utf-8')
+  rows = '\n'.join(x for x in page.splitlines() if x.startswith('|'))
+  records = [_markdown(path) for path in _RESULTS.glob('*/results.json')]
+  assert set(_CELL.findall(rows)) == set(_CELL.findall('\n'.join(records)))
+  assert len(_CELL.findall(rows)) > 300
