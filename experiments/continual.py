@@ -15,10 +15,7 @@ import pathlib
 
 import ml_collections
 
-from powerprop import cli
-from powerprop import continual_settings
-from powerprop import continual_training
-from powerprop import runs
+from experiments import cli
 
 
 def experiment(
@@ -27,6 +24,11 @@ def experiment(
   data_dir: str | None,
 ) -> None:
   """Runs what `config` says, or shows it where it is already finished."""
+  # Not above: the command line is checked before JAX is loaded.
+  from powerprop import continual_settings
+  from powerprop import continual_training
+  from powerprop import runs
+
   checked = continual_settings.check(config)
   with runs.disk_errors(workdir):
     runs.open_folder(workdir, config.to_dict())
@@ -38,4 +40,4 @@ def experiment(
 
 
 if __name__ == '__main__':
-  cli.main('configs/digits_continual.py', experiment)
+  cli.main('continual', experiment)

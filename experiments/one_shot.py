@@ -13,10 +13,7 @@ import pathlib
 
 import ml_collections
 
-from powerprop import cli
-from powerprop import one_shot
-from powerprop import runs
-from powerprop import settings
+from experiments import cli
 
 
 def experiment(
@@ -25,6 +22,11 @@ def experiment(
   data_dir: str | None,
 ) -> None:
   """Runs what `config` says, or shows it where it is already finished."""
+  # Not above: the command line is checked before JAX is loaded.
+  from powerprop import one_shot
+  from powerprop import runs
+  from powerprop import settings
+
   checked = settings.check(config)
   with runs.disk_errors(workdir):
     runs.open_folder(workdir, config.to_dict())
@@ -36,4 +38,4 @@ def experiment(
 
 
 if __name__ == '__main__':
-  cli.main('configs/digits.py', experiment)
+  cli.main('one_shot', experiment)

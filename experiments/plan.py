@@ -12,9 +12,7 @@ import pathlib
 
 import ml_collections
 
-from powerprop import cli
-from powerprop import runs
-from powerprop import sparse_plan
+from experiments import cli
 
 
 def experiment(
@@ -23,6 +21,10 @@ def experiment(
   unused_data_dir: str | None,
 ) -> None:
   """Plans what `config` says."""
+  # Not above: the command line is checked before JAX is loaded.
+  from powerprop import runs
+  from powerprop import sparse_plan
+
   plans = sparse_plan.of_config(config)
   with runs.disk_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
@@ -35,4 +37,4 @@ def experiment(
 
 
 if __name__ == '__main__':
-  cli.main('configs/plan_resnet50.py', experiment)
+  cli.main('plan', experiment)

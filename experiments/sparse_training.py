@@ -14,10 +14,7 @@ import pathlib
 
 import ml_collections
 
-from powerprop import cli
-from powerprop import runs
-from powerprop import sparse_settings
-from powerprop import sparse_training
+from experiments import cli
 
 
 def experiment(
@@ -26,6 +23,11 @@ def experiment(
   data_dir: str | None,
 ) -> None:
   """Runs what `config` says, or shows it where it is already finished."""
+  # Not above: the command line is checked before JAX is loaded.
+  from powerprop import runs
+  from powerprop import sparse_settings
+  from powerprop import sparse_training
+
   checked = sparse_settings.check(config)
   with runs.disk_errors(workdir):
     runs.open_folder(workdir, config.to_dict())
@@ -37,4 +39,4 @@ def experiment(
 
 
 if __name__ == '__main__':
-  cli.main('configs/digits_sparse.py', experiment)
+  cli.main('sparse_training', experiment)

@@ -1,7 +1,7 @@
 """What a sparse training will cost, before it starts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
@@ -21,9 +21,7 @@ from powerprop.sparse_settings import SparseSettings
 from powerprop.sparse_settings import sparsity
 from powerprop.types import Method, Params
 
-# Fields of experiments.plan that no training has, and of a training that no
-# plan needs.
-_OWN = ('num_classes', 'image_shape')
+# Fields of a training that no plan needs.
 _UNUSED = Settings(
   dataset='digits',
   network='mlp',
@@ -44,6 +42,18 @@ _UNUSED = Settings(
   checkpoint_seconds=0.0,
   near_zero=0.01,
 )
+
+
+class Net(NamedTuple):
+  """What only `experiments.plan` is told: there are no data to say it.
+
+  Attributes:
+    num_classes: outputs of the net, at least 1.
+    image_shape: height, width and channels of a picture.
+  """
+
+  num_classes: int
+  image_shape: tuple[int, int, int]
 
 
 def layer_flops(
@@ -184,8 +194,12 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   given = config.to_dict()
   fields = ('network', 'network_kwargs', 'steps', 'densities')
   sparse_fields = [n for n in SparseSettings._fields if n != 'training']
-  every = [*_OWN, *fields, *sparse_fields]
-  settings_lib.check_names(given, every, (), 'configs/plan_resnet50.py')
+  settings_lib.check_names(
+    given,
+    [*Net._fields, *fields, *sparse_fields],
+    SparseSettings._field_defaults,
+    'configs/plan_resnet50.py',
+  )
   image_shape = given.pop('image_shape')
   num_classes = given.pop('num_classes')
   settings_lib.require(

@@ -139,8 +139,9 @@ def test_a_number_for_a_tuple_and_other_handy_things_are_right(fields):
 
 _FORKS = """
   import json, os, pathlib, sys, traceback
+  from experiments import cli
   from experiments import one_shot
-  from powerprop import cli
+  import powerprop.one_shot
 
   for case, (argv, variables) in enumerate(json.load(sys.stdin)):
     if not (pid := os.fork()):
@@ -151,7 +152,7 @@ _FORKS = """
       sys.argv = ['one_shot', *argv]
       status = 0
       try:
-        cli.main('configs/digits.py', one_shot.experiment)
+        cli.main('one_shot', one_shot.experiment)
       except SystemExit as e:
         status = e.code or 0
       except BaseException:
@@ -185,18 +186,10 @@ def _run_all(folder, cases):
 
 
 def test_the_binary_says_what_is_wrong(tmp_path):
-  files = {
-    'syntax.py': 'def get_config(:\n',
-    'nothing.py': 'x = 3\n',
-    'imports.py': 'import no_such_module\n',
-    'raises.py': 'def get_config():\n  raise ValueError("half a config")\n',
-    'short.py': (
-      'import ml_collections\n\n\ndef get_config():\n'
-      '  return ml_collections.ConfigDict({"dataset": "digits"})\n'
-    ),
-  }
-  for name, text in files.items():
-    (tmp_path / name).write_text(text)
+  (tmp_path / 'short.py').write_text(
+    'import ml_collections\n\n\ndef get_config():\n'
+    '  return ml_collections.ConfigDict({"dataset": "digits"})\n'
+  )
   file_in_the_way = tmp_path / 'file'
   file_in_the_way.write_text('')
 
@@ -217,24 +210,12 @@ def test_the_binary_says_what_is_wrong(tmp_path):
 
   # argv, status, what the sentence must have in it, environment.
   table = [
-    (['--config=configs/digit.py'], 2, ['configs/digit.py does not exist'], {}),
-    ([f'--config={tmp_path}'], 2, ['does not exist'], {}),
-    ([f'--config={tmp_path}/syntax.py'], 2, ['syntax.py'], {}),
-    ([f'--config={tmp_path}/nothing.py'], 2, ['get_config'], {}),
-    ([f'--config={tmp_path}/imports.py'], 2, ['no_such_module'], {}),
-    ([f'--config={tmp_path}/raises.py'], 2, ['ValueError: half a c'], {}),
     ([f'--config={tmp_path}/short.py'], 1, ["no field 'network'"], {}),
-    (['--config.optimiser=sgd'], 2, ['optimiser', 'optimizer'], {}),
-    (['--config.zzz=3'], 2, ['zzz', '--help'], {}),
-    (['--config.seeds=2.5'], 2, ['seeds=2.5'], {}),
-    (['--config.steps=many'], 2, ['steps=many'], {}),
     (['--config.alphas=0.5'], 1, ['alphas is 0.5', 'at least 1'], {}),
     (['--config.densities=(1,2)'], 1, ['densities is 2', '(0, 1]'], {}),
     (['--config.steps=-5'], 1, ['steps is -5', 'at least 0'], {}),
     (['--config.dataset=mnits'], 1, ["'mnits'", "'mnist'"], {}),
     ([batch], 1, ['batch_size is 2000', 'at most 1257'], {}),
-    (['--wrokdir=x'], 2, ['wrokdir'], {}),
-    (['configs/digits.py'], 2, ["'configs/digits.py' is not a flag"], {}),
     ([other], 1, ['another config', 'steps was 7 and is now 4000'], {}),
     ([torn], 1, ['config.json is damaged', 'choose another'], {}),
     ([alien], 1, ['not the config of a run', 'choose another'], {}),
@@ -288,12 +269,12 @@ def test_a_start_that_failed_does_not_block_its_folder(tmp_path):
 def test_a_reader_that_goes_away_is_no_error(finished):
   folder, _ = finished
   program = """
+    from experiments import cli
     from experiments import one_shot
-    from powerprop import cli
     from powerprop import plots
 
     plots.draw = lambda workdir: []  # takes a while
-    cli.main('configs/digits.py', one_shot.experiment)
+    cli.main('one_shot', one_shot.experiment)
   """
   flags = tiny.command(folder)[3:]
   command = shlex.join([sys.executable, '-c', textwrap.dedent(program), *flags])

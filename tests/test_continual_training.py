@@ -597,8 +597,8 @@ def test_a_full_disk_loses_nothing(whole, tmp_path, monkeypatch):
 
 _FORKS = """
   import json, os, pathlib, sys, traceback
+  from experiments import cli
   from experiments import continual
-  from powerprop import cli
   from powerprop import continual_plots
   from powerprop import runs
 
@@ -629,7 +629,7 @@ _FORKS = """
       sys.argv = ['continual', *argv]
       status = 0
       try:
-        cli.main('configs/digits_continual.py', continual.experiment)
+        cli.main('continual', continual.experiment)
       except SystemExit as e:
         status = e.code or 0
       except BaseException:

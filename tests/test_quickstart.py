@@ -15,14 +15,13 @@ import types
 from typing import Any
 import urllib.parse
 
-from absl import flags
 import jax
 import jax.numpy as jnp
-from ml_collections import config_flags
 import numpy as np
 import pytest
 
 from configs import digits_continual
+from experiments import cli
 import powerprop
 from powerprop import continual_cells
 from powerprop import continual_records
@@ -245,12 +244,10 @@ def test_relative_links_resolve(page):
     assert not anchor or anchor in _anchors(path), target
 
 
-# ml_collections 1.1.0 loads config files in a way that Python deprecates.
-@pytest.mark.filterwarnings('ignore:the load_module:DeprecationWarning')
 @pytest.mark.parametrize(
   'page', [README, EXPERIMENTS, SPARSE, CONTINUAL], ids=lambda p: p.name
 )
-def test_commands_are_understood(page, monkeypatch):
+def test_commands_are_understood(page):
   check = {
     'experiments.one_shot': settings.check,
     'experiments.sparse_training': sparse_settings.check,
@@ -266,13 +263,8 @@ def test_commands_are_understood(page, monkeypatch):
   assert commands
   for _, _, module, *arguments in commands:
     importlib.import_module(module)
-    # ml_collections looks for overrides in sys.argv itself.
-    monkeypatch.setattr(sys, 'argv', [module, *arguments])
-    values = flags.FlagValues()
-    flags.DEFINE_string('workdir', None, '', flag_values=values)
-    holder = config_flags.DEFINE_config_file('config', flag_values=values)
-    assert values(sys.argv) == [module]
-    check[module](holder.value)
+    command = cli.parse(module.removeprefix('experiments.'), arguments)
+    check[module](command.config)
 
 
 def test_experiments_page_reads_results_and_has_their_keys(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from typing import Any
 
@@ -18,12 +19,36 @@ _FORMAT = 1  # Raise it when the meaning of the arrays changes.
 _FINGERPRINT = 'fingerprint'
 
 
-def directory() -> str:
-  """Returns `powerprop/data` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
+def user_folder() -> str:
+  """Returns `powerprop` in `$XDG_CACHE_HOME`, else in `~/.cache`.
+
+  A user without a home has one in the folder for temporary files.
+  """
   root = os.environ.get('XDG_CACHE_HOME', '')
   if not os.path.isabs(root):  # The XDG specification ignores relative paths.
-    root = os.path.join(os.path.expanduser('~'), '.cache')
-  return os.path.join(root, 'powerprop', 'data')
+    home = os.path.expanduser('~')
+    if not os.path.isabs(home):
+      return _temporary()
+    root = os.path.join(home, '.cache')
+  return os.path.join(root, 'powerprop')
+
+
+def _temporary() -> str:
+  """A folder that belongs to this user alone: programs are loaded from it."""
+  folder = os.path.join(tempfile.gettempdir(), f'powerprop-{os.getuid()}')
+  try:
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    found = os.lstat(folder)
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid():
+      return folder
+  except OSError:
+    pass
+  return tempfile.mkdtemp(prefix='powerprop-')
+
+
+def directory() -> str:
+  """Returns the folder of decoded data in `user_folder`."""
+  return os.path.join(user_folder(), 'data')
 
 
 def path(name: str, version: str, folder: str) -> str:

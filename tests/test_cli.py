@@ -1,0 +1,425 @@
+"""The command line of all binaries: what it understands, what it says."""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import ml_collections
+import pytest
+
+from configs import digits
+from experiments import cli
+from experiments import config_files
+from experiments import fields
+from experiments import overrides
+from powerprop import continual_settings
+from powerprop import settings
+from powerprop import sparse_plan
+from powerprop import sparse_settings
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_BINARIES = sorted(fields.BINARIES)
+_CHECKS = {
+  'one_shot': settings.check,
+  'sparse_training': sparse_settings.check,
+  'continual': continual_settings.check,
+  'plan': sparse_plan.of_config,
+}
+
+
+def _parse(*arguments, binary='one_shot'):
+  return cli.parse(binary, arguments)
+
+
+def _small(binary):
+  """A config of a binary; one whose plan takes no time."""
+  config = config_files.read(config_files.find(fields.BINARIES[binary].config))
+  if binary == 'plan':
+    config.update(network='mlp', methods=('dense',), image_shape=(2, 2, 1))
+  return config
+
+
+# Fields.
+
+
+@pytest.mark.parametrize('binary', _BINARIES)
+def test_fields_are_those_that_the_check_takes(binary):
+  found, config = fields.of(binary), _small(binary)
+  assert all(f.meaning for f in found.values())
+  for name, field in found.items():
+    if name not in config:
+      assert not field.required
+      config[name] = field.default
+  _CHECKS[binary](config)  # all of them together are right
+  every = {
+    name
+    for c in (
+      settings.Settings,
+      sparse_settings.SparseSettings,
+      continual_settings.ContinualSettings,
+      sparse_plan.Net,
+    )
+    for name in c._fields
+  }
+  for name in every - {*found}:
+    with pytest.raises(settings.ConfigError, match=f'{name!r} is unknown'):
+      _CHECKS[binary](ml_collections.ConfigDict({**_small(binary), name: 0}))
+  for name, field in found.items():
+    if field.required:
+      config = _small(binary)
+      del config[name]
+      with pytest.raises(settings.ConfigError, match=f'no field {name!r}'):
+        _CHECKS[binary](config)
+
+
+def test_every_config_is_listed_by_one_binary():
+  listed = [path for b in _BINARIES for path, _ in config_files.of_binary(b)]
+  there = [f'configs/{p.name}' for p in (ROOT / 'configs').glob('[!_]*.py')]
+  assert sorted(listed) == sorted(there)
+
+
+# Overrides: (binary, argument, path, value).
+_OVERRIDES = [
+  # A number or several, whatever the file has.
+  ('one_shot', '--config.alphas=2', 'alphas', (2,)),
+  ('one_shot', '--config.alphas=(1,2.5)', 'alphas', (1, 2.5)),
+  ('one_shot', '--config.alphas=[1,3]', 'alphas', (1, 3)),
+  ('one_shot', '-config.learning_rate=0.1', 'learning_rate', (0.1,)),
+  ('one_shot', '--config.transforms=chain_rule', 'transforms', ('chain_rule',)),
+  ('sparse_training', '--config.methods=set,rigl', 'methods', ('set', 'rigl')),
+  ('sparse_training', "--config.methods=('set',)", 'methods', ('set',)),
+  # Types are those of the documentation.
+  ('one_shot', '--config.checkpoint_seconds=5', 'checkpoint_seconds', 5.0),
+  ('one_shot', '--config.dataset=mnist', 'dataset', 'mnist'),
+  ('one_shot', "--config.dataset='mnist'", 'dataset', 'mnist'),
+  ('one_shot', '--config.steps=1_000', 'steps', 1000),
+  ('continual', '--config.reset_optimizer', 'reset_optimizer', True),
+  ('continual', '--noconfig.reset_optimizer', 'reset_optimizer', False),
+  ('continual', '--config.reset_optimizer=true', 'reset_optimizer', True),
+  # Fields that the file leaves out.
+  ('one_shot', '--config.l2=1e-4', 'l2', 1e-4),
+  ('one_shot', '--config.l2=0', 'l2', 0.0),
+  ('one_shot', '--config.augment=crop_flip', 'augment', 'crop_flip'),
+  (
+    'one_shot',
+    '--config.learning_rate_schedule.kind=cosine',
+    'learning_rate_schedule',
+    {'kind': 'cosine'},
+  ),
+  # Within dicts, also what is not there.
+  (
+    'one_shot',
+    '--config.network_kwargs.hidden=7',
+    'network_kwargs',
+    {'hidden': (7,)},
+  ),
+  (
+    'one_shot',
+    '--config.optimizer_kwargs.momentum=0.9',
+    'optimizer_kwargs',
+    {'momentum': 0.9},
+  ),
+  (
+    'one_shot',
+    "--config.optimizer_kwargs={'nesterov':True}",
+    'optimizer_kwargs',
+    {'nesterov': True},
+  ),
+  (
+    'sparse_training',
+    '--config.method_kwargs.ac_dc.begin=10',
+    'method_kwargs.ac_dc',
+    {'begin': 10},
+  ),
+  (
+    'continual',
+    '--config.method_kwargs.ewc.coefficient=(1,2)',
+    'method_kwargs.ewc',
+    {'coefficient': (1, 2)},
+  ),
+  (
+    'sparse_training',
+    "--config.layer_densities=(('hidden_.*',0.1),)",
+    'layer_densities',
+    (('hidden_.*', 0.1),),
+  ),
+]
+
+
+@pytest.mark.parametrize('binary, argument, path, value', _OVERRIDES)
+def test_a_field_is_overridden(binary, argument, path, value):
+  config = _parse(argument, binary=binary).config
+  for name in path.split('.'):
+    got = config = config[name]
+  if isinstance(got, ml_collections.ConfigDict):
+    got = got.to_dict()
+  assert got == value and type(got) is type(value)
+
+
+def test_overrides_add_up_and_change_no_other_field():
+  command = _parse('--config.alphas=1', '--config.alphas', '3', '--config.l2=1')
+  wanted = digits.get_config().to_dict() | {'alphas': (1, 3), 'l2': 1.0}
+  assert command.config.to_dict() == wanted
+  assert command.config.is_locked
+  with pytest.raises(AttributeError):
+    command.config.steeps = 3
+  settings.check(command.config)
+
+
+def test_fields_with_several_types_are_open_in_every_file():
+  config = digits.get_config()
+  with config.ignore_type():
+    config.alphas = 1.0  # a scalar in this file
+  given, _ = overrides.split(['--config.alphas=(1,2)'], fields.of('one_shot'))
+  overrides.apply(config, given, fields.of('one_shot'))
+  assert config.alphas == (1, 2)
+
+
+def test_a_value_that_a_file_leaves_to_the_command_line(wrong_files):
+  command = _parse(f'--config={wrong_files}/open.py', '--config.steps=7')
+  assert command.config.steps == 7
+
+
+# Finding a config.
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    [],
+    ['--config=configs/digits.py'],
+    ['--config', 'configs/digits.py'],
+    ['-config=configs/digits.py'],
+    ['-config', 'configs/digits.py'],
+    ['--config=digits'],
+    ['--config=digits.py'],
+    [f'--config={ROOT}/configs/digits.py'],
+    ['--config=configs/no.py', '--config=digits'],  # the last counts
+    ['--flagfile={folder}/flags'],
+    ['--flagfile', '{folder}/flags'],
+    ['--flagfile=flags'],
+  ],
+  ids=' '.join,
+)
+@pytest.mark.parametrize('here', [True, False], ids=['here', 'elsewhere'])
+def test_a_config_is_found(arguments, here, tmp_path, monkeypatch):
+  text = '--config=digits\n--config.seeds=4\n--workdir=runs/x\n# words\n'
+  for folder in (tmp_path, tmp_path / 'other'):
+    folder.mkdir(exist_ok=True)
+    (folder / 'flags').write_text(text)
+  monkeypatch.chdir(ROOT if here else tmp_path / 'other')
+  if here and arguments == ['--flagfile=flags']:
+    arguments = [f'--flagfile={tmp_path}/flags']
+  arguments = [a.format(folder=tmp_path) for a in arguments]
+  command = _parse(*arguments)
+  assert command.path.name == 'digits.py'
+  by_file = any('flagfile' in a for a in arguments)
+  wanted = digits.get_config().to_dict() | ({'seeds': 4} if by_file else {})
+  assert command.config.to_dict() == wanted
+  name = 'x' if by_file else 'digits'
+  assert command.workdir == pathlib.Path('runs', name)
+
+
+def test_a_config_of_ones_own_has_a_name_too(tmp_path, monkeypatch):
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / 'mine.py').write_text('from configs.digits import *')
+  monkeypatch.chdir(tmp_path)
+  assert _parse('--config=mine').path.name == 'mine.py'
+
+
+# What is wrong: (arguments, what the sentence must have in it).
+_FILES = {
+  'syntax.py': 'x = 3\ndef get_config(:\n',
+  'nothing.py': 'x = 3\n',
+  'imports.py': '\nimport no_such_module\n',
+  'value.py': 'def get_config():\n  raise ValueError("half\\n a config")\n',
+  'runtime.py': 'def get_config():\n  raise RuntimeError("no")\n',
+  'zero.py': 'def get_config():\n  return 1 / 0\n',
+  'assert.py': 'def get_config():\n  assert False\n',
+  'recursion.py': 'def get_config():\n  return get_config()\n',
+  'exit.py': 'raise SystemExit(3)\n',
+  'dict.py': 'def get_config():\n  return {}\n',
+  'null.py': 'x = "\0"\n',
+  'latin.py': b'x = "\xe4"\n',
+  'open.py': (
+    'from configs import digits\nfrom ml_collections import config_dict\n'
+    'def get_config():\n  config = digits.get_config()\n'
+    '  config.steps = config_dict.required_placeholder(int)\n'
+    '  return config\n'
+  ),
+}
+_WRONG = [
+  ('--config={0}/syntax.py', ['syntax.py, line 2', "in 'def get_config(:'"]),
+  ('--config={0}/nothing.py', ['nothing.py has no function get_config()']),
+  ('--config={0}/imports.py', ['imports.py, line 2', "'no_such_module'"]),
+  ('--config={0}/value.py', ['value.py, line 2: ValueError: half a config']),
+  ('--config={0}/runtime.py', ['runtime.py, line 2: RuntimeError: no']),
+  ('--config={0}/zero.py', ['zero.py, line 2: ZeroDivisionError: division']),
+  ('--config={0}/assert.py', ['assert.py, line 2: AssertionError']),
+  ('--config={0}/recursion.py', ['recursion.py, line 2: RecursionError']),
+  ('--config={0}/exit.py', ['exit.py, line 1: SystemExit: 3']),
+  ('--config={0}/dict.py', ['dict.py returns dict but must return']),
+  ('--config={0}/null.py', ['null.py', 'null bytes']),
+  ('--config={0}/latin.py', ['latin.py', 'utf-8']),
+  ('--config={0}/open.py', ["'steps' has no value; give --config.steps=V"]),
+  ('--config={0}', ['is a folder and no config file']),
+  ('--config={0}/sintax.py', ['not exist (did you mean', 'syntax.py?)']),
+  ('--config=configs/digit.py', ["'configs/digit.py'", 'configs/digits.py?']),
+  ('--config=fig1_mnst', ["'fig1_mnst'", 'mean configs/fig1_mnist.py?']),
+  ('--config=zzzzzz', ["'zzzzzz' does not exist; --help lists"]),
+  ('--config', ['--config names no file']),
+  ('--config=', ['--config= names no file']),
+  ('--config.steps', ['--config.steps has no value']),
+  ('--config.optimiser=sgd', ["'optimiser' is unknown", "mean 'optimizer'"]),
+  ('--config.zzz=3', ["'zzz' is unknown; --help lists the fields"]),
+  ('--config.label_smothing=3', ["did you mean 'label_smoothing'?"]),
+  ('--config.seeds=2.5', ['seeds is 2.5 but must be a whole number']),
+  ('--config.seeds=True', ['seeds is True but must be a whole number']),
+  ('--config.steps=many', ['steps is many but must be a whole number']),
+  ('--config.near_zero=()', ['near_zero is () but must be a number']),
+  ('--config.l2=x', ['l2 is x but must be a number']),
+  ('--config.steps.x=3', ['steps.x cannot be set: steps is 4000 and no dict']),
+  ("--config.network_kwargs={{'a.b':1}}", ['network_kwargs', 'a.b']),
+  ("--config.network_kwargs.b={{'a.b':1}}", ['network_kwargs.b', 'a.b']),
+  ('--wrokdir=x', ["'wrokdir'", 'mean: workdir?']),
+  ('--compilation_cache=maybe', ['compilation_cache', 'maybe']),
+  ('configs/digits.py', ['is not a flag; write --config=configs/digits.py']),
+  ('digits', ["'digits' is not a flag; run with --help"]),
+  ('--flagfile={0}/none', ['none', 'No such file']),
+  ('--flagfile', ['flagfile']),
+]
+
+
+def _is_one_sentence(text):
+  return text.endswith('.') and '\n' not in text and len(text) < 500
+
+
+@pytest.fixture(scope='module')
+def wrong_files(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('wrong')
+  for name, text in _FILES.items():
+    content = text if isinstance(text, bytes) else text.encode()
+    (folder / name).write_bytes(content)
+  return folder
+
+
+@pytest.mark.parametrize('argument, parts', _WRONG)
+def test_what_is_wrong_is_one_sentence(argument, parts, wrong_files):
+  with pytest.raises(cli.CommandError) as error:
+    _parse(argument.format(wrong_files))
+  text = str(error.value)
+  assert all(part in text for part in parts), text
+  assert _is_one_sentence(text), text
+
+
+def test_a_home_that_is_not_there(monkeypatch):
+  def expand(path):
+    raise RuntimeError('Could not determine home directory.')
+
+  monkeypatch.setattr(pathlib.Path, 'expanduser', expand)
+  with pytest.raises(cli.CommandError, match='determine home') as error:
+    _parse('--workdir=~/x')
+  assert _is_one_sentence(str(error.value))
+
+
+@pytest.mark.parametrize('binary', _BINARIES)
+def test_a_config_of_another_binary_is_named_with_it(binary):
+  for other in sorted({*_BINARIES} - {binary}):
+    name = fields.BINARIES[other].config
+    with pytest.raises(cli.CommandError) as error:
+      _parse(f'--config=configs/{name}.py', binary=binary)
+    text = str(error.value)
+    assert f'{name}.py is for python -m experiments.{other}' in text
+    assert _is_one_sentence(text)
+
+
+# Help.
+
+
+@pytest.mark.parametrize('flag', ['--help', '-help', '-h', '--helpfull'])
+def test_help_may_stand_anywhere(flag):
+  assert _parse('--config.seeds=3', flag, '--workdir=x').wants_help
+  assert not _parse('--workdir', 'help').wants_help
+
+
+@pytest.mark.parametrize('binary', _BINARIES)
+def test_help_lists_configs_and_fields(binary):
+  module = importlib.import_module(f'experiments.{binary}')
+  command = _parse('--help', binary=binary)
+  text = cli.help_text(binary, command, module.experiment)
+  assert all(f'  --{name}\n' in text for name in ('workdir', 'data_dir'))
+  for path, summary in config_files.of_binary(binary):
+    assert f'  {path}\n' in text and summary[:40] in text
+  for name, field in fields.of(binary).items():
+    assert f'\n  {name} = ' in text
+    assert field.meaning.split()[0] in text
+  assert all(len(line) <= 80 for line in text.splitlines()), text
+
+
+def test_help_has_the_values_of_the_config_that_is_given():
+  command = _parse('--help', '--config=fashion_mnist', '--config.seeds=17')
+  module = importlib.import_module('experiments.one_shot')
+  text = cli.help_text('one_shot', command, module.experiment)
+  assert "  dataset = 'fashion_mnist'\n" in text and '  seeds = 17\n' in text
+  assert '  l2 = 0.0 (the default)\n' in text
+
+
+# What is said before JAX is loaded; in a process that has not loaded it.
+
+
+def test_no_error_of_the_command_line_waits_for_jax(wrong_files):
+  program = """
+    import io, sys
+    from experiments import cli, continual, one_shot, plan, sparse_training
+
+    modules = [continual, one_shot, plan, sparse_training]
+    for binary, module in zip(sys.argv[1].split(), modules):
+      for argument in sys.argv[2:]:
+        out, err = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+        arguments, sys.argv = sys.argv, [binary, argument]
+        try:
+          cli.main(binary, module.experiment)
+          status = 0
+        except SystemExit as e:
+          status = e.code
+        sys.argv = arguments
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        last = (err.getvalue() or out.getvalue()).splitlines()[-1]
+        print(binary, argument, status, 'jax' in sys.modules, last, sep='|')
+  """
+  wrong = [
+    '--config=zzzzzz',
+    f'--config={wrong_files}/syntax.py',
+    f'--config={wrong_files}/zero.py',
+    '--config.zzz=3',
+    '--config.methods.x.y=3',
+    '--wrokdir=x',
+    'word',
+    '--flagfile=/none',
+  ]
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      textwrap.dedent(program),
+      ' '.join(_BINARIES),
+      *wrong,
+      '--help',
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert len(lines) == len(_BINARIES) * (len(wrong) + 1)
+  for line in lines:
+    _, argument, status, loaded, last = line.split('|')
+    assert loaded == 'False', line
+    if argument == '--help':
+      assert status == '0' and not last.startswith('Error'), line
+    else:
+      assert status == '2' and last.startswith('Error: '), line
