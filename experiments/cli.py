@@ -6,6 +6,7 @@ wrong with it is said at once.
 
 import codecs
 from collections.abc import Callable, Sequence
+import contextlib
 import logging
 import os
 import pathlib
@@ -287,6 +288,8 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
 
 def _stop(signum: int, unused_frame: Any) -> NoReturn:
   signal.signal(signum, signal.SIG_DFL)  # a second one ends it at once
+  with contextlib.suppress(OSError):
+    os.write(2, b'\nStopping. Once more ends it now.\n')
   raise Stopped(signum)
 
 

@@ -45,6 +45,8 @@ class Lived(NamedTuple):
     arrays: accuracies and use by layer, by member and name.
     seconds: that it took.
     stopped: sentences about members that ran out of weights.
+    wall_seconds: that the run had taken when it was finished; 0 where a folder
+      of an older version does not say.
   """
 
   name: str
@@ -52,6 +54,7 @@ class Lived(NamedTuple):
   arrays: dict[str, np.ndarray]
   seconds: float
   stopped: list[str]
+  wall_seconds: float = 0.0
 
 
 def pack(tree: Any) -> Any:
@@ -483,7 +486,12 @@ def write_lived(folder: pathlib.Path, lived: Lived) -> None:
   np.savez_compressed(buffer, **lived.arrays)  # type: ignore[arg-type]
   runs.write_atomically(folder / 'lived.npz', buffer.getvalue())
   text = runs.to_json(
-    {'rows': lived.rows, 'seconds': lived.seconds, 'stopped': lived.stopped}
+    {
+      'rows': lived.rows,
+      'seconds': lived.seconds,
+      'stopped': lived.stopped,
+      'wall_seconds': lived.wall_seconds,
+    }
   )
   runs.write_atomically(folder / 'lived.json', text)
 
@@ -497,7 +505,12 @@ def read_lived(folder: pathlib.Path, name: str) -> Lived | None:
     with np.load(folder / 'lived.npz') as file:
       arrays = {k: file[k] for k in file.files}
     return Lived(
-      name, found['rows'], arrays, found['seconds'], found['stopped']
+      name,
+      found['rows'],
+      arrays,
+      found['seconds'],
+      found['stopped'],
+      found.get('wall_seconds', 0.0),
     )
   except _DAMAGES as e:
     logging.warning(

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 import functools
 import pathlib
-import sys
-import threading
 import time
 from typing import Any, NamedTuple
 
@@ -12,7 +10,6 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from powerprop import continual_cells
 from powerprop import continual_records
@@ -22,7 +19,26 @@ from powerprop.continual_cells import Cell
 from powerprop.train import Score
 from powerprop.types import Hyper, TrainState
 
-_LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
+
+class Clock:
+  """Wall time over all starts of a run, without what was lost by kills.
+
+  Cells run side by side, so their own times add up to more. Each saves the time
+  of the run with its state, and the latest that is read again counts.
+  """
+
+  def __init__(self) -> None:
+    """Starts at 0."""
+    self._begun = time.monotonic()
+    self._before = 0.0
+
+  def after(self, seconds: float) -> None:
+    """An earlier start has gone on for so long."""
+    self._before = max(self._before, seconds)
+
+  def seconds(self) -> float:
+    """What has passed."""
+    return self._before + time.monotonic() - self._begun
 
 
 class World(NamedTuple):
@@ -33,7 +49,8 @@ class World(NamedTuple):
     splits: its data on the device.
     folder: of the cells.
     signals: filled when the run is to stop.
-    progress: called with a cell, a task and its rows.
+    progress: a Progress, which counts the tasks that are learned.
+    clock: of the run.
   """
 
   sequence: data.Sequence
@@ -41,61 +58,7 @@ class World(NamedTuple):
   folder: pathlib.Path
   signals: list[int]
   progress: Any
-
-
-class Progress:
-  """A bar, or lines where there is no terminal, for all cells together."""
-
-  def __init__(self, what: str, total: int):
-    """Starts at 0 of `total` tasks."""
-    self._bar = tqdm.tqdm(
-      total=total,
-      desc=what,
-      unit='task',
-      dynamic_ncols=True,
-      disable=None if not sys.stderr.isatty() else False,
-    )
-    self._total, self._done, self._new = total, 0, 0
-    self._begun = self._told = time.monotonic()
-    self._what = what
-    self._lock = threading.Lock()
-
-  def skip(self, number: int) -> None:
-    """Tasks that were done before."""
-    with self._lock:
-      self._done += number
-      self._bar.update(number)
-
-  def __call__(self, cell: Cell, task: int, rows: list[dict[str, Any]]) -> None:
-    """One task of a cell is done."""
-    with self._lock:
-      self._done += 1
-      self._new += 1
-      mean = lambda name: float(
-        np.mean([np.nan if r[name] is None else r[name] for r in rows])
-      )
-      told = f'{cell.name} task {task + 1}'
-      if rows:
-        told += f': validation {mean("validation_accuracy"):.3f}'
-        if rows[0]['used_weights'] is not None:
-          told += f', used {mean("used_weights"):.1%}'
-      self._bar.set_postfix_str(told, refresh=False)
-      self._bar.update(1)
-      now = time.monotonic()
-      late = now - self._told >= _LINE_SECONDS or self._done == self._total
-      if self._bar.disable and late:
-        self._told = now
-        left = (now - self._begun) * (self._total - self._done) / self._new
-        print(
-          f'{self._what}: {self._done:,} of {self._total:,} tasks,'
-          f' {left:.0f} s to go; {told}',
-          file=sys.stderr,
-          flush=True,
-        )
-
-  def close(self) -> None:
-    """Ends the bar."""
-    self._bar.close()
+  clock: Clock
 
 
 def live(cell: Cell, world: World) -> continual_records.Lived:
@@ -115,6 +78,7 @@ def live(cell: Cell, world: World) -> continual_records.Lived:
   folder = world.folder / cell.name
   if (lived := continual_records.read_lived(folder, cell.name)) is not None:
     world.progress.skip(cell.num_tasks)
+    world.clock.after(lived.wall_seconds)
     return lived
   return Sequence(cell, world, folder).live()
 
@@ -124,7 +88,7 @@ class Tries(NamedTuple):
 
   Attributes:
     number: of tries.
-    failed: whether the last diverged as well.
+    failed: whether the last failed as well.
     factor: on the learning rate in the last.
     validation: Score of the net after it.
   """
@@ -180,6 +144,7 @@ class Sequence:
     self.task, self.step = extra['task'], extra['step']
     self.start = start if self.step else None
     self.spent = extra['seconds']
+    self.world.clock.after(extra.get('wall_seconds', 0.0))
     self.log.restore(extra['log'])
     like = jax.eval_shape(
       self.cell.life.archive, self.state, self.cell.hyper, self.source(0)
@@ -203,6 +168,7 @@ class Sequence:
         'task': self.task,
         'step': self.step,
         'seconds': self.spent + time.monotonic() - self.begun,
+        'wall_seconds': self.world.clock.seconds(),
         'metrics_offset': self.metrics.offset,
         'log': self.log.to_json(),
       },
@@ -309,7 +275,7 @@ class Sequence:
     rows = self.log.rows_of(t, time.monotonic() - begun)
     done = (t + 1) * self.plan.steps
     self.metrics.write({'step': done, **row} for row in rows)
-    self.world.progress(cell, t, rows)
+    self.world.progress.add(1, _told(cell, t, rows))
 
   def _recall_all(self, last: bool) -> None:
     """Evaluates all tasks so far."""
@@ -325,7 +291,7 @@ class Sequence:
       self.log.recalled(now, split, jax.device_get(scores))
 
   def _train(self, source: data.Source) -> Tries:
-    """Until no member diverges, or tries are used up; sets the state."""
+    """Until no member fails, or tries are used up; sets the state."""
     cell, s = self.cell, self.s
     count = len(cell.members)
     pending, number = np.ones(count, bool), np.zeros(count, int)
@@ -343,13 +309,16 @@ class Sequence:
       merged = continual_cells.choose(cell, pending, state, merged)
       number += pending
       score = cell.life.live(merged, source, 'validation')
-      pending = pending & self._diverged(merged, score)
-      for m in {
-        m for m, lost in zip(cell.members, pending, strict=True) if lost
-      }:
+      why = self._failures(merged, score)
+      pending = pending & np.array([bool(x) for x in why])
+      lost = {
+        m: x for m, x, p in zip(cell.members, why, pending, strict=True) if p
+      }
+      for m, reason in lost.items():
         logging.warning(
-          '%s diverged in task %d at learning rate %g: %s.',
+          '%s %s in task %d at learning rate %g: %s.',
           m.name,
+          reason,
           self.task + 1,
           m.learning_rate * s.retry_factor**attempt,
           'it is tried again with a lower one'
@@ -367,14 +336,25 @@ class Sequence:
     rates = rates * factor.reshape(rates.shape).astype(np.float32)
     return self.cell.hyper._replace(learning_rate=jnp.asarray(rates))
 
-  def _diverged(self, state: TrainState, score: Score) -> np.ndarray:
-    """By member: whether a task's training is to be called failed."""
+  def _failures(self, state: TrainState, score: Score) -> list[str]:
+    """By member: how a task's training failed; '' where it did not."""
     per = functools.partial(continual_cells.per_member, self.cell)
-    lost = ~per(state.finite) | ~np.isfinite(per(score.nll))
-    if self.s.failure_accuracy:
-      lost |= per(score.accuracy) <= self.s.failure_accuracy
-    # A member without free weights cannot learn, whatever is tried.
-    return lost & ~self.log.stuck()
+    finite = per(state.finite) & np.isfinite(per(score.nll))
+    accuracy, least = per(score.accuracy), self.s.failure_accuracy
+    out = []
+    for m, stuck in enumerate(self.log.stuck()):
+      if stuck:  # without free weights it cannot learn, whatever is tried
+        out.append('')
+      elif not finite[m]:
+        out.append('diverged')
+      elif least and accuracy[m] <= least:
+        out.append(
+          f'learned too little (validation accuracy {accuracy[m]:.3f}, and'
+          f' failure_accuracy is {least:g})'
+        )
+      else:
+        out.append('')
+    return out
 
   def _steps(
     self,
@@ -403,7 +383,21 @@ class Sequence:
   def _finish(self) -> continual_records.Lived:
     seconds = self.spent + time.monotonic() - self.begun
     lived = self.log.lived(self.cell.name, self.records, seconds)
+    lived = lived._replace(wall_seconds=self.world.clock.seconds())
     continual_records.write_lived(self.folder, lived)
     if self.search:  # it has said what it was for
       self.checkpoints.clear()
     return lived
+
+
+def _told(cell: Cell, task: int, rows: list[dict[str, Any]]) -> str:
+  """What is said of a task that was just learned."""
+  mean = lambda name: float(
+    np.mean([np.nan if r[name] is None else r[name] for r in rows])
+  )
+  told = f'{cell.name} task {task + 1}'
+  if rows:
+    told += f': validation {mean("validation_accuracy"):.3f}'
+    if rows[0]['used_weights'] is not None:
+      told += f', used {mean("used_weights"):.1%}'
+  return told

@@ -81,10 +81,10 @@ class ContinualSettings(NamedTuple):
     evaluate_every: all earlier tasks are evaluated after every so many, and
       after the last.
     forward_transfer: whether each task is evaluated before it is learned too.
-    retries: how often a task that diverged is tried again.
+    retries: how often a task that failed is tried again.
     retry_factor: in (0, 1), on the learning rate of each further try.
     failure_accuracy: a task whose net has at most this validation accuracy
-      before pruning counts as diverged.
+      before pruning counts as failed, as one that diverged does.
   """
 
   training: Settings

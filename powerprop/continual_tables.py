@@ -34,7 +34,8 @@ _NOTES = (
   ' pruning: means over tasks, just after each. Forgetting (Chaudhry et al.,'
   ' 2018): best minus last accuracy. BWT and FWT (Lopez-Paz and Ranzato, 2017,'
   ' equations 3 and 4): last minus when learned; before a task was trained'
-  ' minus untrained. Failed: training diverged in all tries.'
+  ' minus untrained. Failed: in all tries, training diverged or its validation'
+  ' accuracy was not above failure_accuracy.'
 )
 
 
@@ -255,7 +256,7 @@ def search_table(rows: Sequence[Row]) -> str:
   selected = {_key(e) for e in continual_analysis.select(rows)}
   body = []
   for entry in entries:
-    text = 'diverged'
+    text = 'failed'
     if entry['validation_accuracy_mean'] is not None:
       text = _measure(entry, 'validation_accuracy', 100)
     chosen = 'chosen' if _key(entry) in selected else ''

@@ -27,11 +27,12 @@ from powerprop import continual_tables
 from powerprop import data
 from powerprop import fit
 from powerprop import population
+from powerprop import progress
 from powerprop import runs
 from powerprop import sparse_plan
 from powerprop.continual_cells import Cell
+from powerprop.continual_sequence import Clock
 from powerprop.continual_sequence import live
-from powerprop.continual_sequence import Progress
 from powerprop.continual_sequence import Sequence
 from powerprop.continual_sequence import World
 from powerprop.continual_settings import ContinualSettings
@@ -75,7 +76,8 @@ def run(
   ):
     # From here on the folder belongs to its config: see `runs.open_folder`.
     (workdir / 'metrics.jsonl').touch()
-    world = World(sequence, splits, workdir / 'cells', signals, None)
+    folder, prepared = workdir / 'cells', time.monotonic() - begun
+    world = World(sequence, splits, folder, signals, None, Clock())
     keys = continual_cells.keys(s, plans)
     options = {
       key: continual_settings.coefficients(s, key.method) for key in keys
@@ -95,12 +97,12 @@ def run(
     members = continual_cells.make_members(s, plans, chosen, False)
     cells = cells_of(members=members, tasks=sequence.num_tasks)
     lives = _run_cells(cells, world, 'learning')
+    spent = world.clock.seconds()
     rows = [r for lived in lives for r in lived.rows]
     if not rows:
       raise runs.RunError('no task was learned; lower learning_rate or alphas.')
     _join_metrics(workdir, [*search, *lives])
     every = [*candidates, *members]
-    spent = sum(lived.seconds for lived in [*search, *lives])
     results = {
       'experiment': 'continual',
       'rows': rows + searched,
@@ -125,7 +127,7 @@ def run(
       'environment': fit.environment(
         s.training,
         every,
-        fit.Seconds(spent, time.monotonic() - begun),
+        fit.Seconds(spent, prepared + world.clock.seconds()),
         'continual',
       )
       | _speed(plans, rows + searched, spent),
@@ -133,6 +135,8 @@ def run(
     records = {k: v for lived in lives for k, v in lived.arrays.items()}
     results['summary'] = continual_records.summary(results, records)
     fit.write_results(workdir, results, records)
+    if signals:  # while nothing asked for it
+      raise runs.Interrupted(signals[0])
   return results
 
 
@@ -187,7 +191,7 @@ def params_for(
     results['environment']['executor'],
     sequence.num_tasks,
   )
-  world = World(sequence, splits, workdir / 'cells', [], None)
+  world = World(sequence, splits, workdir / 'cells', [], None, Clock())
   for cell in cells:
     names = [m.name for m in cell.members]
     if member in names:
@@ -205,8 +209,8 @@ def _run_cells(
   """Lives all cells, several at a time on CPU, each from where it was."""
   if not cells:
     return []
-  progress = Progress(what, sum(c.num_tasks for c in cells))
-  world = world._replace(progress=progress)
+  bar = progress.Progress(what, sum(c.num_tasks for c in cells), 'task')
+  world = world._replace(progress=bar)
   try:
     with futures.ThreadPoolExecutor(population.workers()) as pool:
       jobs = [pool.submit(live, cell, world) for cell in cells]
@@ -220,7 +224,7 @@ def _run_cells(
         raise
     return [job.result() for job in jobs]
   finally:
-    progress.close()
+    bar.close()
 
 
 def _speed(plans, rows, seconds: float) -> dict[str, Any]:

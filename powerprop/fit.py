@@ -13,17 +13,16 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from powerprop import data
 from powerprop import population
+from powerprop import progress
 from powerprop import runs
 from powerprop import train
 from powerprop.settings import Settings
 from powerprop.types import TrainState
 
 _WORK = ('density', 'inference_flops_ratio', 'training_flops_ratio')
-_LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
 
 
 class Seconds(NamedTuple):
@@ -92,17 +91,9 @@ def fit(
     )
 
   count = sum(len(c.members) for c in cells)
-  bar = tqdm.tqdm(
-    total=count * s.steps,
-    initial=count * step,
-    unit='step',
-    unit_scale=True,
-    dynamic_ncols=True,
-    desc=f'training {count} nets',
-    disable=None if not sys.stderr.isatty() else False,
-    mininterval=0.5,
+  bar = progress.Progress(
+    f'training {count} nets', count * s.steps, 'step', count * step
   )
-  line = _progress_lines(s.steps, step) if bar.disable else lambda *_: None
   told: set[population.Member] = set()
   saved_at, saved_step = time.monotonic(), step if restored else None
   with (
@@ -119,8 +110,7 @@ def fit(
         cells, states, num_steps, training, validation
       ):
         new[i], reports[i] = state, report
-        bar.update(num_steps * len(cells[i].members))
-        bar.set_postfix(_means([report]), refresh=False)
+        bar.add(num_steps * len(cells[i].members), _means([report]))
         if signals:
           break
       if signals:
@@ -141,7 +131,6 @@ def fit(
       if step == s.steps or time.monotonic() - saved_at >= s.checkpoint_seconds:
         save()
         saved_at, saved_step = time.monotonic(), step
-      line(step, reports)
   checkpoints.close()
   if signals:
     raise runs.Interrupted(signals[0])
@@ -217,28 +206,7 @@ def _means(reports):
   )
   alive = np.isfinite(loss)
   mean = lambda x: f'{x[alive].mean():.3f}' if alive.any() else 'nan'
-  return {'loss': mean(loss), 'validation': mean(accuracy)}
-
-
-def _progress_lines(steps, start):
-  """Where stderr is no terminal: a line now and then instead of a bar."""
-  begun = told = time.monotonic()
-
-  def line(step, reports):
-    nonlocal told
-    now = time.monotonic()
-    if now - told < _LINE_SECONDS and step < steps:
-      return
-    told = now
-    left = (now - begun) * (steps - step) / (step - start)
-    print(
-      f'step {step:,} of {steps:,}, {left:.0f} s to go: '
-      + ', '.join(f'{k} {v}' for k, v in _means(reports).items()),
-      file=sys.stderr,
-      flush=True,
-    )
-
-  return line
+  return f'loss {mean(loss)}, validation {mean(accuracy)}'
 
 
 def _rows(cells, reports, step, told):

@@ -5,20 +5,19 @@ Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 
 import itertools
 import pathlib
-import sys
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from powerprop import analysis
 from powerprop import data
 from powerprop import fit
 from powerprop import plots
 from powerprop import population
+from powerprop import progress
 from powerprop import runs
 from powerprop import settings as settings_lib
 from powerprop import tables
@@ -136,11 +135,8 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
     id(c): c.training.read(st) for c, st in zip(cells, states, strict=True)
   }
   total = len({m for c in cells for m in c.members})
-  bar = tqdm.tqdm(
-    total=total,
-    desc=f'pruning at {len(s.densities)} densities',
-    unit='net',
-    disable=None if not sys.stderr.isatty() else False,
+  bar = progress.Progress(
+    f'pruning at {len(s.densities)} densities', total, 'net'
   )
   done = set()
   for cell, state in zip(cells, states, strict=True):
@@ -186,7 +182,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
             [after[n][-1] for n in layers],
           )
         )
-      bar.update()
+      bar.add()
   bar.close()
 
   summary = analysis.summarise(rows)

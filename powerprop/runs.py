@@ -34,6 +34,7 @@ from tensorboardX.proto import event_pb2
 
 _KEEP = 2
 _MANIFEST = 'files.json'  # a checkpoint without it was not saved to its end
+_STOPPING = b'\nStopping: what is done is being saved. Once more ends it now.\n'
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -436,6 +437,9 @@ def stop_signals() -> Iterator[list[int]]:
   def handler(signum, unused_frame):
     got.append(signum)
     signal.signal(signum, signal.SIG_DFL)
+    # Not print(): the signal may have come in the midst of one.
+    with contextlib.suppress(OSError):
+      os.write(2, _STOPPING)
 
   try:
     for s in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import functools
 import itertools
 import pathlib
-import sys
 import time
 from typing import Any
 
@@ -16,13 +15,13 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 
 from powerprop import costs
 from powerprop import data
 from powerprop import fit
 from powerprop import methods
 from powerprop import population
+from powerprop import progress
 from powerprop import runs
 from powerprop import settings as settings_lib
 from powerprop import sparse_analysis
@@ -164,13 +163,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   rows: list[dict[str, Any]] = []
   smallest: dict[Any, list[np.ndarray]] = {}
   count = len({m for c in cells for m in c.members})
-  bar = tqdm.tqdm(
-    total=count,
-    desc='evaluating',
-    unit='net',
-    disable=None if not sys.stderr.isatty() else False,
-  )
-  with bar:
+  with progress.Progress('evaluating', count, 'net') as bar:
     for member, state, theta in _members(cells, states):
       for names, masks in _nets(s, member, state, choose, sparse):
         (validation, _), (accuracy, nll) = jax.device_get(
@@ -200,7 +193,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
       if not member.variant and bool(state.finite):
         key = (member.alpha, member.learning_rate)
         smallest.setdefault(key, []).append(_smallest(theta))
-      bar.update()
+      bar.add()
   return rows, _records(rows, smallest)
 
 

@@ -196,7 +196,7 @@ def test_tables_have_the_numbers():
   search = text[text.index('The search') :]
   assert _cells(search, 'EWC', '1', '10') == ['2', '62.00', 'chosen']
   assert _cells(search, 'EWC', '1', '150') == ['2', '61.00', '']
-  assert _cells(search, 'EWC', '1', '1') == ['2', 'diverged', '']
+  assert _cells(search, 'EWC', '1', '1') == ['2', 'failed', '']
   # A record that was written and read prints the same.
   saved = json.loads(runs.to_json(results))
   assert continual_tables.markdown(saved) == text

@@ -18,10 +18,12 @@ import sparse_tiny
 import tiny
 
 from powerprop import continual_cells
+from powerprop import continual_sequence
 from powerprop import continual_settings
 from powerprop import continual_training
 from powerprop import data
 from powerprop import runs
+from powerprop import train
 
 _PACK = 'efficient_packnet'
 # Two α in a program; a coefficient to be chosen: 1e30 diverges whatever the
@@ -238,7 +240,10 @@ def _restored(folder, method):
     for name in data.SPLITS
   }
   progress = types.SimpleNamespace(skip=lambda number: None)
-  world = continual_training.World(sequence, splits, folder, [], progress)
+  clock = continual_training.Clock()
+  world = continual_training.World(
+    sequence, splits, folder, [], progress, clock
+  )
   found = continual_training.Sequence(cell, world, folder / cell.name)
   found.checkpoints.close()
   return found
@@ -426,10 +431,45 @@ def test_a_lower_learning_rate_helps(whole, tmp_path, caplog):
     rate = 1e-8 if again else 0.1
     assert row['learning_rate_used'] == pytest.approx(rate)
     assert np.isfinite(row['loss'])
-  told = [r.getMessage() for r in caplog.records if 'diverged' in r.msg]
+  told = [
+    r.getMessage() for r in caplog.records if 'diverged in' in r.getMessage()
+  ]
   assert len(told) == 4  # two seeds in two tasks
   assert all('it is tried again with a lower one' in text for text in told)
   assert 'l2/powerprop/alpha_1/coefficient_1e+07/lr_0.1/seed_1' in told[1]
+
+
+def test_what_fails_a_task_is_told_apart():
+  sequence = types.SimpleNamespace(
+    cell=types.SimpleNamespace(stacked=True),
+    s=types.SimpleNamespace(failure_accuracy=0.2),
+    log=types.SimpleNamespace(stuck=lambda: np.arange(5) == 4),
+  )
+  state = types.SimpleNamespace(finite=np.arange(5) != 1)
+  score = train.Score(
+    accuracy=np.array([0.3, 0.9, 0.9, 0.2, 0.1]),
+    nll=np.array([1.0, 1.0, np.nan, 1.0, 1.0]),
+    fingerprint=None,
+  )
+  fine, infinite, no_logit, low, stuck = continual_training.Sequence._failures(
+    sequence, state, score
+  )
+  assert fine == stuck == ''
+  assert infinite == no_logit == 'diverged'
+  assert 'diverged' not in low
+  assert 'accuracy 0.200, and failure_accuracy is 0.2' in low
+
+
+def test_wall_time_of_a_run_is_not_the_sum_of_its_cells(monkeypatch):
+  """Two cells that ran side by side until a kill; 5 s after it."""
+  now = [7.0]
+  fake = types.SimpleNamespace(monotonic=lambda: now[0])
+  monkeypatch.setattr(continual_sequence, 'time', fake)
+  clock = continual_training.Clock()
+  clock.after(100.0)
+  now[0] += 5.0
+  clock.after(90.0)
+  assert clock.seconds() == 105.0
 
 
 def test_a_first_task_that_diverges(whole, tmp_path, caplog):

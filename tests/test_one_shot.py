@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tiny
 
-from powerprop import fit
 from powerprop import one_shot
+from powerprop import progress
 from powerprop import runs
 from powerprop import settings
 from powerprop import tables
@@ -188,10 +188,11 @@ def test_pruned_accuracy_improves_with_alpha(tmp_path):
 def test_lines_of_progress_where_there_is_no_terminal(
   tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(fit, '_LINE_SECONDS', 0.0)
+  monkeypatch.setattr(progress, '_LINE_SECONDS', 0.0)
   tiny.run(tmp_path)
   lines = capsys.readouterr().err.splitlines()
   assert [x.split(',')[0] for x in lines] == [
-    f'step {step} of 40' for step in (10, 20, 30, 40)
+    *(f'training 4 nets: {10 * n} of 160 steps' for n in range(1, 17)),
+    *(f'pruning at 3 densities: {n} of 4 nets' for n in range(1, 5)),
   ]
-  assert all('loss ' in x and 'validation 0.' in x for x in lines)
+  assert all('loss ' in x and 'validation 0.' in x for x in lines[:16])
