@@ -109,7 +109,10 @@ def main(
     sys.exit(128 + signal.SIGPIPE)
   except Stopped as e:
     kept = f'what was saved in {workdir} is kept' if workdir else 'nothing ran'
-    _end(e.signum, f'Stopped by {e}; {kept}: start the same command again.')
+    _end(
+      e.signum,
+      f'Stopped by {e}; {kept}: start the same command again to go on.',
+    )
 
 
 def parse(binary: str, arguments: Sequence[str]) -> Command:

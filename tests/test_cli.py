@@ -1,11 +1,18 @@
 """The command line of all binaries: what it understands, what it says."""
 
 import importlib
+import io
+import logging
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
+import warnings
 
+import absl.logging
 import ml_collections
 import pytest
 
@@ -15,9 +22,11 @@ from experiments import config_files
 from experiments import fields
 from experiments import overrides
 from powerprop import continual_settings
+from powerprop import runs
 from powerprop import settings
 from powerprop import sparse_plan
 from powerprop import sparse_settings
+from powerprop.data import cache
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _BINARIES = sorted(fields.BINARIES)
@@ -423,3 +432,94 @@ def test_no_error_of_the_command_line_waits_for_jax(wrong_files):
       assert status == '0' and not last.startswith('Error'), line
     else:
       assert status == '2' and last.startswith('Error: '), line
+
+
+# The whole of `main`, in this process.
+
+
+@pytest.fixture
+def main(monkeypatch, tmp_path):
+  """Calls `cli.main` with an experiment; what it sets is put back."""
+  signals = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+  handlers = logging.root.handlers[:]
+  monkeypatch.setattr(warnings, 'formatwarning', warnings.formatwarning)
+
+  def call(experiment):
+    argv = ['one_shot', '--nocompilation_cache', f'--workdir={tmp_path}/run']
+    monkeypatch.setattr(sys, 'argv', argv)
+    cli.main('one_shot', experiment)
+
+  yield call
+  for signum, handler in signals.items():
+    signal.signal(signum, handler)
+  logging.root.handlers[:] = handlers
+
+
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_where_nothing_waits_for_one(main, capfd, tmp_path, signum):
+  """As after training, while figures are drawn."""
+  with pytest.raises(SystemExit) as stopped:
+    main(lambda *_: os.kill(os.getpid(), signum))
+  assert stopped.value.code == 128 + signum
+  first, *_, last = capfd.readouterr().err.strip().splitlines()
+  assert first.startswith('Stopping')
+  assert last == (
+    f'Stopped by {signum.name}; what was saved in {tmp_path}/run is kept: start'
+    ' the same command again to go on.'
+  )
+
+
+def test_a_signal_in_training_says_so_at_once(capfd):
+  with runs.stop_signals() as signals:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert signals == [signal.SIGINT]
+    assert capfd.readouterr().err.strip().startswith('Stopping')
+
+
+def test_warnings_are_sentences_for_people(main, capsys):
+  def experiment(*_):
+    absl.logging.warning('%s is odd.', 'This')
+    absl.logging.info('Not for people.')
+    logging.getLogger('a.library').error('That is wrong.')
+
+  main(experiment)
+  assert capsys.readouterr().err.splitlines() == [
+    'Warning: This is odd.',
+    'Error: That is wrong.',
+  ]
+  told = warnings.formatwarning(UserWarning('Here too.'), UserWarning, 'f', 3)
+  assert told == 'Warning: Here too.\n'
+
+
+def test_printing_fails_on_no_terminal(main, monkeypatch):
+  streams = {}
+  for name in ('stdout', 'stderr'):
+    streams[name] = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+    monkeypatch.setattr(sys, name, streams[name])
+
+  def experiment(*_):
+    print('α = 1: 98.2 ± 0.1 …')
+    print('a folder called 漢\udcff')
+    absl.logging.warning('θ ≥ 0')
+
+  main(experiment)
+  out, err = (
+    streams[name].detach().getvalue().decode().splitlines() for name in streams
+  )
+  assert out == ['alpha = 1: 98.2 +/- 0.1 ...', 'a folder called ??']
+  assert err == ['Warning: theta >= 0']
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):
+  monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+  monkeypatch.setattr(os.path, 'expanduser', lambda path: path)
+  monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+  folder = pathlib.Path(cache.user_folder())
+  assert folder == tmp_path / f'powerprop-{os.getuid()}'
+  assert folder.stat().st_mode & 0o777 == 0o700
+  assert cache.user_folder() == str(folder)
+  # Programs are loaded from it: that of another user is not taken.
+  folder.rmdir()
+  folder.symlink_to(tmp_path)
+  assert pathlib.Path(cache.user_folder()).parent == tmp_path
+  assert cache.user_folder() != str(folder)
