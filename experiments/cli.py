@@ -26,6 +26,7 @@ from experiments import overrides
 from experiments.config_files import CommandError
 
 _HELP = ('-h', '-help', '--help', '--helpfull', '--helpshort')
+_ERRORS = 'powerprop.plain'
 # How to write what a terminal's encoding lacks; all else becomes '?'.
 _PLAIN = {
   'α': 'alpha',
@@ -66,18 +67,6 @@ class Command(NamedTuple):
   wants_help: bool
 
 
-class Stopped(KeyboardInterrupt):
-  """A signal came where nothing waits for one.
-
-  Attributes:
-    signum: which.
-  """
-
-  def __init__(self, signum: int):
-    super().__init__(signal.Signals(signum).name)
-    self.signum = signum
-
-
 def main(
   binary: str,
   experiment: Callable[[Any, pathlib.Path, str | None], None],
@@ -89,14 +78,21 @@ def main(
     experiment: called with (config, workdir, data_dir); it imports what it
       needs by itself.
   """
+  kept = 'nothing ran'
+
+  def stop(signum: int, unused_frame: Any) -> NoReturn:
+    _end(signum, f'{kept}: start the same command again to go on.')
+
+  # They end it at once, without an exception: raised in a callback of the
+  # garbage collector (JAX has one) it would be lost. Where there is something
+  # to save, `runs.stop_signals` takes over.
   for signum in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(signum, _stop)
+    signal.signal(signum, stop)
   _write_to_any_terminal()
   _tell_people()
-  workdir = None
   try:
     command = parse(binary, sys.argv[1:])
-    workdir = command.workdir
+    kept = f'what was saved in {command.workdir} is kept'
     if command.wants_help:
       print(help_text(binary, command, experiment))
     else:
@@ -107,12 +103,6 @@ def main(
   except BrokenPipeError:  # as with `| head`; the rest is not for reading
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
-  except Stopped as e:
-    kept = f'what was saved in {workdir} is kept' if workdir else 'nothing ran'
-    _end(
-      e.signum,
-      f'Stopped by {e}; {kept}: start the same command again to go on.',
-    )
 
 
 def parse(binary: str, arguments: Sequence[str]) -> Command:
@@ -265,6 +255,8 @@ def _config_flag(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _run(experiment: Callable[..., None], command: Command) -> None:
   """Everything from the first import of JAX on."""
+  # Figures go into files: a backend for windows plays no part, nor its faults.
+  os.environ['MPLBACKEND'] = 'agg'
   import jax
 
   from powerprop import data
@@ -284,22 +276,24 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
   except runs.Interrupted as e:
     _end(
       e.signum,
-      f'Stopped by {e}; everything is saved in {command.workdir}: start the'
-      ' same command again to go on.',
+      f'everything is saved in {command.workdir}: start the same command again'
+      ' to go on.',
     )
 
 
-def _stop(signum: int, unused_frame: Any) -> NoReturn:
-  signal.signal(signum, signal.SIG_DFL)  # a second one ends it at once
-  with contextlib.suppress(OSError):
-    os.write(2, b'\nStopping. Once more ends it now.\n')
-  raise Stopped(signum)
-
-
 def _end(signum: int, message: str) -> NoReturn:
-  """Says it and exits, with the status of a program that a signal stopped."""
-  print(f'\n{message}', file=sys.stderr)
-  sys.exit(128 + signum)
+  """Says it and exits, with the status of a program that a signal stopped.
+
+  All files are whole. What Python does at its end is left out: threads of XLA
+  and TensorStore may be at work, and do not survive it.
+  """
+  text = f'\nStopped by {signal.Signals(signum).name}; {message}\n'
+  # It may have come in the midst of a print().
+  with contextlib.suppress(OSError, RuntimeError, ValueError):
+    sys.stdout.flush()
+  with contextlib.suppress(OSError):
+    os.write(2, text.encode(sys.stderr.encoding or 'utf-8', _ERRORS))
+  os._exit(128 + signum)
 
 
 def _write_to_any_terminal() -> None:
@@ -311,10 +305,10 @@ def _write_to_any_terminal() -> None:
     text = e.object[e.start : e.end]
     return ''.join(_PLAIN.get(c, '?') for c in text), e.end
 
-  codecs.register_error('powerprop.plain', plain)
+  codecs.register_error(_ERRORS, plain)
   for stream in (sys.stdout, sys.stderr):
     if hasattr(stream, 'reconfigure'):
-      stream.reconfigure(errors='powerprop.plain')
+      stream.reconfigure(errors=_ERRORS)
 
 
 class _Sentences(logging.Handler):

@@ -98,6 +98,7 @@ def fit(
   saved_at, saved_step = time.monotonic(), step if restored else None
   with (
     bar,
+    contextlib.closing(checkpoints),
     contextlib.closing(metrics),
     runs.stop_signals() as signals,
   ):
@@ -131,7 +132,6 @@ def fit(
       if step == s.steps or time.monotonic() - saved_at >= s.checkpoint_seconds:
         save()
         saved_at, saved_step = time.monotonic(), step
-  checkpoints.close()
   if signals:
     raise runs.Interrupted(signals[0])
   return states, Seconds(spent.train, spent.wall + time.monotonic() - since)
