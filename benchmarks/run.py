@@ -1,4 +1,4 @@
-"""Measures what is fast, as ratios: about 10 minutes on 2 CPU cores.
+"""Measures what is fast, as ratios.
 
   python -m benchmarks.run
   python -m benchmarks.run --only=step
