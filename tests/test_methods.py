@@ -654,17 +654,6 @@ def test_what_is_gone_stays_gone_whatever_the_scores(criterion):
   assert not np.any(after['a/w'] & ~masks['a/w'])
 
 
-def test_a_reset_of_all_moments_is_a_fresh_start():
-  """The count of updates too: Adam's correction goes by it."""
-  phi = {'a': {'w': jnp.ones((4, 5))}}
-  tx = transforms.powerprop(optax.adam(0.1), 2.0)
-  opt = tx.init(phi)
-  for _ in range(20):
-    _, opt = tx.update(phi, opt, phi)
-  got = steps_lib.reset_moments(tx, opt, phi, None)
-  jax.tree.map(np.testing.assert_array_equal, got, tx.init(phi))
-
-
 def test_lottery_gives_both_trainings_the_whole_schedule():
   brief = methods.Brief(_target(), 100)
   clock = methods.lottery(brief, rewind=10, at=60).clock

@@ -10,6 +10,7 @@ import optax
 
 from powerprop import reparam
 from powerprop import trees
+from powerprop.transforms import target_propagation as target
 from powerprop.types import Alpha, Event, Method, Params
 
 _TINY_SLOPE = 1e-12  # squared
@@ -126,6 +127,35 @@ def penalty_gradient(
   return trees.map_where(through, trees.is_weight, pull, phi)
 
 
+class _Moments:
+  """What an optimiser keeps of all weights, a tree like φ, as one leaf."""
+
+  def __init__(self, tree: Any):
+    self.tree = tree
+
+
+def _apart(tx: optax.GradientTransformation, state: Any) -> Any:
+  """An optimiser's state with each tree that is like φ as `_Moments`."""
+  try:
+    return optax.tree.map_params(tx, _Moments, state, is_leaf=lambda _: True)
+  except (ArithmeticError, LookupError, TypeError, ValueError) as e:
+    raise ValueError(
+      'moments are to be reset, but which part of the state of this optimiser'
+      ' they are cannot be told, as its init fails on a tree without leaves'
+      f' ({e}), as that of optax.flatten does: use one without such a part.'
+    ) from e
+
+
+def _by_path(tree: Any, is_leaf: Any = None) -> dict[tuple[Any, ...], Any]:
+  return dict(jax.tree_util.tree_flatten_with_path(tree, is_leaf)[0])
+
+
+def _owner(path: tuple[Any, ...], weights: Any) -> tuple[Any, ...] | None:
+  """The weight of a moment: SM3 keeps a list where a weight has an array."""
+  starts = (path[:n] for n in range(len(path), -1, -1))
+  return next((start for start in starts if start in weights), None)
+
+
 def reset_moments(
   tx: optax.GradientTransformation,
   opt: Any,
@@ -134,33 +164,52 @@ def reset_moments(
 ) -> Any:
   """Sets an optimiser's moments of some weights to what they are at the start.
 
+  Of all weights (`chosen` None), what is kept beside the moments in the same
+  node of the state starts again with them, as Adam's correction needs its
+  count (and as optax.MultiSteps' counts do). All else goes on: the count of a
+  learning rate's schedule, hyperparameters that are injected, and α.
+
   Args:
     tx: the optimiser.
     opt: its state.
     phi: the parameters.
     chosen: by path, boolean arrays of the weights in question; None is all of
-      them, and the count of updates with them, as Adam's correction needs it.
+      them.
 
   Returns:
-    A state like `opt`. Moments that are not per weight (those that a factored
-    optimiser keeps) stay as they are; see `shared_moments`.
+    A state like `opt`. Where some weights are chosen, moments that are not per
+    weight (those that a factored optimiser keeps) stay as they are; see
+    `shared_moments`.
   """
-  if chosen is None:
-    return tx.init(phi)
-  no = jnp.zeros((), bool)
-  marks = jax.tree_util.tree_map_with_path(
-    lambda path, x: chosen.get(trees.path_name(path), no), phi
-  )
-  marks = optax.tree.map_params(
-    tx,
-    lambda moment, mark: mark if moment.shape == mark.shape else no,
-    opt,
-    marks,
-    transform_non_params=lambda _: no,
-  )
-  return jax.tree.map(
-    lambda old, new, mark: jnp.where(mark, new, old), opt, tx.init(phi), marks
-  )
+  weights = _by_path(phi)
+  is_ours = lambda x: isinstance(x, target.PowerpropState)
+  ours = {path for path, x in _by_path(opt, is_ours).items() if is_ours(x)}
+  old = _apart(tx, opt)
+  # Entries of a tuple are the states of a chain: they are not one another's.
+  beside = {
+    path[:-1]
+    for path, x in _by_path(old).items()
+    if isinstance(x, _Moments)
+    and path
+    and not isinstance(path[-1], jax.tree_util.SequenceKey)
+  } - ours
+
+  def moment(path, x, start):
+    if chosen is None:
+      return start
+    owner = _owner(path, weights)
+    if owner is None or x.shape != weights[owner].shape:
+      return x
+    mark = chosen.get(trees.path_name(owner))
+    return x if mark is None else jnp.where(mark, start, x)
+
+  def part(path, x, start):
+    if isinstance(x, _Moments):
+      return jax.tree_util.tree_map_with_path(moment, x.tree, start.tree)
+    return start if chosen is None and path[:-1] in beside else x
+
+  fresh = _apart(tx, tx.init(phi))
+  return jax.tree_util.tree_map_with_path(part, old, fresh)
 
 
 def shared_moments(tx: optax.GradientTransformation, phi: Params) -> list[str]:
@@ -176,17 +225,16 @@ def shared_moments(tx: optax.GradientTransformation, phi: Params) -> list[str]:
   Returns:
     Paths, each once.
   """
-  state = jax.eval_shape(tx.init, phi)
-  names = jax.tree_util.tree_map_with_path(
-    lambda path, _: trees.path_name(path), phi
-  )
+  weights = _by_path(phi)
   found: dict[str, None] = {}
-
-  def look(moment, name, weight):
-    # Moments that are kept in another way have a dummy of one entry here.
-    if moment.shape != weight.shape and moment.size > 1:
-      found[name] = None
-    return moment
-
-  optax.tree.map_params(tx, look, state, names, phi)
+  for part in jax.tree.leaves(_apart(tx, jax.eval_shape(tx.init, phi))):
+    if not isinstance(part, _Moments):
+      continue
+    for path, moment in _by_path(part.tree).items():
+      owner = _owner(path, weights)
+      # Moments that are kept in another way have a dummy of one entry here.
+      if owner is None or moment.size <= 1:
+        continue
+      if moment.shape != weights[owner].shape:
+        found[trees.path_name(owner)] = None
   return list(found)

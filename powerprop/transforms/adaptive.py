@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from powerprop import reparam
@@ -41,10 +42,12 @@ def near_zero_share(
     A float32 scalar in [0, 1].
   """
   leaves = trees.weights(theta, where).values()
-  small = sum(jnp.sum(jnp.abs(x) < epsilon, dtype=jnp.float32) for x in leaves)
+  # Not as float32, which cannot count odd numbers above 2²⁴.
+  small = sum(jnp.sum(jnp.abs(x) < epsilon, dtype=jnp.int32) for x in leaves)
   # XLA may compile a division into this product: equal counts must give equal
   # shares, compiled or not.
-  return jnp.asarray(small * (1 / sum(x.size for x in leaves)), jnp.float32)
+  size = max(1, sum(x.size for x in leaves))
+  return jnp.asarray(small, jnp.float32) * np.float32(1 / size)
 
 
 def adaptive_powerprop(
