@@ -157,7 +157,9 @@ class Method(NamedTuple):
     masks: state -> Masks.
     weights: (theta, state) -> w, what the forward pass sees.
     gradients: (dense, theta, state) -> ∂L/∂θ, what the optimiser sees.
-    constrain: (updates, state) -> updates that leave frozen weights alone.
+    constrain: (tree, state) -> the tree with zeros for all that is not to
+      move. It is called with updates, and with φ: what the optimiser sees as
+      its params.
     observe: (dense, state) -> state, at every step, before all else.
     due: step -> bool: whether `update` runs at this step; None is never. It
       must not depend on anything but the step.

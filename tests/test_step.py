@@ -9,7 +9,13 @@ import optax
 import pytest
 import tiny
 
+from powerprop import continual_settings
+from powerprop import methods
+from powerprop import reparam
+from powerprop import sparse_settings
 from powerprop import transforms
+from powerprop import trees
+from powerprop.methods import packing
 from powerprop.methods import step as steps_lib
 
 
@@ -180,3 +186,101 @@ def test_an_optimiser_whose_moments_cannot_be_found_is_named():
   tx = transforms.powerprop(optax.flatten(optax.adam(0.1)), 2.0)
   with pytest.raises(ValueError, match='cannot be told.*optax.flatten'):
     steps_lib.reset_moments(tx, tx.init(_PHI), _PHI, None)
+
+
+# What is masked does not matter.
+
+_LAYERS = {
+  'a': {'w': jax.ShapeDtypeStruct((6, 5), jnp.float32)},
+  'b': {'w': jax.ShapeDtypeStruct((5, 4), jnp.float32)},
+}
+_SPARSE = sorted(set(sparse_settings.method_names()) - {'one_shot'})
+_PACKING = continual_settings.PACKING
+
+
+def _random(seed, dtype=jnp.float32):
+  """A tree of numbers like `_LAYERS`."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: jnp.asarray(rng.normal(size=x.shape), dtype), _LAYERS
+  )
+
+
+def _masks(seed):
+  """Masks by path of half the weights."""
+  return {n: x > 0 for n, x in trees.weights(_random(seed)).items()}
+
+
+def _freezing(name):
+  """(method, a state with frozen weights, masks of those that learn), each."""
+  if name in _PACKING:
+    tasks = methods.Tasks(_LAYERS, 2, 4, (2, 3, 1), 9, 3, retrain_steps=1)
+    rates = {'rates': (0.5,)} if name == 'efficient_packnet' else {}
+    method = getattr(methods, name)(tasks, **rates)
+    used, mask = _masks(1), _masks(2)
+    state = packing.Packing(used, mask, jnp.int32(1))
+    free = {n: ~m for n, m in used.items()}
+    again = {n: mask[n] & m for n, m in free.items()}
+    return [(method, state, free), (method.retraining, state, again)]
+  brief = methods.Brief(methods.make_target(_LAYERS, 0.5), 20, 0.01)
+  method = getattr(methods, name)(brief)._replace(due=None)
+  shapes = jax.eval_shape(
+    lambda phi: method.init(jax.random.key(0), phi, 2.0, lambda theta: theta),
+    _LAYERS,
+  )[1]
+  half = iter(_masks(1).values())
+  codes = np.array([0, 1, 3], np.uint8)  # not in B, in B alone, in A too
+
+  def fill(x):
+    if x.dtype == bool:
+      return next(half)
+    some = np.resize(codes, x.shape) if x.dtype == np.uint8 else 0
+    return jnp.broadcast_to(jnp.asarray(some, x.dtype), x.shape)
+
+  state = jax.tree.map(fill, shapes)
+  return [(method, state, method.masks(state).backward)]
+
+
+_NORMS = {
+  'adamw': functools.partial(optax.adamw, weight_decay=0.1),
+  'adafactor': functools.partial(
+    optax.adafactor, min_dim_size_to_factor=4, weight_decay_rate=0.1
+  ),
+  'fromage': optax.fromage,
+  'lamb': functools.partial(optax.lamb, weight_decay=0.1),
+  'lars': functools.partial(optax.lars, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize(
+  ('name', 'optimiser'),
+  [(name, 'lamb') for name in (*_SPARSE, *_PACKING)]
+  + [('rigl', name) for name in _NORMS if name != 'lamb'],
+)
+def test_values_of_frozen_weights_do_not_matter_to_the_others(name, optimiser):
+  """Bit for bit, whatever the optimiser makes of its params."""
+  tx = transforms.powerprop(_NORMS[optimiser](0.1), 2.0)
+  phi = _random(3)
+  opt = tx.init(phi)
+  for method, state, learns in _freezing(name):
+
+    @jax.jit
+    def step(phi, method=method, state=state):
+      event = steps_lib.make_event(
+        tx, jax.random.key(0), jnp.int32(0), 2.0, _random(10)
+      )
+      theta = reparam.to_theta(phi, 2.0)
+      carry = phi, opt, state
+      (phi, *_), _ = steps_lib.take_step(method, tx, event, theta, carry)
+      return trees.weights(phi)
+
+    old = trees.weights(phi)
+    moved = {n: jnp.where(m, old[n], 5 * old[n] + 1) for n, m in learns.items()}
+    other = trees.replace_weights(phi, moved)
+    one, two = step(phi), step(other)
+    for path, x in one.items():
+      on = np.asarray(learns.get(path, np.ones(x.shape, bool)))
+      np.testing.assert_array_equal(x[on], two[path][on])
+      assert np.all(x[on] != old[path][on])
+      if not on.all():
+        np.testing.assert_array_equal(two[path][~on], moved[path][~on])

@@ -95,9 +95,9 @@ def method(
 ) -> Method:
   """A `Method` that masks: w = θ ⊙ A, and only weights of B ⊇ A move.
 
-  The gradient at w is dense. What reaches the optimiser is its part in B, and
-  whatever the optimiser makes of it (momentum and decay move weights without a
-  gradient) is masked again.
+  The gradient at w is dense. What reaches the optimiser is its part in B, with
+  the weights of B as its params, and whatever the optimiser makes of it
+  (momentum and decay move weights without a gradient) is masked again.
 
   Args:
     init: see `types.Method`, as for the others.

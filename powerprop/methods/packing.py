@@ -128,8 +128,8 @@ def method(
   """A method that gives each task a mask, and freezes what is in it.
 
   While a task is learned the net computes with all weights and free ones move.
-  Both what the optimiser sees and what it answers is masked, so that neither
-  norms nor moments nor decay know of frozen weights.
+  What the optimiser sees, gradients and params, and what it answers is masked,
+  so that neither norms nor moments nor decay know of frozen weights.
 
   Args:
     where: of `layout`.

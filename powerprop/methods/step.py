@@ -49,7 +49,7 @@ def take_step(
   carry: tuple[Params, Any, Any],
   measure: tuple[Callable[[Any], Any], Any] = (lambda state: (), ()),
 ) -> tuple[tuple[Params, Any, Any], Any]:
-  """Δφ = M_B ⊙ tx(M_B ⊙ ∂L/∂w), and new masks where they are due.
+  """Δφ = M_B ⊙ tx(M_B ⊙ ∂L/∂w, M_B ⊙ φ), and new masks where they are due.
 
   Args:
     method: how the net becomes sparse.
@@ -72,7 +72,9 @@ def take_step(
     if method.penalty is not None:
       pull = penalty_gradient(method, phi, theta, event.alpha, state)
       grads = jax.tree.map(lambda g, p: g + event.coefficient * p, grads, pull)
-    updates, opt = tx.update(grads, opt, phi)
+    # What does not learn must not matter: a trust ratio has norms of layers.
+    learning = method.constrain(phi, state)
+    updates, opt = tx.update(grads, opt, learning)
     new = optax.apply_updates(phi, method.constrain(updates, state))
     if method.track is None:
       return new, opt, state, last
