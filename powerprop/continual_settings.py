@@ -205,6 +205,15 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
     for field in fields:
       settings.known(f'field of method_training.{name}', field, [*OVERRIDES])
     of_method(s, name)
+  for name in s.methods:
+    mine = of_method(s, name)
+    if mine.retries and settings.rate_is_of_the_start(mine.training):
+      raise ConfigError(
+        f'retries is {s.retries} but optimizer {mine.training.optimizer!r}, of'
+        f' {name}, looks at the learning rate once, for its first step sizes:'
+        ' retry_factor would change nothing; set retries to 0, or choose another'
+        ' optimizer.'
+      )
   return s
 
 

@@ -269,6 +269,14 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     'learning_rate_schedule', s.learning_rate_schedule, lambda: schedule(s)
   )
   attempt('optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1))
+  given_rates = s.learning_rate_schedule
+  varies = given_rates.get('kind') != 'constant' or given_rates.get('warmup')
+  if varies and rate_is_of_the_start(s):
+    raise ConfigError(
+      f'learning_rate_schedule is {given_rates} but optimizer {s.optimizer!r}'
+      ' looks at the learning rate once, for its first step sizes: leave the'
+      ' schedule out, or choose another optimizer.'
+    )
   for name, tx in make_transforms(s).items():
     build = functools.partial(tx, optax.sgd(0.1), alpha=2.0)
     attempt(f'transform_kwargs.{name}', s.transform_kwargs.get(name, {}), build)
@@ -336,6 +344,22 @@ def network(s: Settings, num_classes: int) -> Any:
 def optimizer(s: Settings) -> Callable[[Any], optax.GradientTransformation]:
   """learning rate -> the optimiser that the settings name."""
   return lambda rate: getattr(optax, s.optimizer)(rate, **s.optimizer_kwargs)
+
+
+def rate_is_of_the_start(s: Settings) -> bool:
+  """Whether the optimiser's updates do not depend on its learning rate.
+
+  Rprop's does not: its first state has step sizes from it, which adapt. What
+  changes the rate later on, a schedule or a retry, would change nothing.
+
+  Args:
+    s: whose optimiser and its arguments have been checked.
+  """
+  x = jnp.zeros((2, 2))
+  state = optimizer(s)(0.1).init(x)
+  update = lambda rate: optimizer(s)(rate).update(x, state, x)
+  program = jax.make_jaxpr(update)(0.1).jaxpr  # nothing is computed
+  return not any(program.invars[0] in e.invars for e in program.eqns)
 
 
 def schedule(s: Settings) -> Callable[[Any], Any] | None:

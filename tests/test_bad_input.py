@@ -78,6 +78,17 @@ _FIELDS = [
     },
     ['transform_kwargs.adaptive_powerprop', 'every is 0', 'at least 1'],
   ),
+  (
+    {'optimizer': 'rprop', 'learning_rate_schedule': {'kind': 'cosine'}},
+    ["{'kind': 'cosine'}", "optimizer 'rprop'", 'leave the schedule out'],
+  ),
+  (
+    {
+      'optimizer': 'rprop',
+      'learning_rate_schedule': {'kind': 'constant', 'warmup': 9},
+    },
+    ["'warmup': 9", "optimizer 'rprop'", 'leave the schedule out'],
+  ),
   ({'optimiser': 'sgd'}, ["config field 'optimiser'", "mean 'optimizer'"]),
   # What only the data tell.
   ({'batch_size': 1_258}, ['batch_size is 1258', 'at most 1257', 'digits']),

@@ -228,6 +228,11 @@ _BAD = [
   ),
   ({'reset_optimizer': 1}, ['reset_optimizer is 1', 'True or False']),
   ({'forward_transfer': 'no'}, ["forward_transfer is 'no'", 'True or']),
+  ({'optimizer': 'rprop'}, ['retries is 2', "'rprop'", 'retries to 0']),
+  (
+    {'methods': ('naive',), **_training(optimizer='rprop')},
+    ['retries is 2', "optimizer 'rprop', of naive", 'retries to 0'],
+  ),
   # Options of methods.
   ({'method_kwargs': 3}, ['method_kwargs is 3', 'a dict']),
   ({'method_kwargs': {'ewc': 3}}, ['method_kwargs is', 'a dict of dicts']),

@@ -12,6 +12,7 @@ import tiny
 from powerprop import continual_settings
 from powerprop import methods
 from powerprop import reparam
+from powerprop import settings
 from powerprop import sparse_settings
 from powerprop import transforms
 from powerprop import trees
@@ -284,3 +285,31 @@ def test_values_of_frozen_weights_do_not_matter_to_the_others(name, optimiser):
       assert np.all(x[on] != old[path][on])
       if not on.all():
         np.testing.assert_array_equal(two[path][~on], moved[path][~on])
+
+
+# Learning rates.
+
+
+def test_rates_that_only_the_first_state_sees_are_known():
+  """Of all optimisers that a config may name; Rprop's are step sizes."""
+  config = settings.check(tiny.config(optimizer_kwargs={}))
+  x = jnp.full((2, 2), 0.3)
+  of_the_start = []
+  for name in settings.optimizers():
+    s = config._replace(optimizer=name)
+    if settings.rate_is_of_the_start(s):
+      of_the_start.append(name)
+  assert of_the_start == ['rprop']
+  for name in ('adam', *of_the_start):
+    made = getattr(optax, name)
+    state = made(0.1).init(x)
+    one, two = (made(rate).update(x, state, x)[0] for rate in (0.1, 0.05))
+    assert bool(jnp.all(one == two)) == (name in of_the_start)
+  # Without a schedule or with a sweep there is nothing wrong.
+  settings.check(
+    tiny.config(
+      optimizer='rprop',
+      learning_rate=(0.1, 0.01),
+      learning_rate_schedule={'kind': 'constant', 'warmup': 0},
+    )
+  )
