@@ -211,8 +211,8 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
       raise ConfigError(
         f'retries is {s.retries} but optimizer {mine.training.optimizer!r}, of'
         f' {name}, looks at the learning rate once, for its first step sizes:'
-        ' retry_factor would change nothing; set retries to 0, or choose another'
-        ' optimizer.'
+        ' retry_factor would change nothing; set retries to 0, or choose'
+        ' another optimizer.'
       )
   return s
 

@@ -80,6 +80,14 @@ def replace_weights(tree: Params, new: dict[str, jax.Array]) -> Params:
   )
 
 
+def copied(tree: Params) -> Params:
+  """The same values in arrays of their own.
+
+  For a state that keeps what the caller has as well: who calls may donate both.
+  """
+  return jax.tree.map(jnp.copy, tree)
+
+
 def _magnitude_bits(x: jax.Array) -> jax.Array:
   """|x| as unsigned integers in the same order (IEEE 754)."""
   x = jnp.abs(x)

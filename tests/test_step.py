@@ -18,6 +18,7 @@ from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import packing
 from powerprop.methods import step as steps_lib
+from powerprop.types import Ending, Examples
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -192,7 +193,10 @@ def test_an_optimiser_whose_moments_cannot_be_found_is_named():
 # What is masked does not matter.
 
 _LAYERS = {
-  'a': {'w': jax.ShapeDtypeStruct((6, 5), jnp.float32)},
+  'a': {
+    'b': jax.ShapeDtypeStruct((5,), jnp.float32),
+    'w': jax.ShapeDtypeStruct((6, 5), jnp.float32),
+  },
   'b': {'w': jax.ShapeDtypeStruct((5, 4), jnp.float32)},
 }
 _SPARSE = sorted(set(sparse_settings.method_names()) - {'one_shot'})
@@ -212,19 +216,35 @@ def _masks(seed):
   return {n: x > 0 for n, x in trees.weights(_random(seed)).items()}
 
 
+def _make(name):
+  """A method by its name, 'in phi' where that is its space."""
+  name, _, space = name.partition(' in ')
+  if name in _SPARSE:
+    brief = methods.Brief(methods.make_target(_LAYERS, 0.5), 20, 0.01)
+    return getattr(methods, name)(brief)
+  options = {'space': space} if space else _CONTINUAL.get(name, {})
+  tasks = methods.Tasks(_LAYERS, 2, 4, (2, 3, 1), 4, 2, retrain_steps=1)
+  return getattr(methods, name)(tasks, **options)
+
+
+_CONTINUAL = {
+  'efficient_packnet': {'rates': (0.5,), 'biases': 'per_task'},
+  'packnet': {'biases': 'per_task'},
+  'a_gem': {'memory_size': 4},
+}
+
+
+@functools.cache
 def _freezing(name):
   """(method, a state with frozen weights, masks of those that learn), each."""
+  method = _make(name)
   if name in _PACKING:
-    tasks = methods.Tasks(_LAYERS, 2, 4, (2, 3, 1), 9, 3, retrain_steps=1)
-    rates = {'rates': (0.5,)} if name == 'efficient_packnet' else {}
-    method = getattr(methods, name)(tasks, **rates)
     used, mask = _masks(1), _masks(2)
     state = packing.Packing(used, mask, jnp.int32(1))
     free = {n: ~m for n, m in used.items()}
     again = {n: mask[n] & m for n, m in free.items()}
     return [(method, state, free), (method.retraining, state, again)]
-  brief = methods.Brief(methods.make_target(_LAYERS, 0.5), 20, 0.01)
-  method = getattr(methods, name)(brief)._replace(due=None)
+  method = method._replace(due=None)
   shapes = jax.eval_shape(
     lambda phi: method.init(jax.random.key(0), phi, 2.0, lambda theta: theta),
     _LAYERS,
@@ -313,3 +333,156 @@ def test_rates_that_only_the_first_state_sees_are_known():
       learning_rate_schedule={'kind': 'constant', 'warmup': 0},
     )
   )
+
+
+# An α that moves.
+
+
+def _scheduled():
+  schedule = optax.linear_schedule(1.0, 2.0, 9)
+  return transforms.powerprop(optax.sgd(0.1), schedule)
+
+
+_ALPHAS = {
+  'a schedule': _scheduled,
+  'adaptive': lambda: transforms.adaptive_powerprop(optax.sgd(0.1), 1.5, 2),
+  'within others': lambda: optax.chain(
+    optax.clip(1.0), optax.apply_if_finite(_scheduled(), 3)
+  ),
+  'a number': lambda: transforms.powerprop(optax.sgd(0.1), 2.0),
+  'an array': lambda: transforms.powerprop(optax.sgd(0.1), jnp.float32(2)),
+}
+# Methods that hold nothing: α may move.
+_FREE = ('dense', 'naive', 'a_gem', 'ewc')
+
+
+def _holding(name):
+  """A method with the shapes of a state."""
+  if name in (*_SPARSE, *_PACKING):
+    return _freezing(name)[0][:2]
+  method = _make(name)
+  init = lambda phi: method.init(jax.random.key(0), phi, 2.0, None)[1]
+  return method, jax.eval_shape(init, _LAYERS)
+
+
+@pytest.mark.parametrize(
+  ('name', 'alpha'),
+  [
+    (name, 'a schedule')
+    for name in (*_SPARSE, *_PACKING, *_FREE[1:], 'ewc in phi', 'si')
+  ]
+  + [
+    (name, alpha)
+    for name in ('rigl', 'dense')
+    for alpha in _ALPHAS
+    if alpha != 'a schedule'
+  ],
+)
+def test_an_alpha_that_moves_is_refused_where_weights_are_held(name, alpha):
+  tx = _ALPHAS[alpha]()
+  method, state = _holding(name)
+
+  def step(phi, state):
+    opt = tx.init(phi)
+    now = transforms.current_alpha(opt)
+    event = steps_lib.make_event(
+      tx, jax.random.key(0), jnp.int32(0), now, _random(1)
+    )
+    theta = reparam.to_theta(phi, now)
+    return steps_lib.take_step(method, tx, event, theta, (phi, opt, state))
+
+  if alpha in ('a number', 'an array') or name in _FREE:
+    jax.eval_shape(step, _LAYERS, state)
+  else:
+    with pytest.raises(ValueError, match='alpha follows .* a constant alpha'):
+      jax.eval_shape(step, _LAYERS, state)
+
+
+# Buffers.
+
+
+def _ending(phi, alpha):
+  """The end of a task of four pictures, on a linear net of the first layer."""
+  del phi
+
+  def examples(split, rows):
+    del split
+    image = jnp.zeros((*rows.shape, 2, 3, 1), jnp.uint8)
+    return Examples(image, rows % 4, jnp.ones((), bool))
+
+  return Ending(
+    key=jax.random.key(1),
+    task=jnp.int32(0),
+    alpha=alpha,
+    examples=examples,
+    sizes={'train': jnp.int32(4), 'validation': jnp.int32(4)},
+    apply=lambda w, some: jnp.ones((len(some.label), 6)) @ w['a']['w'],
+    accuracy=lambda w: jnp.float32(1),
+    fresh=lambda: _random(5),
+  )
+
+
+def _buffers(tree):
+  """Where arrays lie, by path."""
+  data = lambda x: (
+    jax.random.key_data(x)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    else x
+  )
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {
+    jax.tree_util.keystr(path): data(x).unsafe_buffer_pointer()
+    for path, x in flat
+    if x.size
+  }
+
+
+def _assert_apart(*given):
+  places = _buffers(given)
+  assert len(set(places.values())) == len(places), places
+
+
+@pytest.mark.parametrize(
+  'name',
+  (
+    *(name for name in _SPARSE if name not in ('set', 'rigl', 'dsr', 'snip')),
+    *_PACKING,
+    *('l2', 'si', 'vcl', 'mas', 'a_gem', 'single'),
+    *('l2 in phi', 'si in phi'),
+  ),
+)
+def test_no_buffer_is_in_a_state_and_elsewhere(name):
+  """Whoever calls may donate φ, the state and what is kept of a task.
+
+  At α = 1, where Ψ gives back the very array.
+  """
+  method = _make(name)
+  key, phi = jax.random.key(0), _random(0)
+  phi, state = method.init(key, phi, 1.0, lambda theta: theta)
+  _assert_apart(key, phi, state)
+  if name in _SPARSE:
+    return
+  ending = _ending(phi, 1.0)
+  phi, state, _ = method.end_task(ending, phi, state)
+  _assert_apart(phi, state)
+  phi, state, record = method.archive(ending, phi, state)
+  _assert_apart(phi, state, record)
+
+
+def test_a_lottery_in_a_loop_that_donates():
+  method = _make('lottery')._replace(due=None)
+  tx = transforms.powerprop(optax.sgd(0.1), 1.0)
+  phi, state = method.init(jax.random.key(0), _random(0), 1.0, None)
+
+  @functools.partial(jax.jit, donate_argnums=(0, 2))
+  def step(phi, opt, state):
+    dense = jax.tree.map(jnp.ones_like, phi)
+    event = steps_lib.make_event(
+      tx, jax.random.key(0), jnp.int32(0), 1.0, dense
+    )
+    carry = phi, opt, state
+    return steps_lib.take_step(method, tx, event, phi, carry)[0]
+
+  carry = step(phi, tx.init(_random(0)), state)
+  carry = step(*carry)
+  jax.tree.map(np.testing.assert_array_equal, carry[2].saved, _random(0))

@@ -101,8 +101,9 @@ def penalty(params: Params, state: Any) -> jax.Array:
 
 
 def in_space(phi: Params, alpha: Alpha, space: str) -> Params:
-  """The parameters of the space: φ, or θ = Ψ(φ)."""
-  return phi if space == 'phi' else reparam.to_theta(phi, alpha)
+  """The parameters of the space, φ or θ = Ψ(φ), in arrays of their own."""
+  # Biases are the same in both, and all is where α = 1.
+  return trees.copied(phi if space == 'phi' else reparam.to_theta(phi, alpha))
 
 
 def by_slope(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods import targets
 from powerprop.types import Event, Masks, Method, Params
@@ -62,16 +63,17 @@ def lottery(
 
   def init(key, phi, alpha, gradient):
     del key, alpha, gradient
-    return phi, LotteryState(masked.everything(target), phi)
+    return phi, LotteryState(masked.everything(target), trees.copied(phi))
 
   def save(event: Event, state: LotteryState):
-    return event.phi, event.opt, state._replace(saved=event.phi)
+    saved = trees.copied(event.phi)
+    return event.phi, event.opt, state._replace(saved=saved)
 
   def draw(event: Event, state: LotteryState):
     ranks = masked.event_scores(brief, criterion, event)
     masks = targets.select(target, ranks, 1.0)
     opt = event.reset(event.opt, state.saved, None)
-    return state.saved, opt, LotteryState(masks, state.saved)
+    return trees.copied(state.saved), opt, LotteryState(masks, state.saved)
 
   def update(event: Event, state: LotteryState):
     return jax.lax.cond(

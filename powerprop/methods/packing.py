@@ -145,9 +145,8 @@ def method(
 
   def init(key, phi, alpha, gradient):
     del key, alpha, gradient
-    nothing = {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
-    ended = jnp.zeros((), jnp.int32)
-    return phi, Packing(nothing, dict(nothing), ended)
+    nothing = lambda: {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
+    return phi, Packing(nothing(), nothing(), jnp.zeros((), jnp.int32))
 
   def hold(tree, state, masks):
     """Zero wherever it is not to move."""
@@ -172,7 +171,9 @@ def method(
   def archive(ending: Ending, phi, state: Packing):
     others = {}
     if where.biases == 'per_task':
-      others = trees.weights(phi, lambda path, _: path in where.rest)
+      others = trees.copied(
+        trees.weights(phi, lambda path, _: path in where.rest)
+      )
     record = Record(jnp.packbits(flat(state.mask)), others)
     used = {n: m | state.used[n] for n, m in state.mask.items()}
     if reinitialise:

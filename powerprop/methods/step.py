@@ -62,8 +62,18 @@ def take_step(
 
   Returns:
     The new carry, and what is measured of it.
+
+  Raises:
+    ValueError: if α moves, by a schedule or as it adapts, while the method
+      holds weights.
   """
   phi, opt, state = carry
+  if target.moves(opt) and _holds(method, phi, state):
+    raise ValueError(
+      'alpha follows a schedule or adapts, which re-maps all of φ, but the'
+      ' method masks, freezes or keeps weights, which must not move: give'
+      ' powerprop a constant alpha.'
+    )
   measure_fn, last = measure
   state = method.observe(event.dense, state)
 
@@ -96,6 +106,21 @@ def take_step(
       method.due(event.step), change, lambda p, o: (p, o, state, last), phi, opt
     )
   return tuple(carry), seen
+
+
+def _holds(method: Method, phi: Params, state: Any) -> bool:
+  """Whether a method relies on φ that stand for the same θ at all times."""
+  # Where all weights move, these are the very arrays.
+  pairs = zip(
+    jax.tree.leaves(phi),
+    jax.tree.leaves(method.constrain(phi, state)),
+    strict=True,
+  )
+  return (
+    method.track is not None
+    or (method.penalty is not None and method.space == 'phi')
+    or any(x is not y for x, y in pairs)
+  )
 
 
 def penalty_gradient(

@@ -175,13 +175,12 @@ def vcl(
       'spread': jax.tree.map(lambda x: {'var': jnp.full_like(x, log_std)}, phi),
     }
     if share:
-      # Its own arrays: whoever calls may donate both.
-      new['refined'] = jax.tree.map(jnp.copy, phi)
+      new['refined'] = trees.copied(phi)
     constant = lambda value: jax.tree.map(
       lambda x: jnp.full_like(x, value), phi
     )
     state = State(
-      key=jax.random.key_data(key),
+      key=jnp.copy(jax.random.key_data(key)),
       draws=jnp.zeros((), jnp.int32),
       prior=Gaussian(constant(0.0), constant(float(np.log(prior_std)))),
       seen=jnp.full((tasks.num_outputs,), not tasks.heads),

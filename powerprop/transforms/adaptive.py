@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from powerprop import reparam
@@ -42,12 +41,11 @@ def near_zero_share(
     A float32 scalar in [0, 1].
   """
   leaves = trees.weights(theta, where).values()
-  # Not as float32, which cannot count odd numbers above 2²⁴.
-  small = sum(jnp.sum(jnp.abs(x) < epsilon, dtype=jnp.int32) for x in leaves)
+  small = sum(jnp.sum(jnp.abs(x) < epsilon, dtype=jnp.float32) for x in leaves)
   # XLA may compile a division into this product: equal counts must give equal
   # shares, compiled or not.
   size = max(1, sum(x.size for x in leaves))
-  return jnp.asarray(small, jnp.float32) * np.float32(1 / size)
+  return jnp.asarray(small * (1 / size), jnp.float32)
 
 
 def adaptive_powerprop(
@@ -120,7 +118,7 @@ def adaptive_powerprop(
     start = jnp.asarray(alpha, jnp.float32)
     theta = reparam.to_theta(phi, start, where)
     return AdaptiveState(
-      base(start).init(phi),
+      target.MovingState(*base(start).init(phi)),
       near_zero_share(theta, epsilon, where),
       jnp.asarray(True),
     )
@@ -144,7 +142,7 @@ def adaptive_powerprop(
     updates, new = base(state.base.alpha).update(
       updates, state.base, params, **extra_args
     )
-    state = state._replace(base=new)
+    state = state._replace(base=target.MovingState(*new))
     return jax.lax.cond(
       new.count % every == 0,
       lambda: change(updates, state, params),

@@ -34,6 +34,16 @@ class PowerpropState(NamedTuple):
   inner: optax.OptState
 
 
+class MovingState(PowerpropState):
+  """A `PowerpropState` whose α changes while φ is re-mapped to keep θ."""
+
+
+def moves(opt_state: optax.OptState) -> bool:
+  """Whether α is one that changes: whether the state has a `MovingState`."""
+  is_one = lambda x: isinstance(x, MovingState)
+  return any(map(is_one, jax.tree.leaves(opt_state, is_leaf=is_one)))
+
+
 def stored(alpha: Any) -> StaticAlpha | jax.Array:
   """How a state keeps α: numbers as part of the program, arrays as leaves."""
   alpha = reparam.check_alpha(alpha)
@@ -145,6 +155,7 @@ def powerprop(
   """
   inner = optax.with_extra_args_support(inner)
   schedule = alpha if callable(alpha) else None
+  kind = PowerpropState if schedule is None else MovingState
   if schedule is None:
     stored(alpha)  # an α below 1 is refused here, not at the first step
 
@@ -152,7 +163,7 @@ def powerprop(
     count = jnp.zeros((), jnp.int32)
     now = stored(schedule(count) if schedule else alpha)
     theta = reparam.to_theta(phi, read(now), where)
-    state = PowerpropState(count, now, inner.init(theta))
+    state = kind(count, now, inner.init(theta))
     refuse_line_search(state.inner)
     return state
 
@@ -172,7 +183,7 @@ def powerprop(
       new = stored(schedule(count))
       updates = remap(updates, params, read(now), read(new), where)
       now = new
-    return updates, PowerpropState(count, now, inner_state)
+    return updates, kind(count, now, inner_state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
