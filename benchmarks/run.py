@@ -24,6 +24,7 @@ from benchmarks import selection
 from benchmarks import sparse
 from benchmarks import timing
 from benchmarks import training
+from experiments import cli
 from powerprop import runs
 
 _RECORD = pathlib.Path('docs/results/fig1_mnist/results.json')
@@ -153,6 +154,7 @@ def main() -> None:
     action='store_true',
     help=f"the protocol's size in {', '.join(SIZED)}: for a GPU",
   )
+  cli.write_to_any_terminal()
   args = parser.parse_args()
   results: dict[str, Any] = {
     'environment': runs.environment(),

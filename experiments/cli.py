@@ -88,7 +88,7 @@ def main(
   # to save, `runs.stop_signals` takes over.
   for signum in (signal.SIGTERM, signal.SIGINT):
     signal.signal(signum, stop)
-  _write_to_any_terminal()
+  write_to_any_terminal()
   _tell_people()
   try:
     command = parse(binary, sys.argv[1:])
@@ -296,7 +296,7 @@ def _end(signum: int, message: str) -> NoReturn:
   os._exit(128 + signum)
 
 
-def _write_to_any_terminal() -> None:
+def write_to_any_terminal() -> None:
   """Printing never fails: what an encoding lacks is written otherwise."""
 
   def plain(e: UnicodeError) -> tuple[str, int]:

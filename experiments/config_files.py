@@ -1,16 +1,16 @@
 """Config files: found, read, listed; whatever is wrong is one sentence."""
 
+import ast
 from collections.abc import Iterator
 import difflib
 import os
 import pathlib
 import sys
+import textwrap
 import traceback
 import types
 
 import ml_collections
-
-from experiments import fields
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -33,13 +33,19 @@ def find(given: str) -> pathlib.Path:
     CommandError: if there is none, with the nearest one.
   """
   path = pathlib.Path(os.path.expanduser(given))
-  named = pathlib.Path('configs', path.name).with_suffix('.py')
   tries = [path, ROOT / path]
   if len(path.parts) == 1:
+    named = pathlib.Path('configs', path.name.removesuffix('.py') + '.py')
     tries += [named, ROOT / named]
-  for place in tries:
-    if place.is_file():
-      return place
+  try:
+    for place in tries:
+      if place.is_file():
+        return place
+  except OSError as e:
+    raise CommandError(
+      f'the config file {given!r} cannot be read ({e.strerror}); choose'
+      ' another.'
+    ) from None
   if path.is_dir():
     what = f'{given!r} is a folder and no config file'
   else:
@@ -56,7 +62,7 @@ def read(path: pathlib.Path) -> ml_collections.ConfigDict:
   Raises:
     CommandError: if the file is no Python, or raises, or gives no config.
   """
-  module = types.ModuleType('config')
+  module = types.ModuleType('config_file')
   module.__file__ = str(path)
   sys.modules[module.__name__] = module  # as dataclasses in it expect
   try:
@@ -72,9 +78,10 @@ def read(path: pathlib.Path) -> ml_collections.ConfigDict:
   except CommandError:
     raise
   except SyntaxError as e:
+    line = f', line {e.lineno}' if e.lineno else ''
+    quoted = f' in {e.text.strip()!r}' if e.text and e.text.strip() else ''
     raise CommandError(
-      f'{e.filename or path}, line {e.lineno}: {e.msg}'
-      f'{_quoted(e.text)}; mend the file.'
+      f'{e.filename or path}{line}: {e.msg}{quoted}; mend it.'
     ) from None
   # Whatever it does, SystemExit too: the file is the user's own program.
   except (Exception, SystemExit) as e:
@@ -88,15 +95,17 @@ def read(path: pathlib.Path) -> ml_collections.ConfigDict:
 
 
 def of_binary(binary: str) -> Iterator[tuple[str, str]]:
-  """The configs of a binary: paths, and the first line about each."""
+  """The configs of a binary: paths, and the first line about each.
+
+  A config's docstring has its command. No file is run for this.
+  """
   for path in _files():
     try:
-      config = read(path)
-    except CommandError:
+      doc = ast.get_docstring(ast.parse(path.read_bytes())) or ''
+    except (OSError, SyntaxError, ValueError):
       continue  # whoever runs it will hear of it
-    if fields.fitting(config) == binary:
-      summary = (sys.modules['config'].__doc__ or '').strip()
-      yield _short(path), summary.partition('\n')[0]
+    if f'python -m experiments.{binary} ' in doc:
+      yield _short(path), doc.partition('\n')[0]
 
 
 def _files() -> list[pathlib.Path]:
@@ -130,9 +139,5 @@ def _place(e: BaseException, path: pathlib.Path) -> str:
 
 
 def _what(e: BaseException) -> str:
-  text = ' '.join(str(e).split()).rstrip('.')
+  text = textwrap.shorten(str(e), 200, placeholder=' …').rstrip('.')
   return f'{type(e).__name__}: {text}' if text else type(e).__name__
-
-
-def _quoted(line: str | None) -> str:
-  return f' in {line.strip()!r}' if line and line.strip() else ''

@@ -117,6 +117,11 @@ def _check_values(config: ml_collections.ConfigDict, prefix: str) -> None:
         f'config field {prefix + name!r} has no value; give'
         f' --config.{prefix}{name}=VALUE.'
       ) from None
+    except Exception as e:  # it is computed from others, by the file's own code
+      raise CommandError(
+        f'config field {prefix + name!r} cannot be computed'
+        f' ({type(e).__name__}: {e}); mend the config.'
+      ) from None
     if isinstance(value, ml_collections.ConfigDict):
       _check_values(value, f'{prefix}{name}.')
 
@@ -175,11 +180,9 @@ def _of_kind(field: Field, text: str) -> Any:
   if field.kind == 'int' and not (number and isinstance(value, int)):
     raise wrong('a whole number')
   if field.kind == 'float':
-    if text.lower().lstrip('+-') in ('inf', 'infinity', 'nan'):
-      return float(text)
-    if not number:
+    if not number and text.lower().lstrip('+-') not in ('inf', 'nan'):
       raise wrong('a number')
-    return float(value)
+    return float(text)
   if field.kind == 'bool':
     if text.lower() not in (*_YES, *_NO):
       raise wrong('True or False')
@@ -195,5 +198,5 @@ def _like(old: Any, text: str) -> Any:
   if isinstance(old, str):
     return value if isinstance(value, str) else text
   if isinstance(old, float) and type(value) is int:
-    return float(value)
+    return float(text)
   return value

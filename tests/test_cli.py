@@ -4,6 +4,7 @@ import gc
 import importlib
 import io
 import logging
+import math
 import os
 import pathlib
 import signal
@@ -84,10 +85,12 @@ def test_fields_are_those_that_the_check_takes(binary):
         _CHECKS[binary](config)
 
 
-def test_every_config_is_listed_by_one_binary():
-  listed = [path for b in _BINARIES for path, _ in config_files.of_binary(b)]
-  there = [f'configs/{p.name}' for p in (ROOT / 'configs').glob('[!_]*.py')]
-  assert sorted(listed) == sorted(there)
+def test_every_config_is_listed_by_the_binary_that_it_is_for():
+  listed = {p: b for b in _BINARIES for p, _ in config_files.of_binary(b)}
+  there = sorted((ROOT / 'configs').glob('[!_]*.py'))
+  assert listed == {
+    f'configs/{p.name}': fields.fitting(config_files.read(p)) for p in there
+  }
 
 
 # Overrides: (binary, argument, path, value).
@@ -111,6 +114,8 @@ _OVERRIDES = [
   # Fields that the file leaves out.
   ('one_shot', '--config.l2=1e-4', 'l2', 1e-4),
   ('one_shot', '--config.l2=0', 'l2', 0.0),
+  ('one_shot', '--config.l2=inf', 'l2', math.inf),
+  ('one_shot', '--config.l2=1' + 400 * '0', 'l2', math.inf),
   ('one_shot', '--config.augment=crop_flip', 'augment', 'crop_flip'),
   (
     'one_shot',
@@ -187,6 +192,13 @@ def test_fields_with_several_types_are_open_in_every_file():
   assert config.alphas == (1, 2)
 
 
+def test_a_value_that_a_file_computes_from_another(wrong_files):
+  file = f'--config={wrong_files}/computed.py'
+  assert _parse(file, '--config.steps=1000').config.seeds == 8
+  with pytest.raises(cli.CommandError, match="'seeds' cannot be computed"):
+    _parse(file, '--config.steps=0')
+
+
 def test_a_value_that_a_file_leaves_to_the_command_line(wrong_files):
   command = _parse(f'--config={wrong_files}/open.py', '--config.steps=7')
   assert command.config.steps == 7
@@ -253,6 +265,12 @@ _FILES = {
   'dict.py': 'def get_config():\n  return {}\n',
   'null.py': 'x = "\0"\n',
   'latin.py': b'x = "\xe4"\n',
+  'computed.py': (
+    'from configs import digits\n'
+    'def get_config():\n  config = digits.get_config()\n'
+    '  config.seeds = 8000 // config.get_ref("steps")\n'
+    '  return config\n'
+  ),
   'open.py': (
     'from configs import digits\nfrom ml_collections import config_dict\n'
     'def get_config():\n  config = digits.get_config()\n'
@@ -276,6 +294,7 @@ _WRONG = [
   ('--config={0}/open.py', ["'steps' has no value; give --config.steps=V"]),
   ('--config={0}', ['is a folder and no config file']),
   ('--config={0}/sintax.py', ['not exist (did you mean', 'syntax.py?)']),
+  ('--config=' + 300 * 'x', ['xxx', 'cannot be read', 'too long']),
   ('--config=configs/digit.py', ["'configs/digit.py'", 'configs/digits.py?']),
   ('--config=fig1_mnst', ["'fig1_mnst'", 'mean configs/fig1_mnist.py?']),
   ('--config=zzzzzz', ["'zzzzzz' does not exist; --help lists"]),
