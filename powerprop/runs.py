@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -119,6 +120,7 @@ def open_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
   Raises:
     RunError: if the folder holds a run with another config, or cannot be made.
   """
+  commit()  # what trains is the code of now, whatever is committed meanwhile
   path = workdir / 'config.json'
   text = to_json(config)
   try:
@@ -453,20 +455,26 @@ def stop_signals() -> Iterator[list[int]]:
       signal.signal(s, old)
 
 
+@functools.cache
+def commit() -> str:
+  """The commit of this code when first asked for, or 'unknown'.
+
+  It ends in '+changes' where the package has some that are not committed.
+  """
+  here = pathlib.Path(__file__).resolve().parent
+  run = lambda *a: subprocess.run(
+    ['git', '-C', str(here), *a], capture_output=True, text=True, check=True
+  ).stdout.strip()
+  try:
+    changed = run('status', '--porcelain', '--untracked-files=no', '.')
+    return run('rev-parse', 'HEAD') + ('+changes' if changed else '')
+  except (OSError, subprocess.CalledProcessError):
+    return 'unknown'
+
+
 def environment() -> dict[str, Any]:
   """Versions, device and commit: what a number needs beside it."""
   from importlib import metadata  # pylint: disable=g-import-not-at-top
-
-  def commit():
-    here = pathlib.Path(__file__).resolve().parent
-    run = lambda *a: subprocess.run(
-      ['git', '-C', str(here), *a], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    try:
-      changed = run('status', '--porcelain', '--untracked-files=no', '.')
-      return run('rev-parse', 'HEAD') + ('+changes' if changed else '')
-    except (OSError, subprocess.CalledProcessError):
-      return 'unknown'
 
   devices = jax.devices()
   return {
