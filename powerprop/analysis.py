@@ -12,6 +12,7 @@ learning rate, seed).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import itertools
 import math
 from typing import Any, NamedTuple, TypeGuard
 
@@ -346,9 +347,62 @@ def by_seed(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[Any, float]]:
   return out
 
 
+def histogram_edges(
+  layers: Sequence[np.ndarray], reach: float, bins: int
+) -> np.ndarray:
+  r"""Edges of bins that are fine where weights are many, around zero.
+
+  .. math:: e_i = s \sinh(u_i), \quad u_i \text{ equally spaced}
+
+  with s the smallest of the arrays' median magnitudes: about as wide as they
+  are far from zero, but for the middle ones. Equal bins as wide as outliers ask
+  for would have nearly all of the weights in a few of them.
+
+  Args:
+    layers: weights to be compared, which share the edges; not none.
+    reach: the outer edges are at ± reach > 0.
+    bins: their number, ≥ 1.
+
+  Returns:
+    float64 [bins + 1], rising.
+
+  >>> histogram_edges([np.array([-1., 1.])], 2., 4).round(2).tolist()
+  [-2.0, -0.79, 0.0, 0.79, 2.0]
+  """
+  scale = min(float(np.median(np.abs(x))) for x in layers)
+  scale = min(max(scale, 1e-6 * reach), reach)
+  end = np.arcsinh(reach / scale)
+  edges = scale * np.sinh(np.linspace(-end, end, bins + 1))
+  edges[0], edges[-1] = -reach, reach
+  return edges
+
+
 def summary_of(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
   """A run's summary, made from its rows where it is missing."""
   return results.get('summary') or summarise(results.get('rows', []))
+
+
+def spread(items: Sequence[Any], most: int) -> list[Any]:
+  """At most so many of the items, the first and the last among them.
+
+  >>> spread('abcdefg', 4)
+  ['a', 'c', 'e', 'g']
+  """
+  if len(items) <= most:
+    return list(items)
+  places = np.linspace(0, len(items) - 1, most).round()
+  return [items[int(place)] for place in places]
+
+
+def chunks(items: Sequence[Any], most: int) -> list[Sequence[Any]]:
+  """The items in as few parts as can be, of at most so many and even length.
+
+  >>> chunks('abcdefghi', 4)
+  ['abc', 'def', 'ghi']
+  """
+  number = math.ceil(len(items) / most)
+  ends = [i * len(items) // number for i in range(number + 1)]
+  return [items[a:b] for a, b in itertools.pairwise(ends)] if number else []
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:

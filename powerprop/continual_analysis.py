@@ -15,6 +15,7 @@ import numpy as np
 
 from powerprop import analysis
 from powerprop.analysis import Row
+from powerprop.naming import NO_LABELS
 
 Records = Mapping[str, np.ndarray]
 
@@ -42,13 +43,18 @@ SETTING = (*LINE, 'coefficient', 'learning_rate')
 _MEANS = ('accuracy_when_learned', 'accuracy_before_pruning')
 
 
-def title(method: str) -> str:
+def title(method: str, labels: Mapping[str, str] = NO_LABELS) -> str:
   """What tables and figures call a method.
 
-  >>> title('a_gem'), title('my_method')
-  ('A-GEM', 'my method')
+  Args:
+    method: as a config calls it.
+    labels: what the config calls it otherwise.
+
+  >>> title('a_gem'), title('my_method'), title('mine', {'mine': 'Mine, 0.5'})
+  ('A-GEM', 'my method', 'Mine, 0.5')
   """
-  return METHODS.get(method, method.replace('_', ' '))
+  names = METHODS | dict(labels)
+  return names.get(method, method.replace('_', ' '))
 
 
 def member_name(row: Row) -> str:

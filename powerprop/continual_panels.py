@@ -6,6 +6,7 @@ setting that stands for its line, as `continual_analysis.shown` gives them; its
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import math
 from typing import Any, NamedTuple
 
 from matplotlib import colors
@@ -15,9 +16,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 import numpy as np
 
+from powerprop import analysis
 from powerprop import continual_analysis
+from powerprop import naming
 from powerprop import panels
 from powerprop import sparse_panels
+from powerprop import style
 from powerprop.analysis import Row
 from powerprop.continual_analysis import member_name
 from powerprop.continual_analysis import Records
@@ -26,6 +30,15 @@ from powerprop.continual_analysis import title
 Key = tuple[Any, ...]
 Group = Sequence[Sequence[Row]]
 
+# Of the rows of `draw_ends`.
+_ENDS = 'os^Dv'
+_PUBLISHED: dict[str, Any] = {
+  'marker': '*',
+  'markersize': 9,
+  'color': style.GREY,
+  'fillstyle': 'none',
+  'ls': '',
+}
 # Greys, as colours stand for α.
 _NEW, _REUSED = '#555555', '#bdbdbd'
 _LINES: Sequence[Any] = ('-', '-.', ':', (0, (5, 1, 1, 1, 1, 1)))
@@ -65,20 +78,34 @@ def looks_of(keys: Sequence[Key]) -> dict[Key, Look]:
   return looks
 
 
-def label_of(key: Key, keys: Iterable[Key]) -> str:
+def label_of(key: Key, keys: Iterable[Key], labels: Mapping[str, str]) -> str:
   """What a line is called: no more than tells it from the others."""
   keys = list(keys)
   several = lambda i: len({k[i] for k in keys}) > 1
-  label = title(key[0]) if several(0) or not several(2) else ''
+  label = title(key[0], labels) if several(0) or not several(2) else ''
   label += f'{", " if label else ""}α = {key[2]:g}' if several(2) else ''
   if len({k[1] for k in keys if (k[0], k[2]) == (key[0], key[2])}) > 1:
-    label += f', {panels.transform_name(key[1])}'
+    label += f', {naming.transform_name(key[1], labels)}'
   return label
 
 
-def handles_of(keys: Iterable[Key], looks: Mapping[Key, Look]) -> list[Line2D]:
-  """What a legend shows of these lines."""
+def handles_of(
+  keys: Iterable[Key],
+  looks: Mapping[Key, Look],
+  labels: Mapping[str, str],
+  together: Iterable[Sequence[Key]] = (),
+) -> list[Line2D]:
+  """What a legend shows of these lines.
+
+  Args:
+    keys: of all lines.
+    looks: how they are drawn.
+    labels: of methods and transforms.
+    together: keys of lines that coincide: the last is drawn for all.
+  """
   keys = list(keys)
+  same = {names[-1]: names for names in together}
+  hidden = {key for names in same.values() for key in names[:-1]}
   return [
     Line2D(
       [],
@@ -87,9 +114,12 @@ def handles_of(keys: Iterable[Key], looks: Mapping[Key, Look]) -> list[Line2D]:
       linestyle=looks[key].line,
       marker=looks[key].marker,
       markersize=4,
-      label=label_of(key, keys),
+      label='\n= '.join(
+        label_of(k, keys, labels) for k in same.get(key, [key])
+      ),
     )
     for key in keys
+    if key not in hidden
   ]
 
 
@@ -129,6 +159,11 @@ def used_courses(group: Group) -> np.ndarray:
   return 100 * course([[row['used_weights'] for row in m] for m in group])
 
 
+def ends_of(values: np.ndarray) -> np.ndarray:
+  """Where courses [seeds, T] end, [seeds]: at the last task that all have."""
+  return values[:, np.flatnonzero(np.isfinite(values).all(axis=0))[-1]]
+
+
 def draw_course(axes: Axes, values: np.ndarray, look: Look) -> None:
   """The mean of the seeds over the number of tasks, with a band of ± one std.
 
@@ -150,12 +185,83 @@ def draw_course(axes: Axes, values: np.ndarray, look: Look) -> None:
     marker=look.marker,
     markersize=4,
     markevery=max(1, len(tasks) // 10),
+    # Dashes on top: they leave to be seen what they cover.
+    zorder=3 if look.line == '--' else 2,
   )
   if len(values) > 1:
     std = values.std(axis=0, ddof=1)
-    axes.fill_between(
-      tasks, mean - std, mean + std, color=look.colour, alpha=0.18, lw=0
-    )
+    style.draw_band(axes, tasks, mean, std, look.colour)
+
+
+def all_sure(ends: Mapping[Key, np.ndarray]) -> bool:
+  """Whether all have the three seeds that an interval takes."""
+  return all(len(values) > 2 for values in ends.values())
+
+
+def draw_ends(
+  axes: Axes,
+  ends: Mapping[Key, np.ndarray],
+  labels: Mapping[str, str],
+  published: Mapping[str, float],
+  rising: bool,
+) -> list[Line2D]:
+  """Where the lines of a crowd end, a row a method, ranked by the best α.
+
+  Args:
+    axes: where to.
+    ends: by line, float64 [seeds], in percent.
+    labels: of methods and transforms.
+    published: by method, in percent.
+    rising: whether the smallest comes first.
+
+  Returns:
+    What a legend shows: the mean of every α, with its 95% interval by Student's
+    t, or ± std where one has fewer than three seeds; and what is published.
+  """
+  sure = all_sure(ends)
+  best: dict[str, float] = {}
+  for key, values in ends.items():
+    mean = float(values.mean()) * (1 if rising else -1)
+    best[key[0]] = min(best.get(key[0], math.inf), mean)
+  for method, number in published.items():
+    best.setdefault(method, number * (1 if rising else -1))
+  methods = sorted(best, key=lambda method: best[method])
+  lines = list(dict.fromkeys((key[1], key[2]) for key in ends))
+  looks = panels.looks_of([panels.Group(*line, 0.0) for line in lines])
+  handles = []
+  for place, line in enumerate(lines):
+    beside = 0.5 * ((place + 0.5) / len(lines) - 0.5)
+    colour = looks[panels.Group(*line, 0.0)].colour
+    look: dict[str, Any] = {
+      'color': colour,
+      'marker': _ENDS[place % len(_ENDS)],
+      'markersize': 5,
+      'markerfacecolor': 'white' if line[1] == 1 else colour,
+      'ls': '',
+    }
+    for key, values in ends.items():
+      if (key[1], key[2]) == line:
+        mean = float(values.mean())
+        row = methods.index(key[0]) + beside
+        _, bar = analysis.mean_and_std(values.tolist())
+        if sure:
+          bar = analysis.half_width(bar, len(values))
+        bars = style.whiskers(mean, bar)[:, None]
+        axes.errorbar(mean, row, xerr=bars, **look)
+    several = len({transform for transform, _ in lines}) > 1
+    name = f'α = {line[1]:g}'
+    if several:
+      name += f', {naming.transform_name(line[0], labels)}'
+    handles.append(Line2D([], [], label=name, **look))
+  for method, number in published.items():
+    axes.plot(number, methods.index(method), **_PUBLISHED)
+  if published:
+    name = 'published, of other settings'
+    handles.append(Line2D([], [], label=name, **_PUBLISHED))
+  axes.set_yticks(range(len(methods)), [title(m, labels) for m in methods])
+  axes.set_ylim(len(methods) - 0.5, -0.5)
+  style.percent_limits(axes, 'x')
+  return handles
 
 
 def task_axis(axes: Axes, last: int) -> None:

@@ -17,35 +17,38 @@ import math
 import os
 import pathlib
 import sys
+import textwrap
 from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 import numpy as np
 
+from powerprop import analysis
 from powerprop import continual_analysis
 from powerprop import continual_panels
-from powerprop import panels
 from powerprop import plots
 from powerprop import published
-from powerprop import sparse_analysis
+from powerprop import redraw
 from powerprop import sparse_plots
+from powerprop import style
 from powerprop.continual_analysis import member_name
 from powerprop.continual_analysis import title
 from powerprop.continual_panels import Group
 from powerprop.continual_panels import Key
 from powerprop.continual_panels import Look
+from powerprop.naming import NO_LABELS
 from powerprop.panels import Records
 
 _LAYERS = 6  # panels of layers side by side, at most
 _ACROSS = 4  # heat maps side by side
 _SMALL = 20  # tasks of an accuracy matrix, at most
 
-_TASKS = 'number of tasks'
+_RINGS = 'osD^v'  # around published numbers
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def average_accuracy(results: Mapping[str, Any], records: Records) -> Figure:
   """Accuracy on all tasks so far, over their number (Figure 4, left).
 
@@ -55,54 +58,64 @@ def average_accuracy(results: Mapping[str, Any], records: Records) -> Figure:
     records: the run's arrays.
 
   Returns:
-    A figure: a line and a band of ± one std for every method and α.
+    A figure: a line and a band of ± one std for every method and α; or, where
+    they are more than can be read, a row for each method of where they end.
   """
   groups = continual_analysis.shown(results['rows'])
-  looks = continual_panels.looks_of(list(groups))
-  figure, axes, last = _courses(groups, looks)
-  for key, group in groups.items():
-    values = continual_panels.average_courses(group, records)
-    continual_panels.draw_course(axes, values, looks[key])
+  there: list[published.Learned] = []
   mnist = results.get('dataset') == 'mnist'
   if mnist and 'permuted' in results.get('sequence', ''):
     methods = {key[0] for key in groups}
-    for line in published.PERMUTED_MNIST:
-      # The paper's figure is what this one is to be compared with.
-      shown = line.method in methods or line.source == published.FIGURE4
-      if line.tasks <= last and shown:
-        _mark(axes, line, last)
-  axes.set(xlabel=_TASKS, ylabel='average test accuracy (%)')
-  return figure
+    # The paper's figure is what this one is to be compared with.
+    there = [
+      line
+      for line in published.PERMUTED_MNIST
+      if line.method in methods or line.source == published.FIGURE4
+    ]
+  return _lines(
+    groups,
+    {
+      key: continual_panels.average_courses(group, records)
+      for key, group in groups.items()
+    },
+    continual_panels.looks_of(list(groups)),
+    'average test accuracy (%)',
+    results.get('labels', {}),
+    there,
+  )
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def used_weights(
-  groups: Mapping[Key, Group], looks: Mapping[Key, Look]
+  groups: Mapping[Key, Group],
+  looks: Mapping[Key, Look],
+  labels: Mapping[str, str] = NO_LABELS,
 ) -> Figure:
   """Share of the weights in use, over the number of tasks (Figure 4, right).
 
   Args:
     groups: by setting, the members, all of whose rows have "used_weights".
     looks: how a run's lines are drawn.
+    labels: what the config calls methods and transforms.
 
   Returns:
-    A figure: a line and a band of ± one std for every method and α.
+    A figure in the manner of `average_accuracy`.
   """
-  figure, axes, _ = _courses(groups, looks)
-  for key, group in groups.items():
-    values = continual_panels.used_courses(group)
-    continual_panels.draw_course(axes, values, looks[key])
-  axes.set(xlabel=_TASKS, ylabel='weights in use (%)')
-  axes.set_ylim(bottom=0)
-  return figure
+  courses = {
+    key: continual_panels.used_courses(group) for key, group in groups.items()
+  }
+  return _lines(
+    groups, courses, looks, 'weights in use (%)', labels, fewer=True
+  )
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def masks(
   groups: Mapping[Key, Group],
   records: Records,
   layers: Sequence[str],
   sizes: Sequence[int],
+  labels: Mapping[str, str] = NO_LABELS,
 ) -> Figure:
   """How the masks of a method fill the net, layer by layer.
 
@@ -112,14 +125,15 @@ def masks(
       all of them.
     layers: names of the layers.
     sizes: their numbers of weights.
+    labels: what the config calls methods and transforms.
 
   Returns:
     A figure with a column for each of at most six layers. On top, the share in
     use at every α; below, a row for each of at most four α: what each task
     takes, and what of it is new.
   """
-  chosen = sparse_analysis.spread(range(len(layers)), _LAYERS)
-  below = sparse_analysis.spread(list(groups), 4)
+  chosen = analysis.spread(range(len(layers)), _LAYERS)
+  below = analysis.spread(list(groups), 4)
   down, across = 1 + len(below), len(chosen)
   figure = Figure(
     figsize=(2.2 + 2.4 * across, 0.8 + 1.9 * down), layout='constrained'
@@ -152,10 +166,10 @@ def masks(
   grid[0, 0].set_ylabel('in use (%)')
   for axes, key in zip(grid[1:, 0], below, strict=True):
     axes.set_ylabel(f'taken by task (%)\nα = {key[2]:g}')
-  (name,) = {title(key[0]) for key in groups}
+  (name,) = {title(key[0], labels) for key in groups}
   figure.suptitle(name, x=0.01, ha='left', fontsize='large')
   handles = [
-    *continual_panels.handles_of(groups, looks),
+    *continual_panels.handles_of(groups, looks, labels),
     *grid[1, 0].get_legend_handles_labels()[0],
   ]
   runs = continual_panels.runs_label(groups).replace('mean ± std', 'mean')
@@ -165,13 +179,18 @@ def masks(
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
-def accuracy_matrix(groups: Mapping[Key, Group], records: Records) -> Figure:
+@style.paper()
+def accuracy_matrix(
+  groups: Mapping[Key, Group],
+  records: Records,
+  labels: Mapping[str, str] = NO_LABELS,
+) -> Figure:
   """Accuracy on every task after learning each, means over seeds.
 
   Args:
     groups: by setting, the members.
     records: the run's arrays.
+    labels: what the config calls methods and transforms.
 
   Returns:
     A figure with a heat map for every method and α; grey: not measured.
@@ -184,16 +203,23 @@ def accuracy_matrix(groups: Mapping[Key, Group], records: Records) -> Figure:
       for key, group in groups.items()
     },
     ('accuracy on task', 'after learning task', 'test accuracy (%)'),
+    labels,
+    'grey: not measured',
   )
 
 
-@matplotlib.rc_context(panels.STYLE)
-def overlap(groups: Mapping[Key, Group], records: Records) -> Figure:
+@style.paper()
+def overlap(
+  groups: Mapping[Key, Group],
+  records: Records,
+  labels: Mapping[str, str] = NO_LABELS,
+) -> Figure:
   """How much of the weights of two tasks is of both, means over seeds.
 
   Args:
     groups: by setting, the members.
     records: arrays "overlap" of all of them.
+    labels: what the config calls methods and transforms.
 
   Returns:
     A figure with a heat map for every method and α.
@@ -204,7 +230,12 @@ def overlap(groups: Mapping[Key, Group], records: Records) -> Figure:
     matrix = continual_panels.mean_matrix(found).astype(np.float64)
     np.fill_diagonal(matrix, np.nan)  # always 100, it would hide the rest
     maps[key] = matrix
-  return _maps(maps, ('task', 'task', 'Jaccard overlap of masks (%)'))
+  return _maps(
+    maps,
+    ('task', 'task', 'Jaccard overlap of masks (%)'),
+    labels,
+    'grey: a task with itself',
+  )
 
 
 def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
@@ -224,21 +255,21 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     ValueError: a file cannot be read.
   """
   workdir = pathlib.Path(workdir)
-  results, records = plots.load(workdir)
+  results, records = redraw.load(workdir)
   written = []
   for name, figure in _figures(results, records):
-    written += plots.save(figure, workdir / 'figures' / name)
+    written += style.save(figure, workdir / 'figures' / name)
   return written
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Redraws the figures of the folders named on the command line."""
-  return plots.redraw('powerprop.continual_plots', _draw_any, arguments)
+  return redraw.command('powerprop.continual_plots', _draw_any, arguments)
 
 
 def _draw_any(workdir: str) -> list[pathlib.Path]:
   """Draws a run of any experiment; sparse training has plans."""
-  results, _ = plots.load(workdir)
+  results, _ = redraw.load(workdir)
   if results.get('experiment') == 'continual':
     return draw(workdir)
   return (
@@ -252,6 +283,7 @@ def _figures(
   groups = continual_analysis.shown(results.get('rows', []))
   if not groups:
     return
+  labels = results.get('labels', {})
   yield 'average_accuracy', average_accuracy(results, records)
   finite = continual_analysis.finite
   masked = {
@@ -261,13 +293,14 @@ def _figures(
   }
   if masked:
     looks = continual_panels.looks_of(list(groups))
-    yield 'used_weights', used_weights(masked, looks)
+    yield 'used_weights', used_weights(masked, looks, labels)
   names = ('used_by_layer', 'new_by_layer', 'reused_by_layer')
   by_layer = _having(masked, records, *names)
   methods = list(dict.fromkeys(key[0] for key in by_layer))
   for method in methods:
     mine = {key: g for key, g in by_layer.items() if key[0] == method}
-    figure = masks(mine, records, results['layers'], results['layer_sizes'])
+    sizes = results['layer_sizes']
+    figure = masks(mine, records, results['layers'], sizes, labels)
     yield 'masks' if len(methods) == 1 else f'masks_{method}', figure
   short = {
     key: group
@@ -275,14 +308,14 @@ def _figures(
     if 1 < max(map(len, group)) <= _SMALL
   }
   if short:
-    yield 'accuracy_matrix', accuracy_matrix(short, records)
+    yield 'accuracy_matrix', accuracy_matrix(short, records, labels)
   compared = {
     key: group
     for key, group in _having(groups, records, 'overlap').items()
     if min(map(len, group)) > 1
   }
   if compared:
-    yield 'overlap', overlap(compared, records)
+    yield 'overlap', overlap(compared, records, labels)
 
 
 def _having(
@@ -300,72 +333,106 @@ def _last(groups: Mapping[Key, Group]) -> int:
   return max(len(member) for group in groups.values() for member in group)
 
 
-def _courses(
-  groups: Mapping[Key, Group], looks: Mapping[Key, Look]
-) -> tuple[Figure, Axes, int]:
-  """A figure of one panel over the number of tasks, with its legend."""
-  height = max(4.0, 0.8 + 0.2 * len(groups))
-  figure = Figure(figsize=(7.4, height), layout='constrained')
-  axes, last = figure.add_subplot(), _last(groups)
+def _lines(
+  groups: Mapping[Key, Group],
+  courses: Mapping[Key, np.ndarray],
+  looks: Mapping[Key, Look],
+  label: str,
+  labels: Mapping[str, str],
+  numbers: Sequence[published.Learned] = (),
+  fewer: bool = False,
+) -> Figure:
+  """A figure of one panel: courses over the tasks, or where they end.
+
+  Args:
+    groups: by setting, the members.
+    courses: by setting, float64 [seeds, T], in percent.
+    looks: how a run's lines are drawn.
+    label: of the axis of what is measured.
+    labels: of methods and transforms.
+    numbers: published ones.
+    fewer: whether the smallest number is the best.
+  """
+  courses = {key: values for key, values in courses.items() if values.size}
+  last = _last(groups)
+  runs = continual_panels.runs_label(groups)
+  together = style.coinciding(
+    {key: values.mean(axis=0) for key, values in courses.items()}
+  )
+  if len(together) > style.MOST:
+    rows = len({key[0] for key in courses})
+    figure = Figure(figsize=(7.4, 1.2 + 0.3 * rows), layout='constrained')
+    axes = figure.add_subplot()
+    at_end = {n.method: n.number.accuracy for n in numbers if n.tasks == last}
+    ends = {key: continual_panels.ends_of(c) for key, c in courses.items()}
+    handles = continual_panels.draw_ends(axes, ends, labels, at_end, fewer)
+    axes.set_xlabel(f'{label} after {last:,} tasks')
+    if continual_panels.all_sure(ends):
+      runs = runs.replace('± std', 'and 95% interval')
+    style.legend_above(figure, handles, runs)
+    return figure
+  figure = Figure(figsize=(7.4, 4), layout='constrained')
+  axes = figure.add_subplot()
+  for names in together:
+    continual_panels.draw_course(axes, courses[names[-1]], looks[names[-1]])
+  handles = continual_panels.handles_of(courses, looks, labels, together)
+  for place, line in enumerate(n for n in numbers if n.tasks <= last):
+    handles.append(_mark(axes, line, place, labels))
   continual_panels.task_axis(axes, last)
-  figure.legend(
-    handles=continual_panels.handles_of(groups, looks),
-    loc='outside right upper',
-    title=continual_panels.runs_label(groups),
-    alignment='left',
-  )
-  return figure, axes, last
+  axes.set(xlabel='number of tasks', ylabel=label)
+  style.percent_limits(axes)
+  if fewer:
+    axes.set_ylim(bottom=0)
+  style.legend_beside(axes, handles, runs)
+  return figure
 
 
-def _mark(axes: Axes, line: published.Learned, last: int) -> None:
-  """A ring where a published number is, and its method's name beside it."""
-  left = line.tasks > last / 2
-  axes.plot(
-    line.tasks,
-    line.number.accuracy,
-    marker='o',
-    markersize=8,
-    fillstyle='none',
-    color=panels.BASELINE,
-    linestyle='',
-    clip_on=False,
-    zorder=4,
-  )
-  axes.annotate(
-    f'{title(line.method)}, published',
-    (line.tasks, line.number.accuracy),
-    xytext=(-9 if left else 9, 0),
-    textcoords='offset points',
-    ha='right' if left else 'left',
-    va='center',
-    fontsize=8,
-    bbox={'color': 'white', 'alpha': 0.7, 'pad': 0.5},
-  )
+def _mark(
+  axes: Axes, line: published.Learned, place: int, labels: Mapping[str, str]
+) -> Line2D:
+  """A ring, or the like, where a published number is; what a legend says."""
+  look: dict[str, Any] = {
+    'marker': _RINGS[place % len(_RINGS)],
+    'markersize': 8 + 2 * (place // len(_RINGS)),
+    'fillstyle': 'none',
+    'color': style.BASELINE,
+    'linestyle': '',
+  }
+  axes.plot(line.tasks, line.number.accuracy, clip_on=False, zorder=4, **look)
+  name = f'{title(line.method, labels)}, published'
+  return Line2D([], [], label=name, **look)
 
 
 def _maps(
-  maps: Mapping[Key, np.ndarray], labels: tuple[str, str, str]
+  maps: Mapping[Key, np.ndarray],
+  names: tuple[str, str, str],
+  labels: Mapping[str, str],
+  note: str,
 ) -> Figure:
   """Heat maps with colours of the same scale."""
   across = min(_ACROSS, len(maps))
   down = math.ceil(len(maps) / across)
   figure = Figure(
-    figsize=(1.6 + 2.6 * across, 0.7 + 2.7 * down), layout='compressed'
+    figsize=(1.6 + 2.6 * across, 0.7 + 2.8 * down), layout='compressed'
   )
   values = np.concatenate([matrix.ravel() for matrix in maps.values()])
   limits = float(np.nanmin(values)), float(np.nanmax(values))
-  text = max(map(len, maps.values())) <= 10
+  # Numbers are read off a few maps; of many, colours are compared.
+  text = max(map(len, maps.values())) <= 10 and len(maps) <= style.MOST
   every = []
   for i, (key, matrix) in enumerate(maps.items()):
     axes = figure.add_subplot(down, across, i + 1)
     every.append(axes)
     image = continual_panels.draw_map(axes, matrix, limits, text)
-    axes.set_title(continual_panels.label_of(key, maps), fontsize=10)
+    name = continual_panels.label_of(key, maps, labels)
+    axes.set_title(textwrap.fill(name, 26), fontsize=10)
     if i % across == 0:
-      axes.set_ylabel(labels[1])
+      axes.set_ylabel(names[1])
     if i >= len(maps) - across:
-      axes.set_xlabel(labels[0])
-  figure.colorbar(image, ax=every, label=labels[2], aspect=15 * down)
+      axes.set_xlabel(names[0])
+  figure.colorbar(
+    image, ax=every, label=f'{names[2]}; {note}', aspect=15 * down
+  )
   return figure
 
 

@@ -28,6 +28,7 @@ from powerprop import data
 from powerprop import fit
 from powerprop import population
 from powerprop import progress
+from powerprop import redraw
 from powerprop import runs
 from powerprop import sparse_plan
 from powerprop.continual_cells import Cell
@@ -274,7 +275,7 @@ def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
   """Prints the tables and draws the figures of a finished run."""
   with runs.disk_errors(workdir):
     drawn = continual_plots.draw(workdir)
-    text = continual_tables.markdown(results)
+    text = continual_tables.markdown(redraw.labelled(results, workdir))
     runs.write_atomically(workdir / 'tables.md', text.encode())
   print(text)
   print(fit.closing_line(results, drawn))

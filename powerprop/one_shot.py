@@ -18,6 +18,7 @@ from powerprop import fit
 from powerprop import plots
 from powerprop import population
 from powerprop import progress
+from powerprop import redraw
 from powerprop import runs
 from powerprop import settings as settings_lib
 from powerprop import tables
@@ -28,7 +29,7 @@ from powerprop.settings import Settings
 
 _SAMPLE = 10_000  # weights in the scatter plots: the paper's Figure 1(c, d)
 _ANALYSIS_DENSITY = 0.1  # its 90% sparsity: what is kept, decile by decile
-_BINS = 101
+_BINS = 161
 
 
 def make_members(
@@ -266,9 +267,10 @@ def _records(groups, layers, workdir):
     for j in range(len(layers)):
       # A few weights grow far beyond all others: they fall in the last bins.
       reach = max(np.quantile(np.abs(f[j]), 0.999) for f in everything) or 1.0
-      counts, edges = np.histogram(
-        np.clip(final[j], -reach, reach), _BINS, (-reach, reach)
-      )
+      every = [f[j] for f in everything]
+      edges = analysis.histogram_edges(every, float(reach), _BINS)
+      inside = np.clip(final[j].astype(np.float64), edges[0], edges[-1])
+      counts, edges = np.histogram(inside, edges)
       records[f'g{g}/layer{j}/counts'] = counts
       records[f'g{g}/layer{j}/edges'] = edges
     transform, alpha, rate = key
@@ -290,7 +292,7 @@ def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
   """Prints the tables and draws the figures of a finished run."""
   with runs.disk_errors(workdir):
     drawn = plots.draw(workdir)
-    text = tables.markdown(results)
+    text = tables.markdown(redraw.labelled(results, workdir))
     runs.write_atomically(workdir / 'tables.md', text.encode())
   print(text)
   print(fit.closing_line(results, drawn))

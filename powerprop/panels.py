@@ -8,44 +8,28 @@ import math
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator
-from matplotlib.ticker import NullLocator
+from matplotlib.patches import Patch
 import numpy as np
 from scipy import stats
 
 from powerprop import analysis
+from powerprop import naming
+from powerprop import style
+from powerprop.style import BASELINE
+from powerprop.style import COLOURS
+from powerprop.style import GREY
 
 Results = Mapping[str, Any]
 Records = Mapping[str, np.ndarray]
 
-# Okabe and Ito's palette, told apart with any kind of colour vision.
-BASELINE, GREY = '#222222', '#777777'
-COLOURS = ('#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9')
 _KEPT, _PRUNED = '#009E73', '#D55E00'
 _LINES = ('-', '--', '-.', (0, (1, 1)))
-_TICKS = tuple(
-  digit * 10.0**power for power in range(0, -6, -1) for digit in (1, 0.5, 0.2)
-)
-STYLE: dict[Any, Any] = {
-  'font.size': 10,
-  'axes.titlesize': 11,
-  'axes.titlelocation': 'left',
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.grid': True,
-  'axes.axisbelow': True,
-  'grid.color': '#e5e5e5',
-  'legend.fontsize': 9,
-  'legend.framealpha': 0.8,
-  'legend.edgecolor': 'none',
-  'lines.linewidth': 1.6,
-  'savefig.dpi': 160,
-}
 
 
 class Group(NamedTuple):
@@ -99,33 +83,22 @@ def looks_of(groups: Sequence[Group]) -> dict[Group, Look]:
   }
 
 
-def transform_name(transform: str) -> str:
-  """What a legend calls a transform."""
-  names = {'powerprop': 'Powerprop', 'chain_rule': 'naive chain rule'}
-  if 'adaptive' in transform:
-    return 'adaptive from that α'
-  return names.get(transform, transform.replace('_', ' '))
-
-
 def legend_handles(results: Results, groups: Collection[Group]) -> list[Line2D]:
   """The legend of these groups: colours for α, lines for transforms."""
-  looks = looks_of(all_groups(results))
+  looks, labels = looks_of(all_groups(results)), results.get('labels', {})
   handles: dict[Any, Line2D] = {}
   for group in sorted(groups, key=lambda group: group.alpha):
     label = 'Baseline' if group.alpha == 1 else f'α = {group.alpha:g}'
     handles[label] = Line2D([], [], color=looks[group].colour, label=label)
   transforms = {g.transform: looks[g].line for g in looks if g in groups}
-  if set(transforms) != {'powerprop'}:
+  if set(transforms) != {'powerprop'} or 'powerprop' in labels:
     for transform, line in transforms.items():
-      handles[transform] = Line2D(
-        [], [], color=GREY, ls=line, label=transform_name(transform)
-      )
+      name = naming.transform_name(transform, labels)
+      handles[transform] = Line2D([], [], color=GREY, ls=line, label=name)
   for group in lost(results):
-    label = f'α = {group.alpha:g}'
-    if group.transform != 'powerprop':
-      label += f', {transform_name(group.transform)}'
+    name = naming.setting_name(group.transform, group.alpha, labels)
     handles[group] = Line2D(
-      [], [], color=GREY, marker='x', ls='', label=f'{label}: diverged'
+      [], [], color=GREY, marker='x', ls='', label=f'{name}: diverged'
     )
   return list(handles.values())
 
@@ -165,7 +138,7 @@ def draw_curves(axes: Axes, results: Results, field: str) -> None:
     raise ValueError(f'the results have no {field} to draw')
   for group, entries in curves.items():
     look = looks[group]
-    density = np.array([entry['density'] for entry in entries])
+    density = [entry['density'] for entry in entries]
     mean = 100 * np.array([entry[f'{field}_mean'] for entry in entries])
     axes.plot(
       density,
@@ -178,15 +151,31 @@ def draw_curves(axes: Axes, results: Results, field: str) -> None:
     )
     if all(entry['n'] > 1 for entry in entries):
       std = 100 * np.array([entry[f'{field}_std'] for entry in entries])
-      axes.fill_between(
-        density,
-        mean - std,
-        mean + std,
-        color=look.colour,
-        alpha=0.18,
-        linewidth=0,
-      )
-  density_axis(axes, [e['density'] for c in curves.values() for e in c])
+      style.draw_band(axes, density, mean, std, look.colour)
+  style.density_axis(axes, [e['density'] for c in curves.values() for e in c])
+  style.percent_limits(axes)
+
+
+def coincidences(results: Results, field: str) -> list[Line2D]:
+  """What a legend says of curves that lie on top of each other."""
+  labels = results.get('labels', {})
+  means = {
+    group: np.array([entry[f'{field}_mean'] for entry in entries])
+    for group, entries in curves_of(results, field).items()
+  }
+  return [
+    Line2D(
+      [],
+      [],
+      ls='',
+      label='coincide: '
+      + '; '.join(
+        naming.setting_name(g.transform, g.alpha, labels) for g in groups
+      ),
+    )
+    for groups in style.coinciding(means)
+    if len(groups) > 1
+  ]
 
 
 def runs_label(results: Results) -> str:
@@ -194,7 +183,9 @@ def runs_label(results: Results) -> str:
   counts = [entry['n'] for entry in analysis.summary_of(results)]
   fewest, most = min(counts), max(counts)
   runs = f'{most}' if fewest == most else f'{fewest} to {most}'
-  return f'mean ± std, {runs} runs' if most > 1 else 'one run each'
+  label = f'mean ± std, {runs} runs' if most > 1 else 'one run each'
+  left_out = results.get('left_out')
+  return f'{label}; {left_out} more α in tables.md' if left_out else label
 
 
 def shared_legend(
@@ -202,46 +193,24 @@ def shared_legend(
   results: Results,
   groups: Collection[Group],
   more: Sequence[Line2D] = (),
+  title: str = '',
 ) -> Legend:
   """A legend above all panels, which covers none of them."""
   handles = [*legend_handles(results, groups), *more]
-  columns = max(1, min(int(figure.get_figwidth() / 2), len(handles)))
-  return figure.legend(
-    handles=handles, loc='outside upper center', ncols=columns
-  )
+  return style.legend_above(figure, handles, title)
 
 
-def density_axis(axes: Axes, densities: Sequence[float]) -> None:
-  """A logarithmic axis of weights kept, sparser to the right."""
-  largest, smallest = max(densities), min(densities)
-  if smallest == largest:
-    largest, smallest = min(1.0, 2 * largest), smallest / 2
-  margin = (largest / smallest) ** 0.02
-  axes.set_xscale('log')
-  axes.set_xlim(largest * margin, smallest / margin)  # sparser to the right
-  ticks = [
-    tick for tick in _TICKS if smallest / margin <= tick <= largest * margin
-  ]
-  axes.xaxis.set_major_locator(FixedLocator(ticks))
-  axes.xaxis.set_minor_locator(NullLocator())
-  axes.set_xticklabels([f'{100 * tick:g}%' for tick in ticks])
-  axes.set_xlabel('weights kept')
-
-
-def draw_accuracy(axes: Axes, results: Results, title: str = '') -> None:
-  """Panel (a)."""
+def draw_accuracy(
+  axes: Axes, results: Results, title: str = ''
+) -> list[Line2D]:
+  """Panel (a); returns what the legend has to say beside the groups."""
   draw_curves(axes, results, 'test_accuracy')
   axes.set(title=title, ylabel='test accuracy (%)')
-  axes.legend(
-    handles=legend_handles(results, set(curves_of(results, 'test_accuracy'))),
-    loc='lower left',
-    title=runs_label(results),
-    alignment='left',
-  )
+  return coincidences(results, 'test_accuracy')
 
 
 def draw_overlap(axes: Axes, results: Results, title: str = '') -> list[Line2D]:
-  """Draws the curves, and the chance level, which it returns."""
+  """Panel (b), with the chance level; returns likewise."""
   draw_curves(axes, results, 'mask_overlap')
   chance = {
     entry['density']: entry['chance_overlap']
@@ -256,21 +225,12 @@ def draw_overlap(axes: Axes, results: Results, title: str = '') -> list[Line2D]:
       [100 * chance[d] for d in density],
       color=GREY,
       linestyle=':',
-      label='chance',
+      label='overlap by chance',
       zorder=1,
     )
   axes.set(title=title, ylabel='mask overlap (%)')
   axes.set_ylim(0, 102)
-  return lines
-
-
-def draw_panel_b(figure: Figure, spec: SubplotSpec, results: Results) -> None:
-  """Panel (b), with a legend for the chance level alone."""
-  axes = figure.add_subplot(spec)
-  title = '(b) Masks before and after training'
-  chance = draw_overlap(axes, results, title)
-  if chance:  # the other lines are those of panel a
-    axes.legend(handles=chance, loc='upper right')
+  return [*lines, *coincidences(results, 'mask_overlap')]
 
 
 def change_groups(
@@ -294,13 +254,16 @@ def change_groups(
   return baselines[:1] + same[-1:]
 
 
-def change_title(group: Group) -> str:
+def change_title(group: Group, labels: Mapping[str, str]) -> str:
   """Title of panel (c) or (d)."""
   if group.alpha == 1:
     return 'Baseline (α = 1)'
-  if 'adaptive' in group.transform:
-    return f'Adaptive, from α = {group.alpha:g}'
-  return f'{transform_name(group.transform).capitalize()}, α = {group.alpha:g}'
+  if group.transform == 'powerprop':
+    return (
+      f'{naming.transform_name(group.transform, labels)}, α = {group.alpha:g}'
+    )
+  name = naming.setting_name(group.transform, group.alpha, labels)
+  return name[0].upper() + name[1:]
 
 
 def change_limits(
@@ -341,9 +304,14 @@ def draw_change(
   side = figure.add_subplot(grid[1, 1], sharey=axes)
   for margin in (top, side):
     margin.axis('off')
-  axes.plot(
-    [-limits[0], limits[0]], [-limits[0], limits[0]], color='#999999', lw=0.8
+  (unchanged,) = axes.plot(
+    [-limits[0], limits[0]],
+    [-limits[0], limits[0]],
+    color='#999999',
+    lw=0.8,
+    label='unchanged',
   )
+  handles: list[Artist] = []
   for which, colour, name in (
     (~kept, _PRUNED, 'pruned'),
     (kept, _KEPT, 'kept'),
@@ -356,8 +324,9 @@ def draw_change(
       alpha=0.5,
       linewidths=0,
       rasterized=True,
-      label=f'{name} ({100 * np.mean(which):.0f}%)',
     )
+    label = f'{name} ({100 * np.mean(which):.0f}%)'
+    handles.append(Patch(color=colour, alpha=0.6, label=label))
     for sign, marker in ((1, '^'), (-1, 'v')):
       outside = which & (sign * final > limits[1])
       edge = np.full(np.count_nonzero(outside), 0.98 * sign * limits[1])
@@ -379,17 +348,20 @@ def draw_change(
   side.set_xlim(left=0)
   top.set_title(title)
   axes.set(xlabel='weight θ before training', ylabel='weight θ after training')
+  handles.append(unchanged)
   beyond = np.count_nonzero(np.abs(final) > limits[1])
   if beyond:
-    axes.text(
-      0.98,
-      0.04,
-      f'▲▼ {beyond} beyond, up to ±{np.max(np.abs(final)):.1f}',
-      transform=axes.transAxes,
-      ha='right',
-      fontsize=8,
+    most = f'or ▼: {beyond} beyond, up to ±{np.max(np.abs(final)):.1f}'
+    handles.append(
+      Line2D([], [], color=GREY, marker='^', markersize=5, ls='', label=most)
     )
-  axes.legend(loc='upper left', markerscale=4, handletextpad=0.2)
+  handles.append(Line2D([], [], ls='', label='at the margins: densities'))
+  axes.legend(
+    handles=handles,
+    loc='upper center',
+    bbox_to_anchor=(0.5, -0.16),
+    ncols=2,
+  )
 
 
 def kernel_density(

@@ -7,32 +7,32 @@ DIR/records.npz, without training anything. Every figure function takes these
 two (`results`, a dict; `records`, a dict of arrays) and returns a Figure.
 
 Colour stands for α, and black for the baseline α = 1; the style of a line
-stands for the transform. A figure shows one learning rate: `draw` makes a set
-of figures for each. Members that diverged are left out, and a group with no
-other member is named in the legend.
+stands for the transform. A figure shows one learning rate and as many lines as
+can be read: `draw` makes several sets where there are more. Members that
+diverged are left out, and a group with no other member is named in the legend.
 """
 
-import argparse
-from collections.abc import Callable, Iterator, Sequence
-import json
+from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
 import math
 import os
 import pathlib
 import sys
 from typing import Any
-import zipfile
 
-import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.gridspec import SubplotSpec
+from matplotlib.lines import Line2D
 import numpy as np
 
+from powerprop import analysis
 from powerprop import panels
+from powerprop import redraw
+from powerprop import style
 from powerprop.panels import Records
 from powerprop.panels import Results
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def accuracy_vs_density(results: Results, records: Records) -> Figure:
   """Test accuracy against the share of weights kept (Figure 1a).
 
@@ -45,12 +45,15 @@ def accuracy_vs_density(results: Results, records: Records) -> Figure:
     (transform, alpha), sparser to the right.
   """
   del records
-  figure = Figure(figsize=(6, 4.2), layout='constrained')
-  panels.draw_accuracy(figure.add_subplot(), results)
+  figure = Figure(figsize=(6, 4.6), layout='constrained')
+  more = panels.draw_accuracy(figure.add_subplot(), results)
+  groups = set(panels.curves_of(results, 'test_accuracy'))
+  runs = panels.runs_label(results)
+  panels.shared_legend(figure, results, groups, more, runs)
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def mask_overlap(results: Results, records: Records) -> Figure:
   """Overlap of the masks before and after training (Figure 1b).
 
@@ -64,15 +67,14 @@ def mask_overlap(results: Results, records: Records) -> Figure:
   """
   del records
   figure = Figure(figsize=(6, 4.6), layout='constrained')
-  chance = panels.draw_overlap(figure.add_subplot(), results)
+  more = panels.draw_overlap(figure.add_subplot(), results)
   groups = set(panels.curves_of(results, 'mask_overlap'))
-  panels.shared_legend(figure, results, groups, chance).set_title(
-    panels.runs_label(results)
-  )
+  runs = panels.runs_label(results)
+  panels.shared_legend(figure, results, groups, more, runs)
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def weight_change(results: Results, records: Records) -> Figure:
   """Weights before and after training, kept and pruned (Figure 1c and d).
 
@@ -88,16 +90,16 @@ def weight_change(results: Results, records: Records) -> Figure:
   """
   chosen = panels.change_groups(results, records)
   count = max(1, len(chosen))
-  figure = Figure(figsize=(5.2 * count, 4.8), layout='constrained')
+  figure = Figure(figsize=(5.2 * count, 5.3), layout='constrained')
   grid = figure.add_gridspec(1, count)
   limits = panels.change_limits(chosen, records)
   for place, (index, group) in enumerate(chosen):
-    title = panels.change_title(group)
+    title = panels.change_title(group, results.get('labels', {}))
     panels.draw_change(figure, grid[place], records, index, limits, title)
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def figure1(results: Results, records: Records) -> Figure:
   """The paper's Figure 1: those of its panels a to d that there is data for.
 
@@ -111,37 +113,38 @@ def figure1(results: Results, records: Records) -> Figure:
   References:
     Schwarz et al., Powerpropagation, 2021, Figure 1.
   """
-  drawers: list[Callable[[Figure, SubplotSpec], None]] = []
-  if panels.curves_of(results, 'test_accuracy'):
-    drawers.append(
-      lambda figure, spec: panels.draw_accuracy(
-        figure.add_subplot(spec), results, '(a) One-shot pruning'
-      )
+  curves = [
+    (field, drawer, title)
+    for field, drawer, title in (
+      ('test_accuracy', panels.draw_accuracy, '(a) One-shot pruning'),
+      ('mask_overlap', panels.draw_overlap, '(b) Masks before and after'),
     )
-  if panels.curves_of(results, 'mask_overlap'):
-    drawers.append(
-      lambda figure, spec: panels.draw_panel_b(figure, spec, results)
-    )
+    if panels.curves_of(results, field)
+  ]
   chosen = panels.change_groups(results, records)
   limits = panels.change_limits(chosen, records)
-  for letter, (index, group) in zip('cd', chosen, strict=False):
-    title = f'({letter}) {panels.change_title(group)}'
-
-    def draw_change(
-      figure: Figure, spec: SubplotSpec, index: int = index, title: str = title
-    ) -> None:
-      panels.draw_change(figure, spec, records, index, limits, title)
-
-    drawers.append(draw_change)
-  rows = max(1, math.ceil(len(drawers) / 2))
-  figure = Figure(figsize=(10.5, 4.6 * rows), layout='constrained')
+  rows = max(1, math.ceil((len(curves) + len(chosen)) / 2))
+  figure = Figure(figsize=(10.5, 0.6 + 4.7 * rows), layout='constrained')
   grid = figure.add_gridspec(rows, 2, wspace=0.06, hspace=0.06)
-  for place, drawer in enumerate(drawers):
-    drawer(figure, grid[place // 2, place % 2])
+  places = itertools.product(range(rows), range(2))
+  groups: set[panels.Group] = set()
+  more: dict[str, Line2D] = {}
+  for (field, drawer, title), place in zip(curves, places, strict=False):
+    extra = drawer(figure.add_subplot(grid[place]), results, title)
+    groups |= set(panels.curves_of(results, field))
+    more |= {str(line.get_label()): line for line in extra}
+  for letter, (index, group), place in zip('cd', chosen, places, strict=False):
+    title = panels.change_title(group, results.get('labels', {}))
+    panels.draw_change(
+      figure, grid[place], records, index, limits, f'({letter}) {title}'
+    )
+  if curves:
+    runs = panels.runs_label(results)
+    panels.shared_legend(figure, results, groups, [*more.values()], runs)
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def histograms(results: Results, records: Records) -> Figure:
   """Distribution of the trained weights, a panel a layer, a line an α.
 
@@ -152,7 +155,7 @@ def histograms(results: Results, records: Records) -> Figure:
 
   Returns:
     A figure of densities (area 1) on a logarithmic axis, at most three panels a
-    row.
+    row. What lies beyond a panel is collected in its outermost bins.
   """
   names = results.get('layers', [])
   looks = panels.looks_of(panels.all_groups(results))
@@ -162,7 +165,7 @@ def histograms(results: Results, records: Records) -> Figure:
   columns = min(3, max(1, len(layers)))
   rows = max(1, math.ceil(len(layers) / columns))
   figure = Figure(
-    figsize=(1 + 3.6 * columns, 0.7 + 3 * rows), layout='constrained'
+    figsize=(1 + 3.6 * columns, 1 + 3 * rows), layout='constrained'
   )
   drawn = set()
   for place, j in enumerate(layers):
@@ -178,16 +181,19 @@ def histograms(results: Results, records: Records) -> Figure:
         linewidth=1.2,
       )
       drawn.add(group)
-    axes.set_yscale('log')
+    style.decade_axis(axes)
     axes.set_title(names[j])
-    axes.set_xlabel('weight θ after training')
     if place % columns == 0:
       axes.set_ylabel('probability density')
+  figure.supxlabel(
+    'weight θ after training (the outermost bins hold all weights beyond)',
+    fontsize='medium',
+  )
   panels.shared_legend(figure, results, drawn)
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def alpha_over_steps(results: Results, records: Records) -> Figure:
   """α, and the share of weights near zero, during training.
 
@@ -250,39 +256,78 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     ValueError: one of the two files cannot be read.
   """
   workdir = pathlib.Path(workdir)
-  results, records = load(workdir)
-  folder = workdir / 'figures'
-  rates = sorted({group.learning_rate for group in panels.all_groups(results)})
+  results, records = redraw.load(workdir)
   written = []
-  for rate in rates:
-    suffix = f'_lr{rate:g}' if len(rates) > 1 else ''
-    part = at_learning_rate(results, records, rate)
+  for suffix, *part in parts(results, records):
     for fn in _supported(*part):
-      written += save(fn(*part), folder / f'{fn.__name__}{suffix}')
+      stem = workdir / 'figures' / f'{fn.__name__}{suffix}'
+      written += style.save(fn(*part), stem)
   return written
 
 
-def at_learning_rate(
-  results: Results, records: Records, rate: float
-) -> tuple[Results, Records]:
-  """What a run with this learning rate alone would have recorded.
+def parts(
+  results: Results, records: Records
+) -> Iterator[tuple[str, Results, Records]]:
+  """What one set of figures shows of a run: few enough lines to be read.
 
   Args:
     results: a run's results.
     records: a run's arrays.
-    rate: one of the run's learning rates.
+
+  Yields:
+    For each learning rate the ending of the files' names, results and records.
+    A rate with more than `style.MOST` pairs of transform and α has a set for
+    each transform, with the baseline; one with more α shows as many of them,
+    and "left_out" counts the rest.
+  """
+  every = panels.all_groups(results)
+  rates = sorted({group.learning_rate for group in every})
+  for rate in rates:
+    here = [group for group in every if group.learning_rate == rate]
+    transforms = list(dict.fromkeys(group.transform for group in here))
+    sets = {'': here}
+    if len(here) > style.MOST and len(transforms) > 1:
+      baseline = [group for group in here if group.alpha == 1][:1]
+      sets = {
+        f'_{name}': list(
+          dict.fromkeys([*baseline, *(g for g in here if g.transform == name)])
+        )
+        for name in transforms
+      }
+    for suffix, groups in sets.items():
+      shown = analysis.spread(groups, style.MOST)
+      part, arrays = restricted(results, records, shown)
+      if len(shown) < len(groups):
+        part['left_out'] = len(groups) - len(shown)
+      yield suffix + (f'_lr{rate:g}' if len(rates) > 1 else ''), part, arrays
+
+
+def restricted(
+  results: Results, records: Records, groups: Collection[panels.Group]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """What a run of these groups alone would have recorded.
+
+  Args:
+    results: a run's results.
+    records: a run's arrays.
+    groups: some of the run's; those that diverged may be among them.
 
   Returns:
     Results and records to hand to a figure.
   """
   part = dict(results)
-  for name in ('rows', 'summary', 'analysis', 'diverged'):
+  rates = {group.learning_rate for group in groups}
+  for name in ('rows', 'summary', 'analysis'):
     if name in results:
-      part[name] = [e for e in results[name] if e['learning_rate'] == rate]
+      part[name] = [e for e in results[name] if panels.group_of(e) in groups]
+  if 'diverged' in results:
+    part['diverged'] = [
+      e for e in results['diverged'] if e['learning_rate'] in rates
+    ]
   places = [
     index
     for index, group in enumerate(panels.analysis_groups(results))
-    if group.learning_rate == rate
+    if group in groups
   ]
   renamed = {f'g{old}': f'g{new}' for new, old in enumerate(places)}
   arrays = {}
@@ -295,103 +340,9 @@ def at_learning_rate(
   return part, arrays
 
 
-def load(
-  workdir: str | os.PathLike[str],
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """Reads what a run has recorded.
-
-  Args:
-    workdir: a run's folder.
-
-  Returns:
-    results.json, and the arrays of records.npz, {} where there is no such file.
-
-  Raises:
-    FileNotFoundError: the folder or its results.json is missing.
-    ValueError: one of the two files cannot be read.
-  """
-  workdir = pathlib.Path(workdir)
-  if not workdir.is_dir():
-    raise FileNotFoundError(f'There is no folder {workdir}.')
-  path = workdir / 'results.json'
-  if not path.is_file():
-    raise FileNotFoundError(f'There is no results.json in {workdir}.')
-  try:
-    results = json.loads(path.read_text(encoding='utf-8'))
-    if not isinstance(results, dict):
-      raise ValueError("it does not hold a run's results")
-    path = workdir / 'records.npz'
-    if not path.is_file():
-      return results, {}
-    with path.open('rb') as file, np.load(file) as archive:
-      return results, dict(archive)
-  except (ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{path} cannot be read: {error}') from error
-
-
-def save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
-  """Writes a figure as PNG and PDF, each whole or not at all.
-
-  Args:
-    figure: the same figure gives the same bytes.
-    stem: path of the files but for the extension; folders are made.
-
-  Returns:
-    The two files.
-  """
-  stem.parent.mkdir(parents=True, exist_ok=True)
-  written = []
-  for kind, stamp in (('png', 'Software'), ('pdf', 'CreationDate')):
-    # Not with_suffix, which would cut the rate off a name like figure1_lr0.1.
-    path = stem.with_name(f'{stem.name}.{kind}')
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-      with matplotlib.rc_context(panels.STYLE):
-        figure.savefig(partial, format=kind, metadata={stamp: None})
-      os.replace(partial, path)
-    finally:
-      partial.unlink(missing_ok=True)
-    written.append(path)
-  return written
-
-
-def redraw(
-  module: str,
-  draw_fn: Callable[[str], list[pathlib.Path]],
-  arguments: Sequence[str] | None,
-) -> int:
-  """The command of a module that draws finished runs again.
-
-  Args:
-    module: its name, for the usage message.
-    draw_fn: from a run's folder to the files written.
-    arguments: of the command line; None for those of the process.
-
-  Returns:
-    The exit status: 0, or 1 at the first folder that could not be drawn.
-  """
-  parser = argparse.ArgumentParser(
-    prog=f'python -m {module}',
-    description='Redraws the figures of finished runs from their records.',
-  )
-  parser.add_argument('workdir', nargs='+', help="a run's folder")
-  for workdir in parser.parse_args(arguments).workdir:
-    try:
-      paths = draw_fn(workdir)
-    except (OSError, ValueError) as error:
-      print(error, file=sys.stderr)
-      return 1
-    if not paths:
-      print(f'{workdir} has no results to draw.', file=sys.stderr)
-      return 1
-    for path in paths:
-      print(path)
-  return 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
   """Redraws the figures of the folders named on the command line."""
-  return redraw('powerprop.plots', draw, arguments)
+  return redraw.command('powerprop.plots', draw, arguments)
 
 
 def _supported(

@@ -7,7 +7,7 @@ accuracy, `difference` compares two choices seed by seed. NumPy only.
 α = 1 is the *baseline*; Powerprop is α > 1.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from powerprop import analysis
 from powerprop.analysis import Difference
 from powerprop.analysis import Row
+from powerprop.naming import NO_LABELS
 
 # In the order of the tables, with what they are called there.
 METHODS = {
@@ -43,13 +44,18 @@ _SETTING = ('transform', 'alpha', 'learning_rate')
 _MEANS = ('density', 'training_flops_ratio', 'inference_flops_ratio')
 
 
-def title(name: str) -> str:
+def title(name: str, labels: Mapping[str, str] = NO_LABELS) -> str:
   """What tables and figures call a method or a distribution.
 
-  >>> title('rigl'), title('erk'), title('my_method')
-  ('RigL', 'ERK', 'my method')
+  Args:
+    name: as a config calls it.
+    labels: what the config calls it otherwise.
+
+  >>> title('rigl'), title('my_method'), title('mine', {'mine': 'Mine, 0.5'})
+  ('RigL', 'my method', 'Mine, 0.5')
   """
-  return (METHODS | _DISTRIBUTIONS).get(name, name.replace('_', ' '))
+  name_of = METHODS | _DISTRIBUTIONS | dict(labels)
+  return name_of.get(name, name.replace('_', ' '))
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
@@ -71,18 +77,6 @@ def values(entries: Iterable[Row], name: str) -> list[Any]:
   """
   found = sorted({entry[name] for entry in entries})
   return in_order(found) if name == 'method' else found
-
-
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-  """At most so many of the items, the first and the last among them.
-
-  >>> spread('abcdefg', 4)
-  ['a', 'c', 'e', 'g']
-  """
-  if len(items) <= most:
-    return list(items)
-  places = np.linspace(0, len(items) - 1, most).round()
-  return [items[int(place)] for place in places]
 
 
 def finite(row: Row) -> bool:

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 import numpy as np
 
 from powerprop import panels
 from powerprop import sparse_analysis
+from powerprop import style
 from powerprop.analysis import Row
 from powerprop.panels import Group
 from powerprop.sparse_analysis import CHOICES
@@ -24,8 +26,15 @@ from powerprop.sparse_analysis import values
 ACCURACY = 'test accuracy (%)'
 
 # Where the colours run out, markers tell.
-_PALETTE = (*panels.COLOURS, panels.GREY)
 _MARKERS = 'os^DvPX<>phd'
+_CONTEXT = '#cccccc'  # what a panel is not about
+_CHOSEN: dict[str, Any] = {
+  'marker': 'o',
+  'markersize': 10,
+  'fillstyle': 'none',
+  'ls': '',
+}
+_DIVERGED: dict[str, Any] = {'marker': 'x', 'markersize': 9, 'ls': ''}
 
 
 class Mark(NamedTuple):
@@ -37,19 +46,23 @@ class Mark(NamedTuple):
 
 # Where rows stand for methods, these stand for the choices.
 _CHOICE_MARKS = {
-  'baseline': Mark(panels.BASELINE, 'o'),
-  'powerprop': Mark(_PALETTE[0], 'o'),
+  'baseline': Mark(style.BASELINE, 'o'),
+  'powerprop': Mark(style.PALETTE[0], 'o'),
 }
 
 
 def marks_of(methods: Iterable[str]) -> dict[str, Mark]:
-  """How each of a run's methods is drawn; no two of up to 84 are alike."""
+  """How each of a run's methods is drawn; no two of up to 96 are alike.
+
+  Neighbours, as many as a panel shows, differ by colour.
+  """
   sparse = [m for m in sparse_analysis.in_order(methods) if m != 'dense']
+  colours, markers = len(style.PALETTE), len(_MARKERS)
   marks = {
-    method: Mark(_PALETTE[i % len(_PALETTE)], _MARKERS[i % len(_MARKERS)])
+    method: Mark(style.PALETTE[i % colours], _MARKERS[(i + i // 24) % markers])
     for i, method in enumerate(sparse)
   }
-  return {'dense': Mark(panels.BASELINE, '*')} | marks
+  return {'dense': Mark(style.BASELINE, '*')} | marks
 
 
 def draw_lines(
@@ -60,25 +73,27 @@ def draw_lines(
 ) -> None:
   """A line for every method and choice, and level ones for dense nets."""
   for entry in dense:
-    style = _style(entry['choice'], marks['dense'])
+    look = _style(entry['choice'], marks['dense'])
     axes.axhline(
-      _mean(entry), color=panels.BASELINE, linestyle=style['linestyle'], lw=1
+      _mean(entry), color=style.BASELINE, linestyle=look['linestyle'], lw=1
     )
   for method, choice in itertools.product(values(sparse, 'method'), CHOICES):
     line = [e for e in sparse if (e['method'], e['choice']) == (method, choice)]
     density = [entry['density'] for entry in line]
     mean = np.array([_mean(entry) for entry in line])
-    axes.plot(density, mean, **_style(choice, marks[method]))
+    # Dashes on top: they leave to be seen what they cover.
+    look = _style(choice, marks[method])
+    axes.plot(density, mean, zorder=3 if choice == 'baseline' else 2, **look)
     if all(entry['n'] > 1 for entry in line):
       std = np.array([_std(entry) for entry in line])
-      colour = marks[method].colour
-      axes.fill_between(
-        density, mean - std, mean + std, color=colour, alpha=0.1, lw=0
-      )
-  panels.density_axis(axes, [entry['density'] for entry in sparse])
+      style.draw_band(axes, density, mean, std, marks[method].colour)
+  style.density_axis(axes, [entry['density'] for entry in sparse])
+  style.percent_limits(axes)
 
 
-def draw_rows(axes: Axes, entries: Sequence[Row]) -> None:
+def draw_rows(
+  axes: Axes, entries: Sequence[Row], labels: Mapping[str, str]
+) -> None:
   """A row for every method, with the α that was chosen beside it."""
   methods = values(entries, 'method')
   for entry in entries:
@@ -86,7 +101,7 @@ def draw_rows(axes: Axes, entries: Sequence[Row]) -> None:
     axes.errorbar(
       _mean(entry),
       row + (0.13 if choice == 'baseline' else -0.13),
-      xerr=_std(entry),
+      xerr=style.whiskers(_mean(entry), _std(entry))[:, None],
       **_style(choice, _CHOICE_MARKS[choice]),
     )
     if choice == 'powerprop':
@@ -97,22 +112,45 @@ def draw_rows(axes: Axes, entries: Sequence[Row]) -> None:
         va='center',
         fontsize=9,
       )
-  axes.set_yticks(range(len(methods)), [title(method) for method in methods])
+  axes.set_yticks(
+    range(len(methods)), [title(method, labels) for method in methods]
+  )
   axes.set_ylim(len(methods) - 0.5, -0.5)
   axes.set_xlabel(ACCURACY)
+  style.percent_limits(axes, 'x')
 
 
 def draw_costs(
-  axes: Axes, entries: Sequence[Row], marks: Mapping[str, Mark]
+  axes: Axes,
+  entries: Sequence[Row],
+  marks: Mapping[str, Mark],
+  context: Sequence[Row] = (),
 ) -> None:
-  """A point for every method and choice, over what its training cost."""
+  """A point for every method and choice, over what its training cost.
+
+  Args:
+    axes: where to.
+    entries: what the panel is about, and has room for.
+    marks: by method.
+    context: what other panels are about: grey points.
+  """
   for method in values(entries, 'method'):
     pair = [entry for entry in entries if entry['method'] == method]
     x = [entry['training_flops_ratio'] for entry in pair]
     axes.plot(x, [_mean(e) for e in pair], color=marks[method].colour, lw=0.8)
     for place, entry in zip(x, pair, strict=True):
-      style = _style(entry['choice'], marks[method])
-      axes.errorbar(place, _mean(entry), _std(entry), **style)
+      bars = style.whiskers(_mean(entry), _std(entry))[:, None]
+      look = _style(entry['choice'], marks[method])
+      axes.errorbar(place, _mean(entry), bars, **look)
+  style.percent_limits(axes)
+  axes.plot(
+    [entry['training_flops_ratio'] for entry in context],
+    [_mean(entry) for entry in context],
+    'o',
+    color=_CONTEXT,
+    markersize=3.5,
+    zorder=1,
+  )
 
 
 def draw_gains(axes: Axes, rows: Sequence[Row], entries: Sequence[Row]) -> None:
@@ -129,57 +167,93 @@ def draw_gains(axes: Axes, rows: Sequence[Row], entries: Sequence[Row]) -> None:
       line.append((entry['density'], 100 * gain.mean, 100 * gain.half))
   for group, line in lines.items():
     density, mean, half = np.array(line).T
-    colour, style = looks[group]
-    axes.plot(density, mean, color=colour, ls=style, marker='o', markersize=2.5)
+    colour, dashes = looks[group]
+    axes.plot(
+      density, mean, color=colour, ls=dashes, marker='o', markersize=2.5
+    )
     ends = mean - half, mean + half
     axes.fill_between(density, *ends, color=colour, alpha=0.18, lw=0)
-  axes.axhline(0, color=panels.BASELINE, lw=1)
-  panels.density_axis(axes, [entry['density'] for entry in entries])
+  axes.axhline(0, color=style.BASELINE, lw=1)
+  style.density_axis(axes, [entry['density'] for entry in entries])
 
 
 def draw_rates(
+  figure: Figure,
   axes: Axes,
   entries: Sequence[Row],
   looks: Mapping[Group, panels.Look],
   chosen: Sequence[Row],
 ) -> None:
-  """A line for every α and transform, over the learning rate."""
+  """A line for every α and transform, over the learning rate.
+
+  They stand side by side, so that no bar covers another.
+  """
+  ends: list[float] = []
   lines: dict[tuple[Any, ...], list[Row]] = {}
   for entry in entries:
     if entry['n']:
       key = entry['transform'], entry['alpha']
       lines.setdefault(key, []).append(entry)
-  for line in lines.values():
-    colour, style = looks[panels.group_of(line[0])]
+  for place, line in enumerate(lines.values()):
+    colour, dashes = looks[panels.group_of(line[0])]
+    inches = 0.045 * (place - (len(lines) - 1) / 2)
+    beside = axes.transData + ScaledTranslation(
+      inches, 0, figure.dpi_scale_trans
+    )
+    mean = [100 * entry['validation_accuracy_mean'] for entry in line]
+    std = [100 * entry['validation_accuracy_std'] for entry in line]
+    bars = style.whiskers(mean, std)
+    ends += [*(mean - bars[0]), *(mean + bars[1])]
     axes.errorbar(
       values(line, 'learning_rate'),
-      [100 * entry['validation_accuracy_mean'] for entry in line],
-      [100 * entry['validation_accuracy_std'] for entry in line],
+      mean,
+      bars,
       color=colour,
-      ls=style,
+      ls=dashes,
       marker='o',
       markersize=3.5,
+      transform=beside,
     )
     for entry in line:
       point = entry['learning_rate'], 100 * entry['validation_accuracy_mean']
       if any(entry.items() <= best.items() for best in chosen):
-        axes.plot(*point, 'o', markersize=10, color=colour, fillstyle='none')
+        axes.plot(*point, color=colour, transform=beside, **_CHOSEN)
       if entry['diverged']:
-        axes.plot(*point, 'x', markersize=9, color=colour)
+        axes.plot(*point, color=colour, transform=beside, **_DIVERGED)
+  # Matplotlib leaves out of its limits what is moved aside.
+  if ends:
+    margin = 0.08 * (max(ends) - min(ends)) or 1.0
+    axes.set_ylim(min(ends) - margin, max(ends) + margin)
+  style.percent_limits(axes)
 
 
-def draw_legend(
-  figure: Figure,
+def sweep_handles() -> list[Line2D]:
+  """What a legend says of the marks of `draw_rates`."""
+  return [
+    Line2D([], [], color=style.GREY, label='chosen on validation', **_CHOSEN),
+    Line2D([], [], color=style.GREY, label='a seed diverged', **_DIVERGED),
+  ]
+
+
+def legend_handles(
   selected: Sequence[Row],
   marks: Mapping[str, Mark],
+  labels: Mapping[str, str],
   lines: bool = False,
-) -> None:
-  """The methods that have marks, and the choices, right of all panels."""
+) -> list[Line2D]:
+  """The methods that have marks, and the choices.
+
+  Args:
+    selected: what is drawn.
+    marks: of methods, or {} where rows stand for them.
+    labels: of methods.
+    lines: whether lines join the marks.
+  """
   handles = [
     Line2D(
       [],
       [],
-      label=title(method),
+      label=title(method, labels),
       color=colour,
       # Dense nets are level lines.
       marker='' if lines and method == 'dense' else marker,
@@ -188,16 +262,21 @@ def draw_legend(
     if method in values(selected, 'method')
   ]
   for choice in values(selected, 'choice'):
-    mark = Mark(panels.GREY, 'o') if marks else _CHOICE_MARKS[choice]
-    style = _style(choice, mark)
-    handles.append(Line2D([], [], label=CHOICES[choice], **style))
+    mark = Mark(style.GREY, 'o') if marks else _CHOICE_MARKS[choice]
+    look = _style(choice, mark)
+    name = CHOICES[choice]
+    if choice == 'powerprop' and not marks:
+      name += ', α at the right'
+    handles.append(Line2D([], [], label=name, **look))
   for handle in handles:
     handle.set_linestyle(handle.get_linestyle() if lines else '')
-  figure.legend(
-    handles=handles,
-    loc='outside right upper',
-    title=panels.runs_label({'summary': selected}),
-    alignment='left',
+  return handles
+
+
+def context_handle() -> Line2D:
+  """What a legend says of a panel's grey points."""
+  return Line2D(
+    [], [], color=_CONTEXT, marker='o', markersize=3.5, ls='', label='others'
   )
 
 
@@ -219,9 +298,11 @@ def best_of(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
   return dense, [e for e in selected if e['method'] != 'dense']
 
 
-def place_title(distribution: str, sparsity: float) -> str:
+def place_title(
+  distribution: str, sparsity: float, labels: Mapping[str, str]
+) -> str:
   """What a panel of one distribution and sparsity is called."""
-  return f'{title(distribution)}, {100 * sparsity:.4g}% sparsity'
+  return f'{title(distribution, labels)}, {100 * sparsity:.4g}% sparsity'
 
 
 def _style(choice: str, mark: Mark) -> dict[str, Any]:

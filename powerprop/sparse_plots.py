@@ -10,24 +10,27 @@ validation accuracy. In the figures of α, colour stands for α as in
 `powerprop.plots`. Nets that diverged are left out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import itertools
 import math
 import os
 import pathlib
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 import numpy as np
 
+from powerprop import analysis
 from powerprop import panels
-from powerprop import plots
+from powerprop import redraw
 from powerprop import runs
 from powerprop import sparse_analysis
 from powerprop import sparse_panels
+from powerprop import style
 from powerprop.analysis import Row
+from powerprop.naming import NO_LABELS
 from powerprop.panels import Group
 from powerprop.panels import Records
 from powerprop.sparse_analysis import title
@@ -36,97 +39,135 @@ from powerprop.sparse_panels import ACCURACY
 from powerprop.sparse_panels import place_title
 
 _ACROSS = 4  # panels side by side
+_BINS = 161
 
 
-@matplotlib.rc_context(panels.STYLE)
-def accuracy_vs_sparsity(rows: Sequence[Row]) -> Figure:
+@style.paper()
+def accuracy_vs_sparsity(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> Figure:
   """Test accuracy of every method, without and with Powerprop (Figure 3).
 
   Args:
     rows: a run's rows, not all of them of dense nets.
+    labels: what the config calls methods.
 
   Returns:
-    A figure with a panel for each distribution: lines over the share of weights
-    kept, with bands of ± one standard deviation; or, where there is one
+    A figure with a column of panels for each distribution: lines over the share
+    of weights kept, with bands of ± one standard deviation, and as many rows of
+    panels as it takes to tell the methods apart; or, where there is one
     sparsity only, a row for each method.
   """
   dense, sparse = sparse_panels.best_of(rows)
   distributions, sparsities, methods = (
     values(sparse, name) for name in ('distribution', 'sparsity', 'method')
   )
-  lines = len(sparsities) > 1
-  least, each = (3.6, 0.12) if lines else (1.8, 0.34)
+  runs_of = {'summary': [*dense, *sparse]}
+  across = len(distributions)
+  if len(sparsities) == 1:
+    figure = Figure(
+      figsize=(2 + 4.2 * across, 2.1 + 0.34 * len(methods)),
+      layout='constrained',
+    )
+    grid = figure.subplots(1, across, squeeze=False, sharey=True)
+    for axes, distribution in zip(grid[0], distributions, strict=True):
+      part = [e for e in sparse if e['distribution'] == distribution]
+      axes.set_title(place_title(distribution, sparsities[0], labels))
+      sparse_panels.draw_rows(axes, [*dense, *part], labels)
+    handles = sparse_panels.legend_handles([*dense, *sparse], {}, labels)
+    style.legend_above(figure, handles, panels.runs_label(runs_of))
+    return figure
+  each = (style.MOST - len(dense)) // len(values(sparse, 'choice'))
+  down = analysis.chunks(methods, each)
   figure = Figure(
-    figsize=(2 + 4.2 * len(distributions), least + each * len(methods)),
-    layout='constrained',
+    figsize=(2.4 + 4.2 * across, 0.4 + 3.7 * len(down)), layout='constrained'
   )
   grid = figure.subplots(
-    1, len(distributions), squeeze=False, sharex=not lines, sharey=True
+    len(down), across, squeeze=False, sharex=True, sharey=True
   )
   marks = sparse_panels.marks_of(methods)
-  for axes, distribution in zip(grid[0], distributions, strict=True):
-    part = [e for e in sparse if e['distribution'] == distribution]
-    if lines:
-      axes.set_title(title(distribution))
+  for line, some in zip(grid, down, strict=True):
+    mine = [e for e in sparse if e['method'] in some]
+    for axes, distribution in zip(line, distributions, strict=True):
+      part = [e for e in mine if e['distribution'] == distribution]
       sparse_panels.draw_lines(axes, dense, part, marks)
-    else:
-      axes.set_title(place_title(distribution, sparsities[0]))
-      sparse_panels.draw_rows(axes, [*dense, *part])
-  if lines:
-    grid[0, 0].set_ylabel(ACCURACY)
-  sparse_panels.draw_legend(
-    figure, [*dense, *sparse], marks if lines else {}, lines
-  )
+      axes.set_title(title(distribution, labels))
+    line[0].set_ylabel(ACCURACY)
+    style.legend_beside(
+      line[-1],
+      sparse_panels.legend_handles([*dense, *mine], marks, labels, True),
+      panels.runs_label(runs_of),
+    )
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
-def accuracy_vs_flops(rows: Sequence[Row]) -> Figure:
+@style.paper()
+def accuracy_vs_flops(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> Figure:
   """What came out of the training, over what it cost.
 
   The cost is relative to dense training without the training multiplier.
 
   Args:
     rows: a run's rows, not all of them of dense nets.
+    labels: what the config calls methods.
 
   Returns:
-    A figure with a row of panels for each distribution, and in it one for each
-    of at most four sparsities. A line joins a method's α = 1 and Powerprop;
-    bars are ± one standard deviation.
+    A figure with a row of panels for each distribution and up to seven methods,
+    the others' points being grey, and in it one for each of at most four
+    sparsities. A line joins a method's α = 1 and Powerprop; bars are ± one
+    standard deviation. The cost is on a logarithmic axis.
   """
   dense, sparse = sparse_panels.best_of(rows)
-  distributions = values(sparse, 'distribution')
-  sparsities = sparse_analysis.spread(values(sparse, 'sparsity'), _ACROSS)
-  down, across = len(distributions), len(sparsities)
-  figure = Figure(
-    figsize=(2.2 + 3.3 * across, 0.6 + 3.4 * down), layout='constrained'
+  methods = values(sparse, 'method')
+  sparsities = analysis.spread(values(sparse, 'sparsity'), _ACROSS)
+  down = list(
+    itertools.product(
+      values(sparse, 'distribution'), analysis.chunks(methods, style.MOST - 1)
+    )
   )
-  grid = figure.subplots(down, across, squeeze=False, sharex=True)
-  marks = sparse_panels.marks_of(values(sparse, 'method'))
-  for (i, j), axes in np.ndenumerate(grid):
-    where = (distributions[i], sparsities[j])
-    points = dense + [
-      e for e in sparse if (e['distribution'], e['sparsity']) == where
-    ]
-    sparse_panels.draw_costs(axes, points, marks)
-    axes.set_title(place_title(*where))
-  for axes in grid[:, 0]:
-    axes.set_ylabel(ACCURACY)
+  figure = Figure(
+    figsize=(2.6 + 3.3 * len(sparsities), 0.6 + 3.4 * len(down)),
+    layout='constrained',
+  )
+  grid = figure.subplots(len(down), len(sparsities), squeeze=False, sharex=True)
+  marks = sparse_panels.marks_of(methods)
+  for line, (distribution, some) in zip(grid, down, strict=True):
+    for axes, sparsity in zip(line, sparsities, strict=True):
+      where = (distribution, sparsity)
+      here = [e for e in sparse if (e['distribution'], e['sparsity']) == where]
+      sparse_panels.draw_costs(
+        axes,
+        [*dense, *(e for e in here if e['method'] in some)],
+        marks,
+        [e for e in here if e['method'] not in some],
+      )
+      axes.set_title(place_title(*where, labels))
+    line[0].set_ylabel(ACCURACY)
+    mine = [*dense, *(e for e in sparse if e['method'] in some)]
+    handles = sparse_panels.legend_handles(mine, marks, labels)
+    if len(some) < len(methods):
+      handles.append(sparse_panels.context_handle())
+    runs_of = {'summary': [*dense, *sparse]}
+    style.legend_beside(line[-1], handles, panels.runs_label(runs_of))
   figure.supxlabel(
     'training FLOPs, relative to dense of multiplier 1', fontsize='medium'
   )
-  widest = max(e['training_flops_ratio'] for e in [*dense, *sparse])
-  grid[0, 0].set_xlim(0, 1.06 * widest)
-  sparse_panels.draw_legend(figure, [*dense, *sparse], marks)
+  ratios = [e['training_flops_ratio'] for e in [*dense, *sparse]]
+  style.ratio_axis(grid[0, 0], ratios)
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
-def one_shot(rows: Sequence[Row]) -> Figure:
+@style.paper()
+def one_shot(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> Figure:
   """One-shot pruning at every α, and what it gains (Figure 2a and b).
 
   Args:
     rows: a run's rows, those of the method one_shot among them.
+    labels: what the config calls transforms.
 
   Returns:
     A figure with a column of panels for each distribution: test accuracy with ±
@@ -140,7 +181,7 @@ def one_shot(rows: Sequence[Row]) -> Figure:
   several = len(values(part, 'learning_rate')) > 1
   down = 1 + any(entry['alpha'] == 1 for entry in entries)
   figure = Figure(
-    figsize=(1 + 4.6 * len(distributions), (4, 6.6)[down - 1]),
+    figsize=(1 + 4.6 * len(distributions), (4.6, 7.2)[down - 1]),
     layout='constrained',
   )
   grid = figure.subplots(
@@ -153,9 +194,9 @@ def one_shot(rows: Sequence[Row]) -> Figure:
   )
   for column, distribution in zip(grid.T, distributions, strict=True):
     here = [e for e in entries if e['distribution'] == distribution]
-    results = {'summary': here}
+    results = {'summary': here, 'labels': labels}
     panels.draw_curves(column[0], results, 'test_accuracy')
-    column[0].set_title(title(distribution))
+    column[0].set_title(title(distribution, labels))
     handles = panels.legend_handles(results, panels.all_groups(results))
     rates = {f'α = {e["alpha"]:g}': e['learning_rate'] for e in here}
     for handle in handles:
@@ -163,7 +204,13 @@ def one_shot(rows: Sequence[Row]) -> Figure:
       if several and name in rates:
         name += f', lr {rates[name]:g}'
       handle.set_label(name)
-    column[0].legend(handles=handles, title=panels.runs_label(results))
+    column[-1].legend(
+      handles=[*handles, *panels.coincidences(results, 'test_accuracy')],
+      title=panels.runs_label(results),
+      loc='upper center',
+      bbox_to_anchor=(0.5, -0.2 if down == 1 else -0.35),
+      ncols=3,
+    )
     for axes in column[1:]:
       sparse_panels.draw_gains(axes, part, here)
       column[0].set_xlabel('')
@@ -174,12 +221,15 @@ def one_shot(rows: Sequence[Row]) -> Figure:
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
-def learning_rate_sweep(rows: Sequence[Row]) -> Figure:
+@style.paper()
+def learning_rate_sweep(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> Figure:
   """Validation accuracy over the learning rate, a line an α.
 
   Args:
     rows: a run's rows.
+    labels: what the config calls methods and transforms.
 
   Returns:
     A figure with a panel for each method and distribution at up to three
@@ -191,7 +241,7 @@ def learning_rate_sweep(rows: Sequence[Row]) -> Figure:
   places: list[list[Row]] = []
   for line in dict.fromkeys((e['method'], e['distribution']) for e in summary):
     mine = [e for e in summary if (e['method'], e['distribution']) == line]
-    for sparsity in sparse_analysis.spread(values(mine, 'sparsity'), 3):
+    for sparsity in analysis.spread(values(mine, 'sparsity'), 3):
       places.append([e for e in mine if e['sparsity'] == sparsity])
   across = min(_ACROSS, len(places))
   down = math.ceil(len(places) / across)
@@ -202,24 +252,33 @@ def learning_rate_sweep(rows: Sequence[Row]) -> Figure:
   rates = values(summary, 'learning_rate')
   for i, here in enumerate(places):
     axes = figure.add_subplot(down, across, i + 1)
-    sparse_panels.draw_rates(axes, here, panels.looks_of(groups), chosen)
+    sparse_panels.draw_rates(
+      figure, axes, here, panels.looks_of(groups), chosen
+    )
     axes.set_xscale('log')
     axes.set_xticks(rates, [f'{rate:g}' for rate in rates])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(rates[0] / 1.3, rates[-1] * 1.3)
-    name = title(here[0]['method'])
-    if name != 'dense':
-      name += f', {place_title(here[0]["distribution"], here[0]["sparsity"])}'
+    name = title(here[0]['method'], labels)
+    if here[0]['method'] != 'dense':
+      where = here[0]['distribution'], here[0]['sparsity']
+      name += f', {place_title(*where, labels)}'
     axes.set_title(name.removesuffix(' sparsity'), fontsize=10)
     if i % across == 0:
       axes.set_ylabel('validation accuracy (%)')
     if i >= len(places) - across:
       axes.set_xlabel('learning rate')
-  panels.shared_legend(figure, {'summary': summary}, groups)
+  panels.shared_legend(
+    figure,
+    {'summary': summary, 'labels': labels},
+    groups,
+    sparse_panels.sweep_handles(),
+    panels.runs_label({'summary': [e for e in summary if e['n']]}),
+  )
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
+@style.paper()
 def smallest_weights(records: Records) -> Figure:
   """Distribution of the smallest weights at every α (Figure 2c).
 
@@ -240,7 +299,7 @@ def smallest_weights(records: Records) -> Figure:
   for group, sample in sorted(samples.items()):
     # To its own end: a bin that is filled in part would look like a cliff.
     limit = float(np.max(np.abs(sample))) or 1.0
-    edges = np.linspace(-limit, limit, 102)
+    edges = analysis.histogram_edges([sample], limit, _BINS)
     density, _ = np.histogram(sample, edges, density=True)
     axes.stairs(
       np.where(density > 0, density, np.nan),
@@ -252,24 +311,29 @@ def smallest_weights(records: Records) -> Figure:
     )
   axes.set(
     title='The smallest weights of the dense nets',
-    xlabel='weight θ',
+    xlabel='weight θ (each α to its own largest of these)',
     ylabel='probability density',
-    yscale='log',
   )
-  axes.legend()
+  style.decade_axis(axes)
+  style.legend_beside(axes, axes.get_legend_handles_labels()[0])
   return figure
 
 
-@matplotlib.rc_context(panels.STYLE)
-def density_over_steps(metrics: Sequence[Row]) -> Figure:
+@style.paper()
+def density_over_steps(
+  metrics: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> Figure:
   """Share of the weights in the forward pass during training.
 
   Args:
     metrics: rows of metrics.jsonl, some of them with a "density".
+    labels: what the config calls methods.
 
   Returns:
     A figure with a panel for each distribution, at the largest sparsity; means
-    over the members. Methods with the same course share a line.
+    over the members. Masks change at once and not in between: a value holds
+    until the next that was logged. Methods with the same course share a line;
+    later ones are thinner, so that what they cover is seen.
   """
   rows = [row for row in metrics if row.get('density') is not None]
   sparsity = values(rows, 'sparsity')[-1]
@@ -286,23 +350,31 @@ def density_over_steps(metrics: Sequence[Row]) -> Figure:
     )
     shared.setdefault(course, []).append(method)
   marks = sparse_panels.marks_of(methods[0] for methods in shared.values())
+  down = analysis.chunks(list(shared.items()), style.MOST)
   figure = Figure(
-    figsize=(2 + 4.2 * len(distributions), max(4, 0.8 + 0.25 * len(marks))),
+    figsize=(2.4 + 4.2 * len(distributions), 0.4 + 3.6 * len(down)),
     layout='constrained',
   )
-  grid = figure.subplots(1, len(distributions), squeeze=False, sharey=True)
-  handles = []
-  for courses, methods in shared.items():
-    colour, marker = marks[methods[0]]
-    style: dict[str, Any] = {'color': colour, 'marker': marker}
-    for axes, course in zip(grid[0], courses, strict=True):
-      axes.plot(*zip(*course, strict=True), **style)
-    names = '\n'.join(map(title, methods))
-    handles.append(Line2D([], [], label=names, **style))
-  for axes, distribution in zip(grid[0], distributions, strict=True):
-    axes.set(title=place_title(distribution, sparsity), xlabel='step')
-  grid[0, 0].set(ylabel='weights kept (%)', ylim=(0, 103))
-  figure.legend(handles=handles, loc='outside right upper')
+  grid = figure.subplots(
+    len(down), len(distributions), squeeze=False, sharex=True, sharey=True
+  )
+  for line, some in zip(grid, down, strict=True):
+    handles = []
+    for place, (courses, methods) in enumerate(some):
+      colour, marker = marks[methods[0]]
+      look: dict[str, Any] = {'color': colour, 'marker': marker}
+      look |= {'drawstyle': 'steps-post', 'markersize': 5}
+      look['lw'] = 1.2 + 2.4 * (1 - place / len(some))
+      for axes, course in zip(line, courses, strict=True):
+        axes.plot(*zip(*course, strict=True), **look)
+      names = '\n'.join(title(method, labels) for method in methods)
+      handles.append(Line2D([], [], label=names, **look))
+    for axes, distribution in zip(line, distributions, strict=True):
+      axes.set_title(place_title(distribution, sparsity, labels))
+    style.legend_beside(line[-1], handles, 'same course: one line')
+    line[0].set(ylabel='weights kept (%)', ylim=(0, 103))
+  for axes in grid[-1]:
+    axes.set_xlabel('step (a value holds until the next mark)')
   return figure
 
 
@@ -323,33 +395,34 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     ValueError: a file cannot be read.
   """
   workdir = pathlib.Path(workdir)
-  results, records = plots.load(workdir)
+  results, records = redraw.load(workdir)
   path = workdir / 'metrics.jsonl'
   try:
     metrics = runs.read_metrics(workdir) if path.is_file() else []
   except ValueError as error:
     raise ValueError(f'{path} cannot be read: {error}') from error
   written = []
-  for name, figure in _figures(results.get('rows', []), records, metrics):
-    written += plots.save(figure, workdir / 'figures' / name)
+  for name, figure in _figures(results, records, metrics):
+    written += style.save(figure, workdir / 'figures' / name)
   return written
 
 
 def _figures(
-  rows: Sequence[Row], records: Records, metrics: Sequence[Row]
+  results: Mapping[str, Any], records: Records, metrics: Sequence[Row]
 ) -> Iterator[tuple[str, Figure]]:
+  rows, labels = results.get('rows', []), results.get('labels', {})
   whole = [row for row in rows if sparse_analysis.finite(row)]
   several = lambda rows, name: len(values(rows, name)) > 1
   if any(row['method'] != 'dense' for row in whole):
-    yield 'accuracy_vs_sparsity', accuracy_vs_sparsity(rows)
+    yield 'accuracy_vs_sparsity', accuracy_vs_sparsity(rows, labels)
     if several(whole, 'training_flops_ratio'):
-      yield 'accuracy_vs_flops', accuracy_vs_flops(rows)
+      yield 'accuracy_vs_flops', accuracy_vs_flops(rows, labels)
   pruned = [row for row in whole if row['method'] == 'one_shot']
   if several(pruned, 'alpha') and several(pruned, 'sparsity'):
-    yield 'one_shot', one_shot(rows)
+    yield 'one_shot', one_shot(rows, labels)
   if several(whole, 'learning_rate'):
-    yield 'learning_rate_sweep', learning_rate_sweep(rows)
+    yield 'learning_rate_sweep', learning_rate_sweep(rows, labels)
   if any(name.startswith('smallest/') for name in records):
     yield 'smallest_weights', smallest_weights(records)
   if any(row.get('density') is not None for row in metrics):
-    yield 'density_over_steps', density_over_steps(metrics)
+    yield 'density_over_steps', density_over_steps(metrics, labels)

@@ -22,6 +22,7 @@ from powerprop import fit
 from powerprop import methods
 from powerprop import population
 from powerprop import progress
+from powerprop import redraw
 from powerprop import runs
 from powerprop import settings as settings_lib
 from powerprop import sparse_analysis
@@ -275,7 +276,7 @@ def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
   """Prints the tables and draws the figures of a finished run."""
   with runs.disk_errors(workdir):
     drawn = sparse_plots.draw(workdir)
-    text = sparse_tables.markdown(results)
+    text = sparse_tables.markdown(redraw.labelled(results, workdir))
     runs.write_atomically(workdir / 'tables.md', text.encode())
   print(text)
   print(fit.closing_line(results, drawn))

@@ -73,15 +73,20 @@ def _write(folder, results, records):
   np.savez(folder / 'records.npz', **records)
 
 
+def _legend(axes):
+  """That of the panel, or of the figure that it is the first panel of."""
+  return axes.get_legend() or axes.get_figure().legends[0]
+
+
 def _labels(axes):
-  return [text.get_text() for text in axes.get_legend().get_texts()]
+  return [text.get_text() for text in _legend(axes).get_texts()]
 
 
 def test_accuracy_has_a_line_and_a_band_for_every_alpha():
   (axes,) = plots.accuracy_vs_density(*_run()).axes
   assert len(axes.lines) == len(axes.collections) == 3
   assert _labels(axes) == ['Baseline', 'α = 3', 'α = 4']
-  assert axes.get_legend().get_title().get_text() == 'mean ± std, 3 runs'
+  assert _legend(axes).get_title().get_text() == 'mean ± std, 3 runs'
   left, right = axes.get_xlim()
   assert left > right and axes.get_xscale() == 'log'
   ticks = [label.get_text() for label in axes.get_xticklabels()]
@@ -100,7 +105,7 @@ def test_accuracy_is_in_percent_and_dense_first():
 def test_one_seed_draws_no_band():
   (axes,) = plots.accuracy_vs_density(*_run(seeds=1)).axes
   assert not axes.collections
-  assert axes.get_legend().get_title().get_text() == 'one run each'
+  assert _legend(axes).get_title().get_text() == 'one run each'
 
 
 def test_transforms_differ_by_line_style_only():
@@ -117,7 +122,7 @@ def test_mask_overlap_shows_the_chance_level():
   figure = plots.mask_overlap(*_run())
   ((axes,), (legend,)) = figure.axes, figure.legends
   labels = [text.get_text() for text in legend.get_texts()]
-  assert labels == ['Baseline', 'α = 3', 'α = 4', 'chance']
+  assert labels == ['Baseline', 'α = 3', 'α = 4', 'overlap by chance']
   assert legend.get_title().get_text() == 'mean ± std, 3 runs'
   x, y = axes.lines[-1].get_data()
   assert axes.lines[-1].get_linestyle() == ':'
@@ -146,7 +151,7 @@ def test_a_group_that_diverged_is_named_and_not_drawn():
 def test_the_legend_says_how_many_runs_are_left():
   results, records = _run()
   (axes,) = plots.accuracy_vs_density(_lose(results, 4.0, {1}), records).axes
-  assert axes.get_legend().get_title().get_text() == 'mean ± std, 2 to 3 runs'
+  assert _legend(axes).get_title().get_text() == 'mean ± std, 2 to 3 runs'
 
 
 def test_weight_change_shows_baseline_and_alpha_4_on_the_same_axes():
@@ -156,7 +161,12 @@ def test_weight_change_shows_baseline_and_alpha_4_on_the_same_axes():
   assert other_top.get_title('left') == 'Powerprop, α = 4'
   assert first.get_xlim() == second.get_xlim() == top.get_xlim()
   assert first.get_ylim() == second.get_ylim()
-  assert _labels(first) == ['pruned (90%)', 'kept (10%)']
+  assert _labels(first) == [
+    'pruned (90%)',
+    'kept (10%)',
+    'unchanged',
+    'at the margins: densities',
+  ]
 
 
 def test_weight_change_falls_back_to_the_largest_alpha():
@@ -179,7 +189,7 @@ def test_weights_beyond_the_axis_are_counted():
   records['g0/kept'] = np.abs(final) > 0.09
   axes, *_ = plots.weight_change(results, records).axes
   assert axes.get_ylim()[1] < 0.2
-  assert [t.get_text() for t in axes.texts] == ['▲▼ 2 beyond, up to ±5.0']
+  assert 'or ▼: 2 beyond, up to ±5.0' in _labels(axes)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +311,8 @@ def test_draw_separates_learning_rates(tmp_path):
   stems = {path.stem for path in plots.draw(tmp_path)}
   assert {'figure1_lr0.1', 'figure1_lr0.5'} < stems
   assert len(stems) == 6
-  part, arrays = plots.at_learning_rate(results, records, 0.5)
+  _, (suffix, part, arrays) = plots.parts(results, records)
+  assert suffix == '_lr0.5'
   assert [entry['alpha'] for entry in part['analysis']] == [1.0, 4.0]
   np.testing.assert_array_equal(arrays['g1/final'], records['g3/final'])
   assert 'g2/final' not in arrays

@@ -106,8 +106,8 @@ def test_no_two_methods_look_alike():
 
 def test_accuracy_has_a_line_for_every_method_and_choice():
   rows = _rows()
-  figure = sparse_plots.accuracy_vs_sparsity(rows)
-  ((axes,), (legend,)) = figure.axes, figure.legends
+  (axes,) = sparse_plots.accuracy_vs_sparsity(rows).axes
+  legend = axes.get_legend()
   lines = _lines(axes)
   assert [line.get_linestyle() for line in lines] == ['--', '-', '--', '-']
   assert len({line.get_color() for line in lines}) == 2
@@ -162,7 +162,7 @@ def test_one_sparsity_has_a_row_for_every_method():
   assert names == ['dense', 'iterative', 'RigL']
   assert axes.get_title('left') == 'ERK, 95% sparsity'
   assert [text.get_text() for text in axes.texts] == ['α = 2'] * 3
-  assert _labels(legend) == ['α = 1', 'Powerprop']
+  assert _labels(legend) == ['α = 1', 'Powerprop, α at the right']
   heights = sorted(float(line.get_ydata()[0]) for line in _lines(axes))
   np.testing.assert_allclose(np.round(heights), [0, 0, 1, 1, 2, 2])
 
@@ -170,7 +170,8 @@ def test_one_sparsity_has_a_row_for_every_method():
 def test_one_seed_has_no_band():
   figure = sparse_plots.accuracy_vs_sparsity(_rows(seeds=1))
   assert not figure.axes[0].collections
-  assert figure.legends[0].get_title().get_text() == 'one run each'
+  legend = figure.axes[0].get_legend()
+  assert legend.get_title().get_text() == 'one run each'
 
 
 def test_flops_have_a_panel_for_at_most_four_sparsities():
@@ -191,7 +192,7 @@ def test_one_shot_shows_accuracy_and_gains_of_every_alpha():
   top, bottom = sparse_plots.one_shot(rows).axes
   assert len(_lines(top)) == 3 and len(_lines(bottom)) == 2
   expected = ['α = 1, lr 0.1', 'α = 2, lr 0.1', 'α = 3, lr 0.1']
-  assert _labels(top.get_legend()) == expected
+  assert _labels(bottom.get_legend()) == expected
   for line, gain in zip(_lines(bottom), (10, 20), strict=True):
     np.testing.assert_allclose(line.get_ydata(), gain, atol=1)
   colours = [line.get_color() for line in _lines(bottom)]
@@ -246,12 +247,14 @@ def test_smallest_weights_have_area_one():
 
 def test_density_over_steps_joins_methods_of_the_same_course():
   rows = _rows(('dense', 'iterative', 'static', 'rigl'), (0.8, 0.9))
-  figure = sparse_plots.density_over_steps(_metrics(rows))
-  ((axes,), (legend,)) = figure.axes, figure.legends
+  (axes,) = sparse_plots.density_over_steps(_metrics(rows)).axes
+  legend = axes.get_legend()
   assert axes.get_title('left') == 'ERK, 90% sparsity'
   assert _labels(legend) == ['iterative', 'static\nRigL']
   courses = [line.get_ydata() for line in axes.lines]
   np.testing.assert_allclose(courses, [[100, 10], [10, 10]])
+  # Masks change at once: between two marks the first one's value holds.
+  assert {line.get_drawstyle() for line in axes.lines} == {'steps-post'}
 
 
 def _stems(paths):

@@ -1,0 +1,50 @@
+"""What tables and figures call what a config has short names for.
+
+A config's `labels` come first: names of methods and transforms, by what the
+config calls them.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+def transform_name(
+  transform: str, labels: Mapping[str, str] = NO_LABELS
+) -> str:
+  """What tables and figures call a transform, where α has a name of its own.
+
+  Args:
+    transform: as a config calls it.
+    labels: what the config calls it otherwise.
+
+  >>> transform_name('chain_rule'), transform_name('mine', {'mine': 'Mine'})
+  ('naive chain rule', 'Mine')
+  """
+  names = {'powerprop': 'Powerprop', 'chain_rule': 'naive chain rule'}
+  if 'adaptive' in transform:
+    names[transform] = 'adaptive from that α'
+  name = names.get(transform, transform.replace('_', ' '))
+  return labels.get(transform, name)
+
+
+def setting_name(
+  transform: str, alpha: float, labels: Mapping[str, str] = NO_LABELS
+) -> str:
+  """What tables and figures call a transform at an α; Powerprop needs no name.
+
+  Args:
+    transform: as a config calls it.
+    alpha: its α.
+    labels: what the config calls it otherwise.
+
+  >>> setting_name('powerprop', 2.), setting_name('adaptive_powerprop', 1.5)
+  ('α = 2', 'adaptive from α = 1.5')
+  """
+  power = f'α = {alpha:g}'
+  if transform not in labels and 'adaptive' in transform:
+    return f'adaptive from {power}'
+  if transform not in labels and transform == 'powerprop':
+    return power
+  return f'{power}, {transform_name(transform, labels)}'
