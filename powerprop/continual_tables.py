@@ -7,6 +7,7 @@ import numpy as np
 
 from powerprop import analysis
 from powerprop import continual_analysis
+from powerprop import naming
 from powerprop import published
 from powerprop import tables
 from powerprop.analysis import Row
@@ -14,6 +15,7 @@ from powerprop.continual_analysis import finite
 from powerprop.continual_analysis import LINE
 from powerprop.continual_analysis import SETTING
 from powerprop.continual_analysis import title
+from powerprop.naming import NO_LABELS
 
 # Headers and fields of the main table, and what they are multiplied by.
 _COLUMNS = {
@@ -58,10 +60,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     f'{_setting(results)}.',
     main_table(results),
     _NOTES,
-    difference_table(rows),
+    difference_table(rows, results.get('labels', {})),
     published_table(results),
-    *course_tables(rows),
-    search_table(rows),
+    *course_tables(rows, results.get('labels', {})),
+    search_table(rows, results.get('labels', {})),
   ]
   return '\n\n'.join(part for part in parts if part) + '\n'
 
@@ -81,6 +83,7 @@ def main_table(results: Mapping[str, Any]) -> str:
   summary = results.get('summary') or continual_analysis.summarise(rows, {})
   selected = {_key(e) for e in continual_analysis.select(rows)}
   defaults = results.get('defaults') or {}
+  labels = results.get('labels', {})
   columns = {
     header: column
     for header, column in _COLUMNS.items()
@@ -106,7 +109,7 @@ def main_table(results: Mapping[str, Any]) -> str:
 
   body = [
     [
-      *_names(entry, rows),
+      *_names(entry, rows, labels),
       choice(entry),
       *([str(entry['tasks'])] if len(tasks) > 1 else []),
       *(cell(entry, name, scale) for name, scale in columns.values()),
@@ -119,10 +122,13 @@ def main_table(results: Mapping[str, Any]) -> str:
   headers += columns
   headers += ['runs'] if any(e['n'] < most for e in summary) else []
   runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
-  return f'{_without_empty(body, headers)}\n\n{runs}' if body else ''
+  table = _without_empty(body, headers, len(_headers(rows)))
+  return f'{table}\n\n{runs}' if body else ''
 
 
-def difference_table(rows: Sequence[Row]) -> str:
+def difference_table(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> str:
   """How far every setting of α > 1 is ahead of that of α = 1.
 
   Each is compared with the one that differs in α alone, and what was chosen
@@ -130,6 +136,7 @@ def difference_table(rows: Sequence[Row]) -> str:
 
   Args:
     rows: a run's rows.
+    labels: what the config calls methods and transforms.
 
   Returns:
     A table in Markdown and a line on what its cells are, or '' where nothing
@@ -142,10 +149,10 @@ def difference_table(rows: Sequence[Row]) -> str:
   for key, group in groups.items():
     same = (*key[:2], 1.0, *key[3:])
     best = [k for k in chosen if k[:3] == same[:3] and key in chosen]
-    names = _names(group[0][0], rows)
+    names = _names(group[0][0], rows, labels)
     for other in dict.fromkeys([same, *best]):
       if key[2] > 1 and other in groups:
-        theirs = _names(groups[other][0][0], rows)
+        theirs = _names(groups[other][0][0], rows, labels)
         against = [
           f'{header} = {cell}'
           for header, mine, cell in zip(headers, names, theirs, strict=True)
@@ -156,7 +163,7 @@ def difference_table(rows: Sequence[Row]) -> str:
   if not body:
     return ''
   headers += ['against', 'average accuracy', 'used weights']
-  table = _without_empty(body, headers)
+  table = _without_empty(body, headers, len(_headers(rows)))
   return f'Difference to α = 1.\n\n{table}\n\n{tables.DIFFERENCE}'
 
 
@@ -204,25 +211,29 @@ def published_table(results: Mapping[str, Any]) -> str:
     if finite(line.number.std):
       number += f' ± {line.number.std:.2f}'
     texts = [f'{text} (α = {key[2]:g})' for key, text in mine.items() if text]
+    name = title(line.method, results.get('labels', {}))
     body.append(
-      [title(line.method), 'α > 1' if line.powerprop else '', str(line.tasks)]
-      + [number, line.note, ', '.join(texts) or '–', line.source]
+      [name, str(line.tasks), 'α > 1' if line.powerprop else '']
+      + [number, ', '.join(texts) or '–', line.note, line.source]
     )
   if not body:
     return ''
-  headers = ['method', '', 'tasks', 'published', '', 'here', 'source']
+  headers = ['method', 'tasks', '', 'published', 'here', 'note', 'source']
   return (
     'Published average accuracy in percent, on permuted MNIST with one output'
     f' layer for all tasks. Here: {_setting(results)}.\n\n'
-    + tables.grid(body, headers, 'left')
+    + tables.grid(body, headers, 'left', 2)
   )
 
 
-def course_tables(rows: Sequence[Row]) -> list[str]:
+def course_tables(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> list[str]:
   """How the nets fill up: for methods with masks, a table a setting.
 
   Args:
     rows: a run's rows.
+    labels: what the config calls methods and transforms.
 
   Returns:
     Tables in Markdown, each below its title, with a line for tasks 1, 2, 5,
@@ -237,18 +248,23 @@ def course_tables(rows: Sequence[Row]) -> list[str]:
     body = [_course(group, task) for task in _milestones(last)]
     headers = ['tasks', 'average accuracy', 'this task', 'before pruning']
     headers += ['kept', 'used weights', 'new', 'reused', 'failed so far']
-    method, *cells = zip(_headers(rows), _names(group[0][0], rows), strict=True)
+    method, *cells = zip(
+      _headers(rows), _names(group[0][0], rows, labels), strict=True
+    )
     parts = [f'{header} = {cell}' for header, cell in cells if cell]
     name = ', '.join([method[1], *parts])
     out.append(f'{name}:\n\n{tables.grid(body, headers, "right")}')
   return out
 
 
-def search_table(rows: Sequence[Row]) -> str:
+def search_table(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> str:
   """The candidates of a search with their validation accuracy, or ''.
 
   Args:
     rows: a run's rows.
+    labels: what the config calls methods and transforms.
   """
   entries = continual_analysis.candidates(rows, True)
   if not entries:
@@ -260,11 +276,12 @@ def search_table(rows: Sequence[Row]) -> str:
     if entry['validation_accuracy_mean'] is not None:
       text = _measure(entry, 'validation_accuracy', 100)
     chosen = 'chosen' if _key(entry) in selected else ''
-    body.append([*_names(entry, rows), str(entry['tasks']), text, chosen])
+    names = _names(entry, rows, labels)
+    body.append([*names, str(entry['tasks']), text, chosen])
   headers = [*_headers(rows), 'tasks', 'validation accuracy', '']
   return (
     'The search, on validation data, after its last task:\n\n'
-    + tables.grid(body, headers, 'left')
+    + tables.grid(body, headers, 'left', len(_headers(rows)))
   )
 
 
@@ -352,12 +369,14 @@ def _headers(rows: Sequence[Row]) -> list[str]:
   return headers + (['lr'] if several('learning_rate') else [])
 
 
-def _names(entry: Row, rows: Sequence[Row]) -> list[str]:
+def _names(
+  entry: Row, rows: Sequence[Row], labels: Mapping[str, str]
+) -> list[str]:
   """The cells under `_headers`."""
   cells = {
-    'method': title(entry['method']),
+    'method': title(entry['method'], labels),
     'α': f'{entry["alpha"]:g}',
-    'transform': entry['transform'],
+    'transform': naming.transform_name(entry['transform'], labels),
     'coefficient': f'{entry["coefficient"]:g}' if entry['coefficient'] else '',
     'lr': f'{entry["learning_rate"]:g}',
   }
@@ -376,9 +395,11 @@ def _key(entry: Row) -> tuple[Any, ...]:
 
 
 def _without_empty(
-  body: Sequence[Sequence[str]], headers: Sequence[str]
+  body: Sequence[Sequence[str]], headers: Sequence[str], keys: int
 ) -> str:
-  """The table without the columns of which all cells are ''."""
-  full = [i for i in range(len(headers)) if any(line[i] for line in body)]
+  """The table without the columns of which all cells are '', but its keys."""
+  full = [
+    i for i in range(len(headers)) if i < keys or any(line[i] for line in body)
+  ]
   cells = [[line[i] for i in full] for line in body]
-  return tables.grid(cells, [headers[i] for i in full], 'left')
+  return tables.grid(cells, [headers[i] for i in full], 'left', keys)

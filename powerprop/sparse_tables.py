@@ -1,14 +1,16 @@
 """A sparse-training run as Markdown tables, and what papers have published."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import itertools
 import math
 from typing import Any
 
+from powerprop import naming
 from powerprop import published
 from powerprop import sparse_analysis
 from powerprop import tables
 from powerprop.analysis import Row
+from powerprop.naming import NO_LABELS
 from powerprop.published import Number
 from powerprop.published import Published
 from powerprop.sparse_analysis import CHOICES
@@ -17,7 +19,6 @@ from powerprop.sparse_analysis import values
 
 Column = tuple[float, str]  # a sparsity and a choice
 
-_ACROSS = 4  # sparsities side by side; more go into a table below
 _DIFFERENCE = (
   f'Difference: Powerprop minus α = 1. {tables.DIFFERENCE} Two numbers in a'
   ' cell are those of α = 1 and of Powerprop.'
@@ -43,31 +44,34 @@ def markdown(results: Mapping[str, Any]) -> str:
   rows = results['rows']
   summary = sparse_analysis.summarise(rows)
   selected = sparse_analysis.select(summary)
+  labels = results.get('labels', {})
   parts = [
     f'{_setting(results)}. {_how(summary, selected)}',
     _dense(selected),
-    *accuracy_tables(summary, selected),
-    detail_table(rows, selected),
+    accuracy_table(summary, selected, labels),
+    detail_table(rows, selected, labels),
     _notes(selected),
-    diverged_line(rows),
+    diverged_line(rows, labels),
     *published_tables(results),
   ]
   return '\n\n'.join(part for part in parts if part) + '\n'
 
 
-def accuracy_tables(
-  summary: Sequence[Row], selected: Sequence[Row]
-) -> list[str]:
+def accuracy_table(
+  summary: Sequence[Row],
+  selected: Sequence[Row],
+  labels: Mapping[str, str] = NO_LABELS,
+) -> str:
   """Test accuracy in percent: methods down, sparsities across.
 
   Args:
     summary: from `sparse_analysis.summarise`.
     selected: from `sparse_analysis.select`.
+    labels: what the config calls methods.
 
   Returns:
-    Tables in Markdown, of at most four sparsities each; none for a run of dense
-    nets alone. Every sparsity has a column for α = 1 and for Powerprop,
-    whichever the run has.
+    A table in Markdown, or '' for a run of dense nets alone. Every sparsity has
+    a column for α = 1 and for Powerprop, whichever the run has.
   """
   sparse = [entry for entry in summary if entry['method'] != 'dense']
   chosen = {(_line(e), (e['sparsity'], e['choice'])): e for e in selected}
@@ -80,25 +84,28 @@ def accuracy_tables(
       return 'diverged' if (line, column) in ran else 'not run'
     return _accuracy(entry, most)
 
-  return [
-    tables.grid(
-      [
-        [*_names(line), *(cell(line, column) for column in columns)]
-        for line in dict.fromkeys(map(_line, sparse))
-      ],
-      ['method', 'distribution', *map(_header, columns)],
-      'left',
-    )
-    for columns in _blocks(column for _, column in ran)
+  if not sparse:
+    return ''
+  columns = sorted({column for _, column in ran})
+  body = [
+    [*_names(line, labels), *(cell(line, column) for column in columns)]
+    for line in dict.fromkeys(map(_line, sparse))
   ]
+  headers = ['method', 'distribution', *map(_header, columns)]
+  return tables.grid(body, headers, 'left', 2)
 
 
-def detail_table(rows: Sequence[Row], selected: Sequence[Row]) -> str:
+def detail_table(
+  rows: Sequence[Row],
+  selected: Sequence[Row],
+  labels: Mapping[str, str] = NO_LABELS,
+) -> str:
   """How far Powerprop is ahead, what it costs, and what was chosen.
 
   Args:
     rows: as `sparse_analysis.summarise` takes them.
     selected: from `sparse_analysis.select`.
+    labels: what the config calls methods and transforms.
 
   Returns:
     A table in Markdown with a line for every method, distribution and sparsity,
@@ -116,11 +123,11 @@ def detail_table(rows: Sequence[Row], selected: Sequence[Row]) -> str:
 
   body = []
   for (method, distribution, sparsity), pair in places.items():
-    line = [*_names((method, distribution)), _percent(sparsity)]
+    line = [*_names((method, distribution), labels), _percent(sparsity)]
     if len(choices) > 1:
       line.append(_difference(rows, pair))
     line += [
-      _chosen(pair[choice], rows) if choice in pair else '–'
+      _chosen(pair[choice], rows, labels) if choice in pair else '–'
       for choice in choices
     ]
     line += [
@@ -133,19 +140,22 @@ def detail_table(rows: Sequence[Row], selected: Sequence[Row]) -> str:
   headers += ['difference'] if len(choices) > 1 else []
   headers += [f'chosen, {CHOICES[choice]}' for choice in choices]
   headers += ['weights kept', 'training FLOPs', 'inference FLOPs']
-  return tables.grid(body, headers, 'left') if body else ''
+  return tables.grid(body, headers, 'left', 3) if body else ''
 
 
-def diverged_line(rows: Sequence[Row]) -> str:
+def diverged_line(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> str:
   """What diverged and is in no mean, in a sentence, or ''.
 
   Args:
     rows: as `sparse_analysis.summarise` takes them.
+    labels: what the config calls methods and transforms.
   """
   seeds: dict[tuple[Any, ...], list[str]] = {}
   for row in rows:
     if not sparse_analysis.finite(row):
-      key = (_line(row), _chosen(row, rows), row['sparsity'])
+      key = (_line(row), _chosen(row, rows, labels), row['sparsity'])
       seeds.setdefault(key, []).append(str(row['seed']))
   # A net that was pruned to many sparsities is named once.
   sparsities: dict[tuple[Any, ...], list[str]] = {}
@@ -154,7 +164,7 @@ def diverged_line(rows: Sequence[Row]) -> str:
     sparse = line[0] != 'dense'
     sparsities.setdefault(key, []).append(_percent(sparsity) if sparse else '')
   parts = [
-    ' '.join(filter(None, [*_names(line), ', '.join(where)]))
+    ' '.join(filter(None, [*_names(line, labels), ', '.join(where)]))
     + f' ({setting}) seed{"s" if "," in which else ""} {which}'
     for (line, setting, which), where in sparsities.items()
   ]
@@ -196,14 +206,16 @@ def published_tables(results: Mapping[str, Any]) -> list[str]:
       f' dense: {_number(dense)}. In brackets: training FLOPs relative to dense'
       ' training without the training multiplier.'
     )
-    out += _published(lines, sparsities)
+    out.append(_published(lines, sparsities, results.get('labels', {})))
   return out
 
 
 def _published(
-  lines: Sequence[Published], sparsities: Collection[float]
-) -> list[str]:
-  """Tables of these lines at these sparsities."""
+  lines: Sequence[Published],
+  sparsities: Collection[float],
+  labels: Mapping[str, str],
+) -> str:
+  """A table of these lines at these sparsities."""
   methods = sparse_analysis.in_order(line.method for line in lines)
   lines = sorted(lines, key=lambda line: methods.index(line.method))
   numbers = [
@@ -215,21 +227,18 @@ def _published(
     }
     for line in lines
   ]
-  out = []
-  for columns in _blocks(itertools.chain(*numbers)):
-    body = [
-      [
-        *_names((line.method, line.distribution)),
-        line.note,
-        *(_number(found[c]) if c in found else '' for c in columns),
-        line.source,
-      ]
-      for line, found in zip(lines, numbers, strict=True)
-      if found.keys() & set(columns)
+  columns = sorted(set(itertools.chain(*numbers)))
+  body = [
+    [
+      *_names((line.method, line.distribution), labels),
+      line.note,
+      *(_number(found[c]) if c in found else '' for c in columns),
+      line.source,
     ]
-    headers = ['method', 'distribution', '', *map(_header, columns), 'source']
-    out.append(tables.grid(body, headers, 'left'))
-  return out
+    for line, found in zip(lines, numbers, strict=True)
+  ]
+  headers = ['method', 'distribution', '', *map(_header, columns), 'source']
+  return tables.grid(body, headers, 'left', 3)
 
 
 def _setting(results: Mapping[str, Any]) -> str:
@@ -301,21 +310,23 @@ def _most(selected: Sequence[Row]) -> int:
   return max((entry['n'] for entry in selected), default=0)
 
 
-def _chosen(entry: Row, rows: Sequence[Row]) -> str:
+def _chosen(entry: Row, rows: Sequence[Row], labels: Mapping[str, str]) -> str:
   """α, learning rate, and the transform if the run has several."""
   text = f'α = {entry["alpha"]:g}, lr {entry["learning_rate"]:g}'
   several = len(values(rows, 'transform')) > 1
-  return text + (f', {entry["transform"]}' if several else '')
+  name = naming.transform_name(entry['transform'], labels)
+  return text + (f', {name}' if several else '')
 
 
 def _line(entry: Row) -> tuple[str, str]:
   return entry['method'], entry['distribution']
 
 
-def _names(line: Sequence[str]) -> tuple[str, str]:
+def _names(line: Sequence[str], labels: Mapping[str, str]) -> tuple[str, str]:
   """What a line begins with; a dense net has no distribution."""
   method, distribution = line
-  return title(method), '' if method == 'dense' else title(distribution)
+  where = '' if method == 'dense' else title(distribution, labels)
+  return title(method, labels), where
 
 
 def _percent(sparsity: float) -> str:
@@ -324,13 +335,3 @@ def _percent(sparsity: float) -> str:
 
 def _header(column: Column) -> str:
   return f'{_percent(column[0])}, {CHOICES[column[1]]}'
-
-
-def _blocks(columns: Iterable[Column]) -> list[list[Column]]:
-  """Columns in order, those of at most `_ACROSS` sparsities together."""
-  found = sorted(set(columns))
-  sparsities = list(dict.fromkeys(sparsity for sparsity, _ in found))
-  return [
-    [column for column in found if column[0] in sparsities[i : i + _ACROSS]]
-    for i in range(0, len(sparsities), _ACROSS)
-  ]

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 import math
 from typing import Any, TypeGuard
 
-import numpy as np
-import tabulate
-
 from powerprop import analysis
+from powerprop import naming
 from powerprop.analysis import Row
 
 DIFFERENCE = (
@@ -19,8 +17,8 @@ DIFFERENCE = (
 
 Group = tuple[Any, ...]  # the values of `_GROUP`
 
+_WIDEST = 100  # columns of a terminal, and of a page
 _GROUP = ('transform', 'alpha', 'learning_rate')
-_ACROSS = 4  # differences side by side; more go into a table below
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -46,8 +44,9 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
 
   Returns:
     A table for each pair of transform and learning rate, a line on what its
-    cells are, and a line on what diverged.
+    cells are, and a line on what diverged; by the config's "labels".
   """
+  labels = results.get('labels', {})
   by_group = _by_group(analysis.summary_of(results))
   counts = [entry['n'] for c in by_group.values() for entry in c.values()]
   most = max(counts, default=0)
@@ -62,14 +61,15 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
     return text + (f' (n = {entry["n"]})' if entry['n'] < most else '')
 
   lines = []
-  for name, curves in _sections(by_group).items():
+  for name, curves in _sections(by_group, labels).items():
     body = [
       [f'{100 * density:.3g}%']
       + [cell(curve.get(density)) for curve in curves.values()]
       for density in densities
     ]
     lines += [name] if name else []
-    lines.append(grid(body, ['weights kept', *_headers(list(curves))]))
+    headers = ['weights kept', *_headers(list(curves), labels)]
+    lines.append(grid(body, headers))
   runs = f'mean ± std of {most} runs' if most > 1 else 'one run each'
   lines.append(f'Test accuracy in percent, {runs}.')
   return '\n\n'.join(lines + _diverged_lines(results))
@@ -85,9 +85,10 @@ def difference_table(
     num_densities: as `table` takes it.
 
   Returns:
-    Tables of at most four columns each and a line on what their cells are, or
-    '' for a run without α = 1 or with nothing beside it.
+    Tables and a line on what their cells are, or '' for a run without α = 1 or
+    with nothing beside it.
   """
+  labels = results.get('labels', {})
   by_group = _by_group(analysis.summary_of(results))
   accuracies = analysis.by_seed(results.get('rows', []))
   densities = _spread(by_group, num_densities)
@@ -101,16 +102,17 @@ def difference_table(
     )
 
   lines = []
-  for name, curves in _sections(by_group).items():
+  for name, curves in _sections(by_group, labels).items():
     groups = [g for g in curves if g[1] != 1 and _baseline(by_group, g)]
-    for i in range(0, len(groups), _ACROSS):
-      part = groups[i : i + _ACROSS]
-      body = [
-        [f'{100 * density:.3g}%', *(cell(group, density) for group in part)]
-        for density in densities
-      ]
-      lines += [name] if name else []
-      lines.append(grid(body, ['weights kept', *_headers(part)], 'left'))
+    if not groups:
+      continue
+    body = [
+      [f'{100 * density:.3g}%', *(cell(group, density) for group in groups)]
+      for density in densities
+    ]
+    headers = ['weights kept', *_headers(groups, labels)]
+    lines += [name] if name else []
+    lines.append(grid(body, headers, 'left'))
   if not lines or not accuracies:
     return ''
   return '\n\n'.join(['Difference to α = 1.', *lines, DIFFERENCE])
@@ -180,7 +182,7 @@ def analysis_table(results: Mapping[str, Any]) -> str:
   entries = results.get('analysis', [])
   groups = [tuple(entry[name] for name in _GROUP) for entry in entries]
   body = []
-  names = _headers(groups)
+  names = _headers(groups, results.get('labels', {}))
   for entry, group, name in zip(entries, groups, names, strict=True):
     below = entry.get('beats_baseline_below')
     body.append(
@@ -215,21 +217,45 @@ def analysis_table(results: Mapping[str, Any]) -> str:
 
 
 def grid(
-  body: Sequence[Sequence[str]], headers: Sequence[str], align: str = 'right'
+  body: Sequence[Sequence[str]],
+  headers: Sequence[str],
+  align: str = 'right',
+  keys: int = 1,
 ) -> str:
-  """A table of these cells as Markdown.
+  """A table of these cells as Markdown, no wider than 100 columns.
 
   Args:
     body: a sequence of cells for each row, which are printed as they are.
     headers: one for each column.
     align: 'left' or 'right', of all columns.
+    keys: how many columns say what a row is. What has no room goes into
+      further tables, which begin with these.
 
   Returns:
-    The lines of the table, without a newline at the end.
+    The lines of the table, or of the tables with an empty line between them,
+    without a newline at the end. What does not fit in beside the keys alone is
+    wider.
   """
-  return tabulate.tabulate(
-    body, headers, tablefmt='github', disable_numparse=True, stralign=align
-  )
+  lines = [list(headers), *map(list, body)]
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  parts = [list(range(keys))]
+  for column in range(keys, len(headers)):
+    wide = 1 + sum(widths[i] + 3 for i in [*parts[-1], column])
+    if wide > _WIDEST and len(parts[-1]) > keys:
+      parts.append(list(range(keys)))
+    parts[-1].append(column)
+  side = '<' if align == 'left' else '>'
+
+  def text(part: Sequence[int]) -> str:
+    rule = '|'.join('-' * (widths[i] + 2) for i in part)
+    head, *rest = (
+      ' | '.join(f'{line[i]:{side}{widths[i]}}' for i in part) for line in lines
+    )
+    return '\n'.join(
+      [f'| {head} |', f'|{rule}|', *(f'| {line} |' for line in rest)]
+    )
+
+  return '\n\n'.join(map(text, parts))
 
 
 def _finite(value: Any) -> TypeGuard[float]:
@@ -245,12 +271,13 @@ def _by_group(summary: Sequence[Row]) -> dict[Group, dict[float, Row]]:
 
 
 def _sections(
-  by_group: Mapping[Group, dict[float, Row]],
+  by_group: Mapping[Group, dict[float, Row]], labels: Mapping[str, str]
 ) -> dict[str, dict[Group, dict[float, Row]]]:
   """The curves that share a table, by its title: '' where there is only one."""
   sections: dict[str, dict[Group, dict[float, Row]]] = {}
   for group, curve in by_group.items():
-    name = f'{group[0]}, learning rate {group[2]:g}:'
+    name = naming.transform_name(group[0], labels)
+    name = f'{name[0].upper()}{name[1:]}, learning rate {group[2]:g}:'
     sections.setdefault(name, {})[group] = curve
   return sections if len(sections) > 1 else {'': dict(by_group)}
 
@@ -260,10 +287,7 @@ def _spread(
 ) -> list[float]:
   """At most so many of the densities, from the densest to the sparsest."""
   densities = sorted({d for c in by_group.values() for d in c}, reverse=True)
-  if len(densities) <= most:
-    return densities
-  chosen = np.linspace(0, len(densities) - 1, most).round()
-  return [densities[int(i)] for i in chosen]
+  return analysis.spread(densities, most)
 
 
 def _baseline(
@@ -275,14 +299,16 @@ def _baseline(
   return min(found, key=lambda g: g[0] != transform, default=None)
 
 
-def _headers(groups: Sequence[Group]) -> list[str]:
+def _headers(groups: Sequence[Group], labels: Mapping[str, str]) -> list[str]:
   """A name for each group that says no more than tells it from the others."""
   several_transforms = len({group[0] for group in groups}) > 1
   several_rates = len({group[2] for group in groups}) > 1
   names = []
   for transform, alpha, rate in groups:
-    name = f'α = {alpha:g}' + (' (baseline)' if alpha == 1 else '')
-    name += f', {transform}' if several_transforms else ''
+    name = f'α = {alpha:g}'
+    if several_transforms:
+      name = naming.setting_name(transform, alpha, labels)
+    name += ' (baseline)' if alpha == 1 else ''
     names.append(name + (f', lr {rate:g}' if several_rates else ''))
   return names
 
@@ -297,9 +323,11 @@ def _diverged_lines(results: Mapping[str, Any]) -> list[str]:
     seeds.setdefault(key, []).append(member['seed'])
   if not seeds:
     return []
-  parts = [
-    f'{transform} α = {alpha:g} lr {rate:g} '
-    f'seed{"s" if len(which) > 1 else ""} {", ".join(map(str, which))}'
-    for (transform, alpha, rate), which in seeds.items()
-  ]
+  parts = []
+  for (transform, alpha, rate), which in seeds.items():
+    name = naming.setting_name(transform, alpha, results.get('labels', {}))
+    several = 's' if len(which) > 1 else ''
+    parts.append(
+      f'{name}, lr {rate:g}, seed{several} {", ".join(map(str, which))}'
+    )
   return [f'Diverged and left out: {"; ".join(parts)}.']

@@ -188,11 +188,11 @@ def test_difference_table_pairs_seeds_of_the_same_setting():
     if line.endswith(('0.1:', '0.5:', '0.9:')) or '100%' in line
   ]
   assert found == [
-    'chain_rule, learning rate 0.1:',
+    'Naive chain rule, learning rate 0.1:',
     ['100%', '+25.0 1/1'],  # to α = 1 of the other transform
-    'powerprop, learning rate 0.1:',
+    'Powerprop, learning rate 0.1:',
     ['100%', '+10.0 ± 0.0* 3/3', '+15.0 ± 0.0* 3/3'],
-    'powerprop, learning rate 0.5:',
+    'Powerprop, learning rate 0.5:',
     ['100%', '-10.0 ± 0.0* 0/3'],
   ]
 
@@ -287,7 +287,7 @@ def test_table_shows_a_readable_choice_of_densities():
   assert [row[0] for row in cells[2:]][-1] == '1%'
   assert len(cells) == 12 and lines[12] == ''
   assert 'mean ± std of 3 runs' in lines[13]
-  assert lines[-1].endswith('powerprop α = 4 lr 0.1 seed 3.')
+  assert lines[-1].endswith(': α = 4, lr 0.1, seed 3.')
 
 
 def test_table_of_single_runs_has_no_deviation():
@@ -301,16 +301,49 @@ def test_table_tells_learning_rates_apart_and_marks_lost_members():
   rows = [_row(1.0, s, 1.0, 0.9, learning_rate=0.1) for s in range(2)]
   rows += [_row(1.0, 0, 1.0, 0.8, learning_rate=0.5)]
   text = tables.table({'rows': rows})
-  assert 'powerprop, learning rate 0.5:' in text
+  assert 'Powerprop, learning rate 0.5:' in text
   assert '80.0 (n = 1)' in text
 
 
 def test_analysis_table_shows_numbers_crossing_and_margin():
   text = tables.analysis_table(_results())
-  (row,) = [line for line in text.splitlines() if 'α = 4 ' in line][:1]
-  cells = [cell.strip() for cell in row.split('|')[1:-1]]
-  expected = ['α = 4', '10.6 ± 0.1', '12.0 ± 1.3', '–', '0.1', '1.0', '50%']
+  rows = [line for line in text.splitlines() if 'α = 4 |' in line]
+  cells = [c.strip() for row in rows for c in row.split('|')[2:-1]]
+  expected = ['10.6 ± 0.1', '12.0 ± 1.3', '–', '0.1', '1.0', '50%']
   assert cells == [*expected, '+29.7 at 1%']
+
+
+@pytest.mark.parametrize('align', ['left', 'right'])
+def test_a_wide_table_goes_on_in_others_with_the_same_keys(align):
+  headers = ['method', 'α', *(f'column {i}' for i in range(20))]
+  body = [[name, '2', *(['0.5'] * 20)] for name in ('one', 'another')]
+  text = tables.grid(body, headers, align, keys=2)
+  parts = [part.splitlines() for part in text.split('\n\n')]
+  assert len(parts) > 1
+  cells = lambda line: [cell.strip() for cell in line.split('|')[1:-1]]
+  for head, rule, *rest in parts:
+    assert {len(line) for line in (head, rule, *rest)} == {len(head)}
+    assert len(head) <= 100
+    assert [cells(line)[:2] for line in rest] == [
+      ['one', '2'],
+      ['another', '2'],
+    ]
+  found = [name for part in parts for name in cells(part[0])[2:]]
+  assert found == headers[2:]
+
+
+def test_names_are_those_of_the_config():
+  labels = {'powerprop': 'ours', 'chain_rule': 'theirs'}
+  rows = [
+    _row(alpha, 0, 1.0, 0.5, transform=name)
+    for name in labels
+    for alpha in (1.0, 2.0)
+  ]
+  lost = rows[-1] | {'seed': 1, 'test_nll': math.nan}
+  results = {'rows': [*rows, lost], 'labels': labels}
+  text = tables.table(results)
+  assert 'Theirs, learning rate 0.1:' in text and 'chain' not in text
+  assert 'α = 2, theirs, lr 0.1, seed 1' in text
 
 
 def test_tables_of_an_empty_run_do_not_fail():
