@@ -102,8 +102,8 @@ def _count(true: jax.Array) -> jax.Array:
 
   def by_rows(x):
     # XLA's sum of a whole array on CPU writes the compared array to memory in
-    # four bytes each; sums of short rows it computes on the fly, 3.5 times as
-    # fast. The barrier keeps it from joining both sums again.
+    # four bytes each; sums of short rows it computes on the fly, which was
+    # faster. The barrier keeps it from joining both sums again.
     x = jnp.atleast_1d(x)
     whole = x.shape[-1] - x.shape[-1] % _ROW
     rows = x[..., :whole].reshape(*x.shape[:-1], whole // _ROW, _ROW)
