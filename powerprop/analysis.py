@@ -14,39 +14,15 @@ learning rate, seed).
 from collections.abc import Callable, Mapping, Sequence
 import itertools
 import math
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
-from scipy import special
 
 Arrays = np.ndarray | Sequence[np.ndarray]
 Row = Mapping[str, Any]
 
 _GROUP = ('transform', 'alpha', 'learning_rate')
 _MEANS = ('test_accuracy', 'test_nll', 'mask_overlap')
-
-
-class Difference(NamedTuple):
-  """How far one setting is ahead of another, over the seeds that both have.
-
-  Attributes:
-    mean: of the differences; nan where no seed has both.
-    half: half the width of its 95% interval; nan for fewer than three seeds.
-    n: number of seeds.
-    ahead: number of seeds in which the difference is positive.
-    behind: number of seeds in which it is negative.
-  """
-
-  mean: float
-  half: float
-  n: int
-  ahead: int
-  behind: int
-
-  @property
-  def clear(self) -> bool:
-    """Whether the interval leaves out zero; false where there is none."""
-    return abs(self.mean) > self.half
 
 
 def sign_change(initial: Arrays, final: Arrays) -> float:
@@ -329,54 +305,6 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
   return summary
 
 
-def by_seed(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[Any, float]]:
-  """Test accuracies of what did not diverge, for `paired_difference`.
-
-  Args:
-    rows: as `summarise` takes them.
-
-  Returns:
-    By (transform, alpha, learning rate, density), the accuracy of every seed.
-  """
-  lost = {tuple(member.values()) for member in diverged(rows)}
-  out: dict[tuple[Any, ...], dict[Any, float]] = {}
-  for row in rows:
-    if _member(row) not in lost:
-      key = (*_member(row)[:-1], row['density'])
-      out.setdefault(key, {})[row['seed']] = row['test_accuracy']
-  return out
-
-
-def histogram_edges(
-  layers: Sequence[np.ndarray], reach: float, bins: int
-) -> np.ndarray:
-  r"""Edges of bins that are fine where weights are many, around zero.
-
-  .. math:: e_i = s \sinh(u_i), \quad u_i \text{ equally spaced}
-
-  with s the smallest of the arrays' median magnitudes: about as wide as they
-  are far from zero, but for the middle ones. Equal bins as wide as outliers ask
-  for would have nearly all of the weights in a few of them.
-
-  Args:
-    layers: weights to be compared, which share the edges; not none.
-    reach: the outer edges are at ± reach > 0.
-    bins: their number, ≥ 1.
-
-  Returns:
-    float64 [bins + 1], rising.
-
-  >>> histogram_edges([np.array([-1., 1.])], 2., 4).round(2).tolist()
-  [-2.0, -0.79, 0.0, 0.79, 2.0]
-  """
-  scale = min(float(np.median(np.abs(x))) for x in layers)
-  scale = min(max(scale, 1e-6 * reach), reach)
-  end = np.arcsinh(reach / scale)
-  edges = scale * np.sinh(np.linspace(-end, end, bins + 1))
-  edges[0], edges[-1] = -reach, reach
-  return edges
-
-
 def summary_of(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
   """A run's summary, made from its rows where it is missing."""
   return results.get('summary') or summarise(results.get('rows', []))
@@ -416,59 +344,34 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
   return float(np.mean(array)), std
 
 
-def half_width(std: float, n: int) -> float:
-  r"""Half the width of Student's 95% interval of a mean.
+def histogram_edges(
+  layers: Sequence[np.ndarray], reach: float, bins: int
+) -> np.ndarray:
+  r"""Edges of bins that are fine where weights are many, around zero.
 
-  .. math:: t_{0.975,\, n - 1}\, s / \sqrt{n}
+  .. math:: e_i = s \sinh(u_i), \quad u_i \text{ equally spaced}
 
-  There is none for two values: the factor is 12.7 then, and two that happen to
-  be equal, as accuracies on a few hundred pictures do, would make it zero.
-
-  Args:
-    std: sample standard deviation s (ddof = 1) of n values, ≥ 0.
-    n: number of values.
-
-  Returns:
-    A number ≥ 0, or nan for fewer than three values.
-
-  >>> round(half_width(1., 5), 3)
-  1.242
-
-  References:
-    Student, The probable error of a mean, Biometrika, 1908.
-  """
-  if n < 3:
-    return math.nan
-  return float(special.stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
-
-
-def paired_difference(
-  baseline: Mapping[Any, float], other: Mapping[Any, float]
-) -> Difference:
-  """How far one setting is ahead of the baseline, seed by seed.
-
-  Seeds of the same number start from the same weights and see the same batches,
-  so what they share cancels. One difference in twenty that is none has an
-  interval that leaves out zero all the same.
+  with s the smallest of the arrays' median magnitudes: about as wide as they
+  are far from zero, but for the middle ones. Equal bins as wide as outliers ask
+  for would have nearly all of the weights in a few of them.
 
   Args:
-    baseline: a number for each seed; what is subtracted.
-    other: likewise; seeds that only one of the two has are left out.
+    layers: weights to be compared, which share the edges; not none.
+    reach: the outer edges are at ± reach > 0.
+    bins: their number, ≥ 1.
 
   Returns:
-    The difference, in the unit of the numbers.
+    float64 [bins + 1], rising.
 
-  >>> paired_difference({0: .5, 1: .25, 2: 0.}, {0: .75, 1: .25})
-  Difference(mean=0.125, half=nan, n=2, ahead=1, behind=0)
+  >>> histogram_edges([np.array([-1., 1.])], 2., 4).round(2).tolist()
+  [-2.0, -0.79, 0.0, 0.79, 2.0]
   """
-  pairs = [other[s] - baseline[s] for s in baseline if s in other]
-  if not pairs:
-    return Difference(math.nan, math.nan, 0, 0, 0)
-  mean, std = mean_and_std(pairs)
-  ahead, behind = sum(p > 0 for p in pairs), sum(p < 0 for p in pairs)
-  return Difference(
-    mean, half_width(std, len(pairs)), len(pairs), ahead, behind
-  )
+  scale = min(float(np.median(np.abs(x))) for x in layers)
+  scale = min(max(scale, 1e-6 * reach), reach)
+  end = np.arcsinh(reach / scale)
+  edges = scale * np.sinh(np.linspace(-end, end, bins + 1))
+  edges[0], edges[-1] = -reach, reach
+  return edges
 
 
 def _layers(arrays: Arrays) -> list[np.ndarray]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from powerprop import analysis
 from powerprop import continual_analysis
+from powerprop import differences
 from powerprop import naming
 from powerprop import panels
 from powerprop import sparse_panels
@@ -245,7 +246,7 @@ def draw_ends(
         row = methods.index(key[0]) + beside
         _, bar = analysis.mean_and_std(values.tolist())
         if sure:
-          bar = analysis.half_width(bar, len(values))
+          bar = differences.half_width(bar, len(values))
         bars = style.whiskers(mean, bar)[:, None]
         axes.errorbar(mean, row, xerr=bars, **look)
     several = len({transform for transform, _ in lines}) > 1

@@ -7,6 +7,7 @@ import numpy as np
 
 from powerprop import analysis
 from powerprop import continual_analysis
+from powerprop import differences
 from powerprop import naming
 from powerprop import published
 from powerprop import tables
@@ -181,7 +182,7 @@ def _differences(
       }
       for members in (baseline, group)
     )
-    found = analysis.paired_difference(first, second)
+    found = differences.paired(first, second)
     cells.append(tables.difference_cell(found, digits=2) if found.n else '')
   return cells
 
@@ -347,7 +348,7 @@ def _measure(entry: Row, name: str, scale: float) -> str:
   if entry['n'] > 1:
     text += f' ± {scale * entry[f"{name}_std"]:.{digits}f}'
   if entry['n'] > 2 and name == 'average_accuracy':
-    half = analysis.half_width(entry[f'{name}_std'], entry['n'])
+    half = differences.half_width(entry[f'{name}_std'], entry['n'])
     ends = scale * (mean - half), scale * (mean + half)
     text += f' [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]'
   return text

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from powerprop import analysis
-from powerprop.analysis import Difference
+from powerprop import differences
 from powerprop.analysis import Row
 from powerprop.naming import NO_LABELS
 
@@ -167,7 +167,7 @@ def at_best_rate(summary: Sequence[Row]) -> list[Row]:
 
 def difference(
   rows: Sequence[Row], baseline: Row, powerprop: Row
-) -> Difference:
+) -> differences.Difference:
   """Test accuracy of one setting minus another's, seed by seed.
 
   Args:
@@ -178,9 +178,7 @@ def difference(
   Returns:
     The difference as a share, over the seeds that diverged in neither.
   """
-  return analysis.paired_difference(
-    _by_seed(rows, baseline), _by_seed(rows, powerprop)
-  )
+  return differences.paired(_by_seed(rows, baseline), _by_seed(rows, powerprop))
 
 
 def family(entry: Row) -> str:

@@ -5,6 +5,7 @@ import math
 from typing import Any, TypeGuard
 
 from powerprop import analysis
+from powerprop import differences
 from powerprop import naming
 from powerprop.analysis import Row
 
@@ -90,13 +91,13 @@ def difference_table(
   """
   labels = results.get('labels', {})
   by_group = _by_group(analysis.summary_of(results))
-  accuracies = analysis.by_seed(results.get('rows', []))
+  accuracies = differences.by_seed(results.get('rows', []))
   densities = _spread(by_group, num_densities)
 
   def cell(group: Group, density: float) -> str:
     baseline = (*(_baseline(by_group, group) or ()), density)
     return difference_cell(
-      analysis.paired_difference(
+      differences.paired(
         accuracies.get(baseline, {}), accuracies.get((*group, density), {})
       )
     )
@@ -118,12 +119,12 @@ def difference_table(
   return '\n\n'.join(['Difference to α = 1.', *lines, DIFFERENCE])
 
 
-def difference_cell(found: analysis.Difference, digits: int = 1) -> str:
+def difference_cell(found: differences.Difference, digits: int = 1) -> str:
   """A difference as a cell, in the words of `DIFFERENCE`.
 
-  >>> difference_cell(analysis.Difference(0.0125, 0.0025, 5, 4, 1))
+  >>> difference_cell(differences.Difference(0.0125, 0.0025, 5, 4, 1))
   '+1.2 ± 0.2* 4/5'
-  >>> difference_cell(analysis.Difference(-0.25, math.nan, 2, 0, 2))
+  >>> difference_cell(differences.Difference(-0.25, math.nan, 2, 0, 2))
   '-25.0 0/2'
   """
   if not found.n:
