@@ -137,8 +137,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   recipe = train.make_recipe(mine.training, dataset)
   recipe = recipe._replace(num_train=size, sequence=sequence)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  if sequence.scenario == 'task':
-    recipe = recipe._replace(heads=continual_settings.heads(sequence, shapes))
+  recipe = recipe._replace(heads=continual_settings.heads(sequence, shapes))
   if mine.clip_norm:
     plain = recipe.optimizer
     clip = optax.clip_by_global_norm(mine.clip_norm)

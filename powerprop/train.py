@@ -46,7 +46,8 @@ class Recipe(NamedTuple):
     layer_flops: by parameter path, FLOPs of a dense forward pass, from
       `powerprop.flops`; {} where work is not counted.
     sequence: of tasks; the training data are then a `data.Source`.
-    heads: paths of the leaves whose columns belong to single tasks.
+    heads: paths of the leaves whose columns are outputs, where not all outputs
+      take part in all tasks.
   """
 
   net: hk.TransformedWithState
@@ -179,8 +180,7 @@ def make_training(
       logits = jnp.where(examples.visible, logits, _NEVER)
     label = examples.label
     if recipe.label_smoothing:
-      target = jax.nn.one_hot(label, logits.shape[-1])
-      target = optax.smooth_labels(target, recipe.label_smoothing)
+      target = _smoothed(recipe, label, logits.shape[-1], examples.visible)
       losses = optax.softmax_cross_entropy(logits, target)
     else:
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
@@ -240,7 +240,10 @@ def make_training(
 
   def chunk(state, hyper, train: Any, start, num_steps: int):
     batch_key, net_key, _, method_key, _ = keys(hyper)
-    stepping = _confined(recipe, method, train)
+    at_rest = _at_rest(recipe, method, train)
+    stepping = method._replace(
+      constrain=lambda updates, kept: at_rest(method.constrain(updates, kept))
+    )
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def one_step(state: TrainState, xs):
@@ -259,7 +262,7 @@ def make_training(
       dense = rehearsed(dense, w, state, key, train)
       if recipe.l2:
         dense = trees.map_where(
-          lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, w
+          lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
         )
       event = steps_lib.make_event(tx, key, step, now, dense, hyper.coefficient)
       (phi, opt, seen), work = steps_lib.take_step(
@@ -319,10 +322,32 @@ def make_training(
   )
 
 
-def _confined(recipe: Recipe, method: Method, train: Any) -> Method:
-  """The method, with the columns of other tasks' heads at rest."""
+def _smoothed(
+  recipe: Recipe, label: jax.Array, outputs: int, visible: jax.Array
+) -> jax.Array:
+  """Labels smoothed over the outputs that take part; float32 [B, outputs].
+
+  An output that takes no part has a log-probability of about `_NEVER`: any
+  share of a label there would swamp the loss, and make the others drift.
+  """
+  target = jax.nn.one_hot(label, outputs)
+  if recipe.sequence is None or recipe.sequence.scenario == 'domain':
+    return optax.smooth_labels(target, recipe.label_smoothing)
+  count = jnp.sum(visible, axis=-1, keepdims=True)
+  share = jnp.where(visible, recipe.label_smoothing / count, 0)
+  return (1 - recipe.label_smoothing) * target + share
+
+
+def _at_rest(
+  recipe: Recipe, method: Method, train: Any
+) -> Callable[[Params], Params]:
+  """tree -> tree, zero in the columns of outputs that take no part yet.
+
+  What moves weights without a gradient of theirs, as decay does, must not move
+  these: a task would find its outputs changed before it begins.
+  """
   if not recipe.heads or recipe.sequence is None:
-    return method
+    return lambda tree: tree
   sequence = recipe.sequence
   if method.joint or method.memory is not None:
     sequence = sequence._replace(scenario='class')  # they learn earlier tasks
@@ -334,14 +359,9 @@ def _confined(recipe: Recipe, method: Method, train: Any) -> Method:
       f'/{head}/' in f'/{path}/' for head in recipe.heads
     )
 
-  def constrain(updates, state):
-    return trees.map_where(
-      lambda u: jnp.where(moving, u, 0),
-      is_head,
-      method.constrain(updates, state),
-    )
-
-  return method._replace(constrain=constrain)
+  return lambda tree: trees.map_where(
+    lambda x: jnp.where(moving, x, 0), is_head, tree
+  )
 
 
 def _measured(
