@@ -509,3 +509,65 @@ def test_normalise(jit):
   pixels = normalise(images, 1 / 255)
   assert pixels.dtype == jnp.float32
   np.testing.assert_allclose(pixels, images / 255, rtol=1e-6)
+
+
+# What a data set promises.
+
+
+def _own(split='train', **fields):
+  """Digits as a user might have made them; fields of a split, or of all."""
+  made = data.load('digits')
+  if set(fields) <= set(data.Dataset._fields):
+    return made._replace(**fields)
+  return made._replace(**{split: getattr(made, split)._replace(**fields)})
+
+
+_LABELS = np.arange(1_257, dtype=np.int32) % 10
+
+
+@pytest.mark.parametrize(
+  'made, parts',
+  [
+    (lambda: _own(label=_LABELS - 1), ['train.label [-1] at [0]', '[0, 10)']),
+    (lambda: _own(label=_LABELS + 1), ['train.label [10] at [9]', '[0, 10)']),
+    (
+      lambda: _own('test', label=np.full(360, 99, np.int32)),
+      ['test.label [99]', '[0, 10)'],
+    ),
+    (lambda: _own(label=_LABELS[:-1]), ['train.label of 1,256', '1,257']),
+    (lambda: _own(label=_LABELS * 1.0), ['label float64[1257]', 'int32']),
+    (lambda: _own(label=_LABELS.astype(np.int64)), ['label int64', 'int32']),
+    (lambda: _own(label=np.eye(10)[_LABELS]), ['[1257, 10]', 'with 1 axis,']),
+    (lambda: _own(label=_LABELS.tolist()), ['list', 'a NumPy array']),
+    (
+      lambda: _own(image=np.zeros((1_257, 8, 8), np.uint8)),
+      ['train.image uint8[1257, 8, 8]', 'uint8 with 4 axes'],
+    ),
+    (
+      lambda: _own(image=np.zeros((1_257, 8, 8, 1), np.float32)),
+      ['train.image float32', 'uint8'],
+    ),
+    (
+      lambda: _own('validation', image=np.zeros((0, 8, 8, 1), np.uint8)),
+      ['validation.image uint8[0, 8, 8, 1]', 'empty'],
+    ),
+    (
+      lambda: _own('test', image=np.zeros((360, 9, 9, 1), np.uint8)),
+      ['test.image of [9, 9, 1]', 'of [8, 8, 1]'],
+    ),
+    (lambda: _own(num_classes=5), ['train.label [5]', '[0, 5)']),
+    (lambda: _own(num_classes=10.0), ['num_classes 10.0', 'whole number']),
+    (lambda: _own(num_classes=1), ['num_classes 1', 'at least 2']),
+    (lambda: _own(scale=0.0), ['scale 0.0', 'above 0']),
+    (lambda: _own(scale=float('nan')), ['scale nan', 'finite']),
+  ],
+)
+def test_a_data_set_of_ones_own_breaks_a_promise(monkeypatch, made, parts):
+  wrong = made()
+  monkeypatch.setattr('powerprop.data.datasets._digits', lambda: wrong)
+  with pytest.raises(data.DataError) as error:
+    data.load('digits')
+  text = str(error.value)
+  assert all(part in text for part in parts), text
+  assert "data set 'digits'" in text and text.endswith('.')
+  assert '\n' not in text and len(text) < 300

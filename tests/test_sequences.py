@@ -202,3 +202,11 @@ def test_tasks_are_traced():
     wanted = _take(sequence, task, 'test', rows)
     jax.tree.map(np.testing.assert_array_equal, got, wanted)
   assert take._cache_size() == 1
+
+
+def test_a_task_without_examples_is_an_error():
+  dataset = _dataset()
+  label = np.minimum(dataset.test.label, 3)
+  dataset = dataset._replace(test=dataset.test._replace(label=label))
+  with pytest.raises(data.DataError, match='task 3 of 3 has no test examples'):
+    data.SEQUENCES['split'](dataset, 3, 'domain')

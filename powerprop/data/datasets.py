@@ -6,6 +6,7 @@ import os
 import numpy as np
 
 from powerprop.data import prepared
+from powerprop.data.types import checked
 from powerprop.data.types import DataError
 from powerprop.data.types import Dataset
 from powerprop.data.types import Split
@@ -49,12 +50,12 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
 
   Raises:
     DataError: if the name is unknown, or the data are missing and cannot be
-      downloaded, or are damaged.
+      downloaded, or are damaged, or are not what `Dataset` promises.
   """
   if name == 'digits':
-    return _digits()
+    return checked(_digits())
   if name in _TFDS:
-    return _from_tfds(name, data_dir)
+    return checked(_from_tfds(name, data_dir))
   near = difflib.get_close_matches(str(name), names(), n=1)
   hint = f'did you mean {near[0]!r}? Known' if near else 'known'
   raise DataError(

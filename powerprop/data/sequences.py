@@ -184,7 +184,7 @@ def split(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
     A sequence; it is the same for all seeds.
 
   Raises:
-    DataError: if the classes cannot be shared out.
+    DataError: if the classes cannot be shared out, or a task has no examples.
 
   Reference: Zenke et al., Synaptic intelligence, ICML 2017, section 5.1; Hsu et
     al. 2018, section 4, where pictures are padded and normalised as well.
@@ -207,6 +207,14 @@ def split(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
     ]
     for name in SPLITS
   }
+  for name, rows in chosen.items():
+    for t, own in enumerate(rows):
+      if not own.size:
+        raise DataError(
+          f'task {t + 1} of {num_tasks} has no {name} examples: {dataset.name}'
+          f' has none of the classes {t * size} to {(t + 1) * size - 1}; lower'
+          ' num_tasks, or change the data set.'
+        )
   # Rows of all tasks in one rectangle; what fills it is never picked.
   rows_of = {
     name: np.stack([np.resize(r, max(map(len, rows))) for r in rows]).astype(

@@ -1,6 +1,6 @@
 """Core types of the data: a split, a data set, and what can go wrong."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,3 +39,75 @@ class Dataset(NamedTuple):
   test: Split
   num_classes: int
   scale: float
+
+
+def checked(dataset: Dataset) -> Dataset:
+  """The data set, if it keeps what `Dataset` and `Split` promise.
+
+  Args:
+    dataset: from wherever it was made.
+
+  Returns:
+    The same.
+
+  Raises:
+    DataError: naming the first promise that it breaks.
+  """
+
+  def promise(ok: bool, what: str, value: Any, must: str) -> None:
+    if not ok:
+      raise DataError(
+        f'the data set {dataset.name!r} has {what} {value} but it must be'
+        f' {must}; change the function that makes the data set.'
+      )
+
+  classes, scale = dataset.num_classes, dataset.scale
+  whole = isinstance(classes, int | np.integer) and not isinstance(
+    classes, bool
+  )
+  promise(
+    whole and classes >= 2,
+    'num_classes',
+    repr(classes),
+    'a whole number of at least 2',
+  )
+  promise(
+    isinstance(scale, int | float | np.number) and 0 < scale < np.inf,
+    'scale',
+    repr(scale),
+    'a finite number above 0, which takes pixels to [0, 1]',
+  )
+  for name in ('train', 'validation', 'test'):
+    split = getattr(dataset, name)
+    for part, dtype, axes in (('image', 'uint8', 4), ('label', 'int32', 1)):
+      x = getattr(split, part)
+      promise(
+        isinstance(x, np.ndarray), f'{name}.{part}', type(x), 'a NumPy array'
+      )
+      promise(
+        x.dtype == dtype and x.ndim == axes and x.size > 0,
+        f'{name}.{part}',
+        f'{x.dtype}{list(x.shape)}',
+        f'{dtype} with {axes} {"axes" if axes > 1 else "axis"}, none of them'
+        ' empty',
+      )
+    promise(
+      len(split.label) == len(split.image),
+      f'{name}.label',
+      f'of {len(split.label):,} examples',
+      f'of {len(split.image):,}, as many as there are pictures',
+    )
+    promise(
+      split.image.shape[1:] == dataset.train.image.shape[1:],
+      f'{name}.image',
+      f'of {list(split.image.shape[1:])}',
+      f'of {list(dataset.train.image.shape[1:])}, as those to train on',
+    )
+    wrong = np.flatnonzero((split.label < 0) | (split.label >= classes))
+    promise(
+      not wrong.size,
+      f'{name}.label',
+      f'{split.label[wrong[:1]]} at {wrong[:1]}',
+      f'in [0, {classes}), the classes being {classes}',
+    )
+  return dataset
