@@ -15,6 +15,7 @@ from powerprop import lifetime
 from powerprop import population
 from powerprop import settings as settings_lib
 from powerprop import train
+from powerprop import validation
 from powerprop.continual_settings import ContinualSettings
 from powerprop.lifetime import Life
 from powerprop.types import Hyper, Method, Params
@@ -119,7 +120,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   mine = continual_settings.of_method(s, name)
   dataset = sequence.dataset._replace(num_classes=sequence.num_outputs)
   size = int(sequence.sizes['train'].max())
-  settings_lib.require(
+  validation.require(
     mine.training.batch_size <= int(sequence.sizes['train'].min()),
     'batch_size',
     mine.training.batch_size,
@@ -128,7 +129,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   )
   steps = continual_settings.steps(mine, sequence, mine.epochs)
   mine = mine._replace(training=mine.training._replace(steps=steps))
-  settings_lib.attempt(
+  validation.attempt(
     'learning_rate_schedule',
     mine.training.learning_rate_schedule,
     lambda: settings_lib.schedule(mine.training),
@@ -137,7 +138,15 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   recipe = train.make_recipe(mine.training, dataset)
   recipe = recipe._replace(num_train=size, sequence=sequence)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  recipe = recipe._replace(heads=continual_settings.heads(sequence, shapes))
+  heads = continual_settings.heads(sequence, shapes)
+  if sequence.scenario != 'domain' and not heads:
+    raise settings_lib.ConfigError(
+      f'scenario is {sequence.scenario!r}, where tasks have outputs of their'
+      f" own, but network {mine.training.network!r} has no layer 'output'"
+      f' with {sequence.num_outputs} units: give its last layer that name, or'
+      " choose scenario 'domain'."
+    )
+  recipe = recipe._replace(heads=heads)
   if mine.clip_norm:
     plain = recipe.optimizer
     clip = optax.clip_by_global_norm(mine.clip_norm)

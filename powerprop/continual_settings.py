@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import typing
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from powerprop import data
 from powerprop import methods
 from powerprop import settings
 from powerprop import trees
+from powerprop import validation
 from powerprop.methods import sequential
 from powerprop.settings import ConfigError
 from powerprop.settings import Settings
@@ -47,12 +47,6 @@ OVERRIDES = (
 PACKING = ('packnet', 'efficient_packnet')
 # Without the task's identity at test time these cannot choose a net.
 _NEED_IDENTITY = (*PACKING, 'single')
-_KINDS = {
-  int: 'a whole number',
-  float: 'a number',
-  str: 'a name',
-  bool: 'True or False',
-}
 
 
 class ContinualSettings(NamedTuple):
@@ -130,7 +124,7 @@ def coefficients(s: ContinualSettings, name: str) -> tuple[float, ...]:
   given = s.method_kwargs.get(name, {}).get(
     'coefficient', methods.COEFFICIENTS.get(method, 0.0)
   )
-  return settings.numbers(f'method_kwargs.{name}.coefficient', given)
+  return validation.numbers(f'method_kwargs.{name}.coefficient', given)
 
 
 def check(config: ml_collections.ConfigDict) -> ContinualSettings:
@@ -146,46 +140,42 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
     ConfigError: naming the first field that is missing, unknown or out of
       range.
   """
-  given = config.to_dict()
-  own = [n for n in ContinualSettings._fields if n != 'training']
-  shared = [n for n in Settings._fields if n not in _UNUSED]
-  settings.check_names(
-    given,
-    [*own, *shared],
-    {**ContinualSettings._field_defaults, **Settings._field_defaults},
-    _EXAMPLE,
-  )
-  training = settings.check_fields(
-    {k: v for k, v in given.items() if k not in own} | _UNUSED,
-    Settings,
-    _EXAMPLE,
-  )
-  s = ContinualSettings(
-    training, **{k: v for k, v in given.items() if k in own}
+  s: ContinualSettings = settings.check_extended(
+    config, ContinualSettings, _UNUSED, _EXAMPLE
   )
   for name in ('method_kwargs', 'method_training'):
     value = getattr(s, name)
-    settings.require(
+    validation.require(
       isinstance(value, dict)
       and all(isinstance(v, dict) for v in value.values()),
       name,
       repr(value),
       'a dict of dicts, by method',
     )
-  s = s._replace(methods=settings.names('methods', s.methods))
-  settings.known('sequence', s.sequence, list(data.SEQUENCES))
-  settings.known('scenario', s.scenario, list(data.SCENARIOS))
+  s = s._replace(methods=validation.names('methods', s.methods))
+  validation.known('sequence', s.sequence, list(data.SEQUENCES))
+  validation.known('scenario', s.scenario, list(data.SCENARIOS))
   _check_numbers(s)
-  if 'adaptive_powerprop' in training.transforms:
+  if 'adaptive_powerprop' in s.training.transforms:
     raise ConfigError(
       'transforms has adaptive_powerprop, but what was learned is kept at a'
       ' constant alpha: choose powerprop or chain_rule.'
     )
   for name in {**dict.fromkeys(s.methods), **s.method_kwargs}:
-    settings.known('method', method_of(s, name), method_names())
-    _check_options(s, name)
+    validation.known('method', method_of(s, name), method_names())
+    method = method_of(s, name)
+    validation.check_options(
+      f'method_kwargs.{name}',
+      method,
+      getattr(methods, method),
+      {
+        k: v
+        for k, v in s.method_kwargs.get(name, {}).items()
+        if k not in ('method', 'coefficient')
+      },
+    )
     for c in coefficients(s, name):
-      settings.require(
+      validation.require(
         0 <= c < math.inf,
         f'method_kwargs.{name}.coefficient',
         f'{c:g}',
@@ -201,9 +191,9 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
   for name, fields in s.method_training.items():
     # Those that this run leaves out may stay in a config.
     there = [*s.methods, *s.method_kwargs, *method_names()]
-    settings.known('method of method_training', name, there)
+    validation.known('method of method_training', name, there)
     for field in fields:
-      settings.known(f'field of method_training.{name}', field, [*OVERRIDES])
+      validation.known(f'field of method_training.{name}', field, [*OVERRIDES])
     of_method(s, name)
   for name in s.methods:
     mine = of_method(s, name)
@@ -218,34 +208,30 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
 
 
 def _check_numbers(s: ContinualSettings) -> None:
-  for name, low in (
-    ('num_tasks', 1),
-    ('search_tasks', 1),
-    ('search_seeds', 1),
-    ('evaluate_every', 1),
-    ('retries', 0),
-  ):
-    value = getattr(s, name)
-    settings.require(
-      isinstance(value, int) and value >= low,
-      name,
-      value,
-      f'a whole number of at least {low}',
-    )
-  for name, must, ok in (
-    ('epochs', 'a number above 0', lambda x: 0 < x < math.inf),
-    ('retrain_epochs', 'a number of at least 0', lambda x: 0 <= x < math.inf),
-    ('clip_norm', 'a number of at least 0', lambda x: 0 <= x < math.inf),
-    ('retry_factor', 'a number in (0, 1)', lambda x: 0 < x < 1),
-    ('failure_accuracy', 'a number in [0, 1)', lambda x: 0 <= x < 1),
-  ):
-    value = getattr(s, name)
-    settings.require(
-      isinstance(value, int | float) and ok(value), name, repr(value), must
-    )
+  validation.check_whole(
+    s,
+    {
+      'num_tasks': 1,
+      'search_tasks': 1,
+      'search_seeds': 1,
+      'evaluate_every': 1,
+      'retries': 0,
+    },
+  )
+  at_least_0 = 'a number of at least 0', lambda x: x >= 0
+  validation.check_ranges(
+    s,
+    {
+      'epochs': ('a number above 0', lambda x: x > 0),
+      'retrain_epochs': at_least_0,
+      'clip_norm': at_least_0,
+      'retry_factor': ('a number in (0, 1)', lambda x: 0 < x < 1),
+      'failure_accuracy': ('a number in [0, 1)', lambda x: 0 <= x < 1),
+    },
+  )
   for name in ('reset_optimizer', 'forward_transfer'):
     value = getattr(s, name)
-    settings.require(
+    validation.require(
       isinstance(value, bool), name, repr(value), 'True or False'
     )
 
@@ -275,30 +261,6 @@ def of_method(s: ContinualSettings, name: str) -> ContinualSettings:
   return s
 
 
-def _check_options(s: ContinualSettings, name: str) -> None:
-  """Names and types of a method's options; it checks their values itself."""
-  method = method_of(s, name)
-  options = dict(inspect.signature(getattr(methods, method)).parameters)
-  del options['tasks']
-  for option, value in s.method_kwargs.get(name, {}).items():
-    if option in ('method', 'coefficient'):
-      continue
-    settings.known(f'option of {method}', option, sorted(options))
-    kind = options[option].annotation
-    types = typing.get_args(kind) or (kind,)
-    if not set(types) <= set(_KINDS):
-      continue  # only the method knows
-    must = ' or '.join(_KINDS[t] for t in types)
-    types += (int,) if float in types else ()
-    right = isinstance(value, types) and value == value  # NaN is not
-    settings.require(
-      right and (bool in types or not isinstance(value, bool)),
-      f'method_kwargs.{name}.{option}',
-      repr(value),
-      must,
-    )
-
-
 def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
   """The sequence that the settings name.
 
@@ -314,7 +276,14 @@ def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
 def steps(s: ContinualSettings, sequence: data.Sequence, epochs: float) -> int:
   """Steps of so many epochs over the largest task."""
   per_epoch = int(sequence.sizes['train'].max()) // s.training.batch_size
-  return max(1, round(epochs * per_epoch)) if epochs else 0
+  number = max(1, round(epochs * per_epoch)) if epochs else 0
+  validation.require(
+    number <= validation.LARGEST,
+    'the number of epochs',
+    f'{epochs:g}, which makes {number:g} steps a task,',
+    f'lower: {validation.LARGEST} steps at most',
+  )
+  return number
 
 
 def make_method(
@@ -368,9 +337,8 @@ def heads(sequence: data.Sequence, shapes: Params) -> tuple[str, ...]:
   every = trees.weights(shapes, lambda *_: True)
   return tuple(
     n
-    for n, x in every.items()
-    if 'output' in n.split('/')
-    and jax.numpy.shape(x)[-1:] == (sequence.num_outputs,)
+    for n in settings.output_leaves(shapes)
+    if jax.numpy.shape(every[n])[-1:] == (sequence.num_outputs,)
   )
 
 

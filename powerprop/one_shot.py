@@ -109,7 +109,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   test = jax.tree.map(jnp.asarray, dataset.test)
   shapes = jax.eval_shape(lambda: train.initial_theta(recipe, 0)[0])
   layers = list(trees.weights(shapes))
-  output = [n for n in layers if n.startswith('output/')]
+  output = settings_lib.output_leaves(shapes)
   kept = magnitude.counts(
     shapes,
     (*s.densities, _ANALYSIS_DENSITY),

@@ -1,6 +1,7 @@
 """Schedules of masks and of the learning rate: functions of the step."""
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 import jax
@@ -86,6 +87,9 @@ def learning_rate(
     raise ValueError(
       f'kind is {kind!r} but must be constant, piecewise or cosine'
     )
+  for name, given in (('warmup', (warmup,)), ('boundaries', boundaries)):
+    if not all(isinstance(n, int) and n is not True for n in given):
+      raise ValueError(f'{name} is {given} but must be whole numbers of steps')
   if not 0 <= warmup <= steps:
     raise ValueError(f'warmup is {warmup} but must be in [0, steps = {steps}]')
   if bool(boundaries) != (kind == 'piecewise'):
@@ -96,10 +100,10 @@ def learning_rate(
     raise ValueError(
       f'boundaries is {boundaries} but must rise within [0, steps = {steps}]'
     )
-  if factor <= 0:
-    raise ValueError(f'factor is {factor} but must be above 0')
-  if final < 0:
-    raise ValueError(f'final is {final} but must be at least 0')
+  if not 0 < factor < math.inf:
+    raise ValueError(f'factor is {factor} but must be finite and above 0')
+  if not 0 <= final < math.inf:
+    raise ValueError(f'final is {final} but must be finite and at least 0')
 
   def scale(step):
     step = jnp.asarray(step, jnp.float32)

@@ -1,12 +1,11 @@
 """A config, checked: one clear sentence for whatever is wrong with it."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-import difflib
+from collections.abc import Callable, Mapping
 import functools
 import inspect
-import math
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -16,10 +15,10 @@ from powerprop import data
 from powerprop import networks
 from powerprop import schedules
 from powerprop import transforms
-
-
-class ConfigError(ValueError):
-  """A config value is wrong; the message names it and the remedy."""
+from powerprop import trees
+from powerprop import validation
+from powerprop.types import Params
+from powerprop.validation import ConfigError
 
 
 class Settings(NamedTuple):
@@ -78,53 +77,6 @@ class Settings(NamedTuple):
   label_smoothing: float = 0.0
 
 
-def known(kind: str, name: str, names: list[str]) -> None:
-  """Raises ConfigError, with the nearest name, where there is no such name."""
-  if name not in names:
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f' (did you mean {near[0]!r}?)' if near else ''
-    raise ConfigError(
-      f'{kind} {name!r} is unknown{hint}; choose one of'
-      f' {", ".join(sorted(names))}.'
-    )
-
-
-def numbers(name: str, values: Any) -> tuple[float, ...]:
-  """A number or several, as a tuple of floats."""
-  several = values if isinstance(values, tuple | list) else (values,)
-  if not several:
-    raise ConfigError(f'{name} is empty; give at least one number.')
-  try:
-    out = tuple(float(v) for v in several)
-  except (TypeError, ValueError):
-    raise ConfigError(
-      f'{name} is {values!r} but must be a number or a tuple of numbers.'
-    ) from None
-  if len(set(out)) != len(out):
-    raise ConfigError(f'{name} is {values} with a value twice; name each once.')
-  return out
-
-
-def names(name: str, value: Any, empty: bool = False) -> tuple[str, ...]:
-  """A name or several, as a tuple without repetitions."""
-  chosen = (value,) if isinstance(value, str) else value
-  require(
-    isinstance(chosen, tuple | list)
-    and all(isinstance(x, str) for x in chosen)
-    and (empty or bool(chosen)),
-    name,
-    repr(chosen),
-    'a name or a tuple of names',
-  )
-  return tuple(dict.fromkeys(chosen))
-
-
-def require(ok: bool, name: str, value: Any, must: str) -> None:
-  """Raises ConfigError, naming the value and what it must be, unless ok."""
-  if not ok:
-    raise ConfigError(f'{name} is {value} but must be {must}.')
-
-
 def optimizers() -> list[str]:
   """Names of optax's optimisers: what takes a learning rate first.
 
@@ -170,36 +122,9 @@ def check(config: ml_collections.ConfigDict) -> Settings:
   return check_fields(config.to_dict(), Settings, 'configs/digits.py')
 
 
-def check_names(
-  given: Mapping[str, Any],
-  fields: Sequence[str],
-  optional: Collection[str],
-  example: str,
-) -> None:
-  """Checks that a config has certain fields, and no others.
-
-  Args:
-    given: the config's fields.
-    fields: all that it may have.
-    optional: those of them that it may leave out.
-    example: a config to point to.
-
-  Raises:
-    ConfigError: naming the field that is unknown or missing.
-  """
-  for name in given:
-    known('config field', name, list(fields))
-  for name in fields:
-    if name not in given and name not in optional:
-      raise ConfigError(
-        f'the config has no field {name!r}; add it ({example} shows every'
-        ' field).'
-      )
-
-
 def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
   """Checks the fields of `Settings`; see `check`."""
-  check_names(given, kind._fields, kind._field_defaults, example)
+  validation.check_names(given, kind._fields, kind._field_defaults, example)
   s = Settings(**given)
   for name in (
     'network_kwargs',
@@ -208,67 +133,72 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     'learning_rate_schedule',
   ):
     value = getattr(s, name)
-    require(isinstance(value, dict), name, repr(value), 'a dict')
-  known('data set', s.dataset, list(data.names()))
-  known('network', s.network, list(networks.NETWORKS))
-  known('optimizer', s.optimizer, optimizers())
-  chosen = names('transforms', s.transforms)
+    validation.require(isinstance(value, dict), name, repr(value), 'a dict')
+  validation.known('data set', s.dataset, list(data.names()))
+  validation.known('network', s.network, list(networks.NETWORKS))
+  validation.known('optimizer', s.optimizer, optimizers())
+  chosen = validation.names('transforms', s.transforms)
   for name in (*chosen, *s.transform_kwargs):
-    known('transform', name, transform_names())
-  known('executor', s.executor, ['auto', 'map', 'vmap'])
-  known('augment', s.augment, list(data.AUGMENTATIONS))
+    validation.known('transform', name, transform_names())
+  validation.known('executor', s.executor, ['auto', 'map', 'vmap'])
+  validation.known('augment', s.augment, list(data.AUGMENTATIONS))
 
   s = s._replace(
     transforms=chosen,
-    learning_rate=numbers('learning_rate', s.learning_rate),
-    alphas=numbers('alphas', s.alphas),
-    densities=tuple(sorted(numbers('densities', s.densities), reverse=True)),
+    learning_rate=validation.numbers('learning_rate', s.learning_rate),
+    alphas=validation.numbers('alphas', s.alphas),
+    densities=tuple(
+      sorted(validation.numbers('densities', s.densities), reverse=True)
+    ),
   )
   for a in s.alphas:
-    require(
-      math.isfinite(a) and a >= 1,
+    validation.require(
+      1 <= a <= validation.LARGEST_FLOAT,
       'alphas',
       f'{a:g}',
-      'finite and at least 1 (1 is ordinary training)',
+      'finite in float32 and at least 1 (1 is ordinary training)',
     )
   for d in s.densities:
-    require(0 < d <= 1, 'densities', f'{d:g}', 'in (0, 1], the share kept')
+    validation.require(
+      0 < d <= 1, 'densities', f'{d:g}', 'in (0, 1], the share kept'
+    )
   for rate in s.learning_rate:
-    require(
-      math.isfinite(rate) and rate >= 0,
+    validation.require(
+      0 <= rate <= validation.LARGEST_FLOAT,
       'learning_rate',
       f'{rate:g}',
-      'finite and at least 0',
+      'finite in float32 and at least 0',
     )
-  for name, low in (
-    ('seeds', 1),
-    ('steps', 0),
-    ('batch_size', 1),
-    ('chunk_steps', 1),
+  validation.check_whole(
+    s, {'seeds': 1, 'steps': 0, 'batch_size': 1, 'chunk_steps': 1}
+  )
+  validation.check_ranges(
+    s,
+    {
+      'output_density_factor': ('a number above 0', lambda x: x > 0),
+      'near_zero': ('a number above 0', lambda x: x > 0),
+      'checkpoint_seconds': ('a number of at least 0', lambda x: x >= 0),
+      'l2': ('a number of at least 0', lambda x: x >= 0),
+      'label_smoothing': ('a number in [0, 1)', lambda x: 0 <= x < 1),
+    },
+  )
+  for name in (
+    'network_kwargs',
+    'optimizer_kwargs',
+    'transform_kwargs',
+    'learning_rate_schedule',
   ):
-    value = getattr(s, name)
-    require(
-      isinstance(value, int) and value >= low,
-      name,
-      value,
-      f'a whole number of at least {low}',
-    )
-  for name, must, ok in (
-    ('output_density_factor', 'a number above 0', lambda x: x > 0),
-    ('near_zero', 'a number above 0', lambda x: x > 0),
-    ('checkpoint_seconds', 'a number of at least 0', lambda x: x >= 0),
-    ('l2', 'a number of at least 0', lambda x: 0 <= x < math.inf),
-    ('label_smoothing', 'a number in [0, 1)', lambda x: 0 <= x < 1),
-  ):
-    value = getattr(s, name)
-    require(
-      isinstance(value, int | float) and ok(value), name, repr(value), must
-    )
-  attempt('network_kwargs', s.network_kwargs, lambda: network(s, 10))
-  attempt(
+    validation.no_nan(name, getattr(s, name))
+  validation.check_types(
+    'network_kwargs', networks.NETWORKS[s.network], s.network_kwargs
+  )
+  validation.attempt('network_kwargs', s.network_kwargs, lambda: network(s, 10))
+  validation.attempt(
     'learning_rate_schedule', s.learning_rate_schedule, lambda: schedule(s)
   )
-  attempt('optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1))
+  validation.attempt(
+    'optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1)
+  )
   given_rates = s.learning_rate_schedule
   varies = given_rates.get('kind') != 'constant' or given_rates.get('warmup')
   if varies and rate_is_of_the_start(s):
@@ -277,59 +207,149 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
       ' looks at the learning rate once, for its first step sizes: leave the'
       ' schedule out, or choose another optimizer.'
     )
+  for name, kwargs in s.transform_kwargs.items():
+    path = f'transform_kwargs.{name}'
+    validation.require(isinstance(kwargs, dict), path, repr(kwargs), 'a dict')
+    validation.check_types(path, getattr(transforms, name), kwargs)
   for name, tx in make_transforms(s).items():
     build = functools.partial(tx, optax.sgd(0.1), alpha=2.0)
-    attempt(f'transform_kwargs.{name}', s.transform_kwargs.get(name, {}), build)
+    given = s.transform_kwargs.get(name, {})
+    validation.attempt(f'transform_kwargs.{name}', given, build)
   return s
 
 
-def attempt(name: str, value: Any, build: Callable[[], Any]) -> None:
-  """Raises ConfigError, naming the value, where it cannot be built with."""
-  try:
-    build()
-  except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
-    why = ' '.join(str(e).split())
-    why = why if len(why) <= 200 else why[:199] + '…'
-    raise ConfigError(
-      f'{name} is {value} but that does not fit ({why}); change or remove it.'
-    ) from None
+def check_extended(
+  config: ml_collections.ConfigDict,
+  kind: Any,
+  unused: Mapping[str, Any],
+  example: str,
+) -> Any:
+  """Checks a config that has the fields of `Settings` and others.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+    kind: a NamedTuple of `training`, which are the `Settings`, and its own
+      fields.
+    unused: fields of `Settings` that such a config does not have, and what
+      stands in for them.
+    example: a config to point to.
+
+  Returns:
+    A `kind`; its own fields are as they were given.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or, of
+      `Settings`, out of range.
+  """
+  given = config.to_dict()
+  own = [n for n in kind._fields if n != 'training']
+  shared = [n for n in Settings._fields if n not in unused]
+  optional = {**kind._field_defaults, **Settings._field_defaults}
+  validation.check_names(given, [*own, *shared], optional, example)
+  rest = {k: v for k, v in given.items() if k not in own}
+  training = check_fields({**rest, **unused}, Settings, example)
+  return kind(training, **{k: v for k, v in given.items() if k in own})
 
 
 def check_data(s: Settings, dataset: data.Dataset) -> None:
   """Checks what depends on the data.
 
   Raises:
-    ConfigError: if a batch is larger than the training data, or the network or
-      the optimiser cannot be built for it.
+    ConfigError: if a batch is larger than the training data, the network or
+      the optimiser cannot be built for it, or a network of one's own is not as
+      `powerprop.networks` promises.
   """
   n = len(dataset.train.label)
-  require(
+  validation.require(
     s.batch_size <= n,
     'batch_size',
     s.batch_size,
     f"at most {n}, the number of {s.dataset}'s training examples",
   )
 
+  net = network(s, dataset.num_classes)
+  guide = 'docs/experiments.md says how to add a network'
+  if not isinstance(net, hk.TransformedWithState):
+    raise ConfigError(
+      f'network {s.network!r} gives a {type(net).__name__}, but it must be made'
+      f' by hk.transform_with_state: {guide}.'
+    )
+  image = jnp.zeros((1, *dataset.train.image.shape[1:]))
+  key = jax.random.key(0)
+
+  # Shapes alone: nothing is computed.
   def init():
-    image = jnp.zeros((1, *dataset.train.image.shape[1:]))
-    net = network(s, dataset.num_classes)
-    params, _ = net.init(jax.random.key(0), image, is_training=True)
-    if not all(x.size for x in jax.tree.leaves(params)):
-      raise ValueError('a layer has no units')
-    return params
+    try:
+      return jax.eval_shape(
+        functools.partial(net.init, key, image, is_training=True)
+      )
+    except TypeError as e:
+      if 'is_training' in str(e):
+        raise ConfigError(
+          f'network {s.network!r} does not take is_training, but it is called'
+          f' as net(image, is_training): {guide}.'
+        ) from None
+      raise
 
   def update(params):
     tx = optimizer(s)(0.1)
     return tx.update(params, tx.init(params), params)
 
-  # Shapes alone: nothing is computed.
-  attempt('network_kwargs', s.network_kwargs, lambda: jax.eval_shape(init))
-  shapes = jax.eval_shape(init)
-  attempt(
+  params, state = validation.attempt('network_kwargs', s.network_kwargs, init)
+  validation.require(
+    all(x.size for x in jax.tree.leaves(params)),
+    'network_kwargs',
+    s.network_kwargs,
+    'such that every layer has some units; one of them has no units',
+  )
+  for training in (True, False):
+    _check_logits(s, net, (params, state, image), training, dataset.num_classes)
+  if s.output_density_factor != 1 and not output_leaves(params):
+    raise ConfigError(
+      f'output_density_factor is {s.output_density_factor:g}, but network'
+      f" {s.network!r} has no layer 'output' (it has"
+      f' {", ".join(trees.weights(params))}): give its last layer that name, or'
+      ' set output_density_factor to 1.'
+    )
+  validation.attempt(
     'optimizer_kwargs',
     s.optimizer_kwargs,
-    lambda: jax.eval_shape(update, shapes),
+    lambda: jax.eval_shape(update, params),
   )
+
+
+def _check_logits(
+  s: Settings, net: Any, args: tuple[Any, ...], training: bool, classes: int
+) -> None:
+  """Raises ConfigError unless a net gives logits, and its state as it was."""
+  *given, image = args
+  key = jax.random.key(0) if training else None
+  try:
+    logits, state = jax.eval_shape(
+      lambda *a: net.apply(*a, key, image, is_training=training), *given
+    )
+    what = f'{logits.dtype}{list(logits.shape)}'
+  except Exception as e:  # whatever a net of the user's own may raise
+    logits, state, what = None, given[1], f'an error ({validation.why(e)})'
+  ok = logits is not None and logits.shape == (1, classes)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  if not ok or not jnp.issubdtype(logits.dtype, jnp.floating):
+    raise ConfigError(
+      f'network {s.network!r} gives {what} for one picture when is_training is'
+      f' {training}, but it must give logits, float32[1, {classes}]: see'
+      ' docs/experiments.md.'
+    )
+  if shapes(state) != shapes(given[1]):
+    raise ConfigError(
+      f'network {s.network!r} changes the shape of its state when it is'
+      f' called with is_training = {training}: see docs/experiments.md.'
+    )
+
+
+def output_leaves(params: Params) -> list[str]:
+  """Paths of the leaves of a net's last layer, which is called `output`."""
+  every = trees.weights(params, lambda *_: True)
+  return [n for n in every if 'output' in n.split('/')]
 
 
 def network(s: Settings, num_classes: int) -> Any:

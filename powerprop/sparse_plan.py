@@ -14,6 +14,7 @@ from powerprop import planning
 from powerprop import settings as settings_lib
 from powerprop import sparse_settings
 from powerprop import tables as tables_lib
+from powerprop import validation
 from powerprop.population import Variant
 from powerprop.settings import ConfigError
 from powerprop.settings import Settings
@@ -194,7 +195,7 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   given = config.to_dict()
   fields = ('network', 'network_kwargs', 'steps', 'densities')
   sparse_fields = [n for n in SparseSettings._fields if n != 'training']
-  settings_lib.check_names(
+  validation.check_names(
     given,
     [*Net._fields, *fields, *sparse_fields],
     SparseSettings._field_defaults,
@@ -202,7 +203,7 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   )
   image_shape = given.pop('image_shape')
   num_classes = given.pop('num_classes')
-  settings_lib.require(
+  validation.require(
     isinstance(image_shape, tuple | list)
     and len(image_shape) == 3
     and all(isinstance(n, int) and n > 0 for n in image_shape),
@@ -210,7 +211,7 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
     repr(image_shape),
     'three whole numbers above 0: height, width, channels',
   )
-  settings_lib.require(
+  validation.require(
     isinstance(num_classes, int) and num_classes > 0,
     'num_classes',
     repr(num_classes),

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 import inspect
 import itertools
-import math
-import typing
 from typing import Any, NamedTuple
 
 import ml_collections
 
 from powerprop import methods
 from powerprop import settings
+from powerprop import validation
 from powerprop.population import Variant
 from powerprop.settings import ConfigError
 from powerprop.settings import Settings
@@ -21,12 +20,6 @@ DISTRIBUTIONS = ('uniform', 'erdos_renyi', 'erk', 'global')
 DENSE = ('dense', 'one_shot')
 # Options of methods that are steps of the training, but no periods.
 _STEPS = ('begin', 'end', 'at', 'rewind')
-_KINDS = {
-  int: 'a whole number',
-  float: 'a number',
-  str: 'a name',
-  type(None): 'None',
-}
 _SCHEDULE_STEPS = ('warmup', 'boundaries')
 
 
@@ -85,24 +78,14 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
     ConfigError: naming the first field that is missing, unknown or out of
       range.
   """
-  given = config.to_dict()
-  own = [n for n in SparseSettings._fields if n != 'training']
-  shared = [n for n in Settings._fields if n != 'output_density_factor']
-  settings.check_names(
-    given,
-    [*own, *shared],
-    {**SparseSettings._field_defaults, **Settings._field_defaults},
+  s: SparseSettings = settings.check_extended(
+    config,
+    SparseSettings,
+    {'output_density_factor': 1.0},
     'configs/digits_sparse.py',
   )
-  training = settings.check_fields(
-    {k: v for k, v in given.items() if k not in own}
-    | {'output_density_factor': 1.0},
-    Settings,
-    'configs/digits_sparse.py',
-  )
-  s = SparseSettings(training, **{k: v for k, v in given.items() if k in own})
-
-  settings.require(
+  training = s.training
+  validation.require(
     isinstance(s.method_kwargs, dict),
     'method_kwargs',
     repr(s.method_kwargs),
@@ -111,21 +94,27 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   s = s._replace(
     layer_densities=_rules('layer_densities', s.layer_densities),
     patterns=_rules('patterns', s.patterns),
-    methods=settings.names('methods', s.methods),
-    distributions=settings.names('distributions', s.distributions),
-    exclude=settings.names('exclude', s.exclude, empty=True),
+    methods=validation.names('methods', s.methods),
+    distributions=validation.names('distributions', s.distributions),
+    exclude=validation.names('exclude', s.exclude, empty=True),
   )
   for name in (*s.methods, *s.method_kwargs):
     method = _method_of(s, name)
     mine = [n for n in method_names() if method == name or n not in DENSE]
-    settings.known('method', method, mine)
+    validation.known('method', method, mine)
   for name in s.distributions:
-    settings.known('distribution', name, list(DISTRIBUTIONS))
+    validation.known('distribution', name, list(DISTRIBUTIONS))
   for name, kwargs in s.method_kwargs.items():
-    settings.require(
+    validation.require(
       isinstance(kwargs, dict), f'method_kwargs.{name}', repr(kwargs), 'a dict'
     )
-    _check_options(_method_of(s, name), kwargs)
+    method = _method_of(s, name)
+    validation.check_options(
+      f'method_kwargs.{name}',
+      method,
+      getattr(methods, method, lambda brief: None),  # one_shot has none
+      {k: v for k, v in kwargs.items() if k != 'method'},
+    )
   if 'adaptive_powerprop' in training.transforms and set(s.methods) - set(
     DENSE
   ):
@@ -134,14 +123,17 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
       ' a constant alpha: choose powerprop or chain_rule, or only the methods'
       ' dense and one_shot.'
     )
-  m = s.training_multiplier
-  settings.require(
-    isinstance(m, int | float) and 0 < m < math.inf,
-    'training_multiplier',
-    repr(m),
-    'a finite number above 0',
+  validation.check_ranges(
+    s, {'training_multiplier': ('a finite number above 0', lambda x: x > 0)}
   )
+  m = s.training_multiplier
   s = _stretched(s)
+  validation.require(
+    s.training.steps <= validation.LARGEST,
+    f'steps times training_multiplier {m:g}',
+    s.training.steps,
+    f'at most {validation.LARGEST}',
+  )
   if sparse_methods(s) and not s.training.steps:
     raise ConfigError(
       f'steps is {training.steps} and training_multiplier is {m:g}, which'
@@ -149,7 +141,7 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
     )
   # A small multiplier may let boundaries fall together.
   schedule = s.training.learning_rate_schedule
-  settings.attempt(
+  validation.attempt(
     'learning_rate_schedule',
     f'{schedule} after training_multiplier {m:g}',
     lambda: settings.schedule(s.training),
@@ -160,7 +152,7 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
 def _rules(name: str, value: Any) -> dict[str, Any]:
   """A dict, or pairs, as a dict in the order that was given."""
   pairs = tuple(value.items()) if isinstance(value, dict) else value
-  settings.require(
+  validation.require(
     isinstance(pairs, tuple | list)
     and all(isinstance(p, tuple | list) and len(p) == 2 for p in pairs)
     and all(isinstance(regex, str) for regex, _ in pairs),
@@ -175,36 +167,6 @@ def _method_of(s: SparseSettings, name: str) -> Any:
   """What a name stands for: the method among its options, or itself."""
   kwargs = s.method_kwargs.get(name, {})
   return kwargs.get('method', name) if isinstance(kwargs, dict) else name
-
-
-def _check_options(method: str, kwargs: Mapping[str, Any]) -> None:
-  """Names and types of a method's options; it checks their values itself."""
-  options = {}
-  if method not in DENSE:
-    options = dict(inspect.signature(getattr(methods, method)).parameters)
-    del options['brief']
-  if kwargs and not options:
-    raise ConfigError(
-      f'method_kwargs.{method} is {kwargs} but that method has no options:'
-      ' remove it.'
-    )
-  for name, value in kwargs.items():
-    if name == 'method':
-      continue
-    settings.known(f'option of {method}', name, sorted(options))
-    types = typing.get_args(options[name].annotation) or (
-      options[name].annotation,
-    )
-    if not set(types) <= set(_KINDS):
-      continue  # only the method knows
-    must = ' or '.join(_KINDS[t] for t in types)
-    types += (int,) if float in types else ()
-    settings.require(
-      isinstance(value, types) and value == value,  # NaN is not
-      f'method_kwargs.{method}.{name}',
-      repr(value),
-      must,
-    )
 
 
 def _stretched(s: SparseSettings) -> SparseSettings:
