@@ -27,11 +27,14 @@ def experiment(
   # Not above: the command line is checked before JAX is loaded.
   from powerprop import continual_settings
   from powerprop import continual_training
+  from powerprop import folder
   from powerprop import runs
 
   checked = continual_settings.check(config)
   with runs.disk_errors(workdir):
-    runs.open_folder(workdir, config.to_dict())
+    folder.open_folder(
+      workdir, config.to_dict(), continual_settings.rules(checked)
+    )
   if (results := runs.read_results(workdir)) is not None:
     print(f'{workdir} is finished: its tables and figures, drawn again.')
   else:

@@ -23,13 +23,14 @@ def experiment(
 ) -> None:
   """Runs what `config` says, or shows it where it is already finished."""
   # Not above: the command line is checked before JAX is loaded.
+  from powerprop import folder
   from powerprop import one_shot
   from powerprop import runs
   from powerprop import settings
 
   checked = settings.check(config)
   with runs.disk_errors(workdir):
-    runs.open_folder(workdir, config.to_dict())
+    folder.open_folder(workdir, config.to_dict(), settings.rules(checked))
   if (results := runs.read_results(workdir)) is not None:
     print(f'{workdir} is finished: its tables and figures, drawn again.')
   else:

@@ -24,13 +24,16 @@ def experiment(
 ) -> None:
   """Runs what `config` says, or shows it where it is already finished."""
   # Not above: the command line is checked before JAX is loaded.
+  from powerprop import folder
   from powerprop import runs
   from powerprop import sparse_settings
   from powerprop import sparse_training
 
   checked = sparse_settings.check(config)
   with runs.disk_errors(workdir):
-    runs.open_folder(workdir, config.to_dict())
+    folder.open_folder(
+      workdir, config.to_dict(), sparse_settings.rules(checked)
+    )
   if (results := runs.read_results(workdir)) is not None:
     print(f'{workdir} is finished: its tables and figures, drawn again.')
   else:

@@ -1,5 +1,6 @@
 """A config of `experiments.continual`, checked."""
 
+from collections.abc import Mapping
 import inspect
 import math
 from typing import Any, NamedTuple
@@ -205,6 +206,34 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
         ' another optimizer.'
       )
   return s
+
+
+def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+  """A config with all defaults; see `settings.resolved`."""
+  out = {**ContinualSettings._field_defaults, **settings.resolved(given)}
+  kwargs = out.get('method_kwargs')
+  if isinstance(kwargs, dict):
+    chosen = out.get('methods', ())
+    every = [*([chosen] if isinstance(chosen, str) else chosen), *kwargs]
+    made = {}
+    for name in dict.fromkeys(every):
+      mine = kwargs.get(name, {})
+      method = mine.get('method', name) if isinstance(mine, dict) else name
+      fn = getattr(methods, str(method), None)
+      made[name] = validation.with_defaults(fn, mine)
+      if method in methods.COEFFICIENTS and isinstance(mine, dict):
+        made[name].setdefault('coefficient', methods.COEFFICIENTS[method])
+    out['method_kwargs'] = {k: v for k, v in made.items() if v or k in kwargs}
+  return out
+
+
+def rules(s: ContinualSettings) -> settings.Rules:
+  """What of a config may change when its run goes on.
+
+  A task's row has the mean loss of its last chunk, so chunks are no free field.
+  """
+  del s
+  return settings.Rules(resolved, ('checkpoint_seconds',))
 
 
 def _check_numbers(s: ContinualSettings) -> None:

@@ -46,7 +46,7 @@ def run(
 
   Args:
     s: checked settings.
-    workdir: the run's folder, already opened with `runs.open_folder`.
+    workdir: the run's folder, already opened with `folder.open_folder`.
     data_dir: where TFDS's prepared data lie; None for TFDS's default.
 
   Returns:
@@ -75,7 +75,7 @@ def run(
     runs.lock(workdir),
     runs.stop_signals() as signals,
   ):
-    # From here on the folder belongs to its config: see `runs.open_folder`.
+    # From here on the folder belongs to its config: see `folder.open_folder`.
     (workdir / 'metrics.jsonl').touch()
     folder, prepared = workdir / 'cells', time.monotonic() - begun
     world = World(sequence, splits, folder, signals, None, Clock())
@@ -130,6 +130,7 @@ def run(
         every,
         fit.Seconds(spent, prepared + world.clock.seconds()),
         'continual',
+        workdir,
       )
       | _speed(plans, rows + searched, spent),
     }

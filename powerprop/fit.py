@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from powerprop import data
+from powerprop import folder
 from powerprop import population
 from powerprop import progress
 from powerprop import runs
@@ -142,6 +143,7 @@ def environment(
   members: Sequence[Any],
   seconds: Seconds,
   experiment: str,
+  workdir: pathlib.Path,
 ) -> dict[str, Any]:
   """Where, with what, how fast and by which command a run was made.
 
@@ -150,6 +152,7 @@ def environment(
     members: the population.
     seconds: that it took in all.
     experiment: the binary's name in `experiments`.
+    workdir: the run's folder.
 
   Returns:
     What results.json has under "environment".
@@ -157,6 +160,7 @@ def environment(
   return {
     **runs.environment(),
     'executor': population.choose_executor(s.executor),
+    'config_changes': folder.changes(workdir),
     'train_seconds': seconds.train,
     'wall_seconds': seconds.wall,
     'steps_per_second': (

@@ -66,7 +66,7 @@ def run(
 
   Args:
     s: checked settings.
-    workdir: the run's folder, already opened with `runs.open_folder`.
+    workdir: the run's folder, already opened with `folder.open_folder`.
     data_dir: where TFDS's prepared data lie; None for TFDS's default.
 
   Returns:
@@ -99,6 +99,7 @@ def run(
       members,
       seconds._replace(wall=seconds.wall + time.monotonic() - trained_at),
       'one_shot',
+      workdir,
     )
     fit.write_results(workdir, results, records)
   return results
@@ -274,17 +275,17 @@ def _records(groups, layers, workdir):
       records[f'g{g}/layer{j}/counts'] = counts
       records[f'g{g}/layer{j}/edges'] = edges
     transform, alpha, rate = key
-    mine = sorted(
-      (
-        row
-        for row in log
-        if (row['transform'], row['alpha'], row['learning_rate'], row['seed'])
-        == (transform, alpha, rate, seed)
-      ),
-      key=lambda row: row['step'],
-    )
+    mine = {
+      row['step']: row
+      for row in log
+      if (row['transform'], row['alpha'], row['learning_rate'], row['seed'])
+      == (transform, alpha, rate, seed)
+    }
     for field, name in (('current_alpha', 'alpha'), ('near_zero', 'near_zero')):
-      records[f'g{g}/{name}_over_steps'] = np.array([r[field] for r in mine])
+      # NaN where a line of the log is damaged.
+      records[f'g{g}/{name}_over_steps'] = np.array(
+        [mine.get(step, {}).get(field, np.nan) for step in records['steps']]
+      )
   return records
 
 

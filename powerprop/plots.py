@@ -366,7 +366,8 @@ def _supported(
     records.get(f'g{index}/alpha_over_steps', np.zeros(1))
     for index in range(len(panels.analysis_groups(results)))
   ]
-  if 'steps' in records and any(np.ptp(power) > 0 for power in powers):
+  # Without steps there is nothing to draw.
+  if 'steps' in records and any(np.unique(p).size > 1 for p in powers):
     yield alpha_over_steps
 
 

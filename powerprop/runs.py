@@ -1,6 +1,7 @@
 """A run's folder: config, metrics, checkpoints, resume, results.
 
-config.json     the config that the run was started with
+config.json     the config of the run, with all defaults
+changes.jsonl   which of its fields were changed on resuming, if any
 metrics.jsonl   one line per member and chunk; TensorBoard's files beside it
 checkpoints/    the last two, by Orbax, each with a checksum
 results.json    rows, summary, analysis, environment
@@ -8,7 +9,7 @@ records.npz     what the figures need beside that
 figures/        PNG and PDF
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 import contextlib
 import errno
 import fcntl
@@ -55,7 +56,8 @@ class Interrupted(Exception):
     self.signum = signum
 
 
-def _cannot_write(workdir: pathlib.Path, e: OSError) -> RunError:
+def cannot_write(workdir: pathlib.Path, e: OSError) -> RunError:
+  """The error that a folder is not for writing."""
   return RunError(
     f'cannot write to the workdir {workdir} ({e.strerror}); choose another'
     ' --workdir.'
@@ -69,7 +71,7 @@ def disk_errors(workdir: pathlib.Path) -> Iterator[None]:
     yield
   except Exception as e:
     if isinstance(e, OSError) and e.errno in _DENIED:
-      raise _cannot_write(workdir, e) from e
+      raise cannot_write(workdir, e) from e
     full = isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or 'No space left' in str(e) or 'Disk quota' in str(e):
       raise RunError(
@@ -110,57 +112,6 @@ def to_json(value: Any) -> bytes:
   return json.dumps(clean(value), allow_nan=False).encode() + b'\n'
 
 
-def open_folder(workdir: pathlib.Path, config: Mapping[str, Any]) -> None:
-  """Makes the folder, or checks that it belongs to the same config.
-
-  Args:
-    workdir: the run's folder.
-    config: nested dict of the config.
-
-  Raises:
-    RunError: if the folder holds a run with another config, or cannot be made.
-  """
-  commit()  # what trains is the code of now, whatever is committed meanwhile
-  path = workdir / 'config.json'
-  text = to_json(config)
-  try:
-    if not path.exists():
-      write_atomically(path, text)
-      return
-    saved = json.loads(path.read_text())
-  except ValueError:
-    raise RunError(
-      f'{path} is damaged; delete the folder {workdir}, or choose another'
-      ' --workdir.'
-    ) from None
-  except OSError as e:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
-      raise
-    raise _cannot_write(workdir, e) from None
-  now = json.loads(text)
-  if not isinstance(saved, dict) or saved.keys() != now.keys():
-    raise RunError(
-      f'{path} is not the config of a run of this program; choose another'
-      ' --workdir.'
-    )
-  if saved != now and not (workdir / 'metrics.jsonl').exists():
-    write_atomically(path, text)  # that start failed before any training
-  elif saved != now:
-    names = [k for k in now if saved[k] != now[k]]
-
-    def short(x: Any) -> str:
-      text = repr(x)
-      return text if len(text) < 60 else text[:59] + '…'
-
-    raise RunError(
-      f'{workdir} holds a run with another config: '
-      + '; '.join(
-        f'{k} was {short(saved[k])} and is now {short(now[k])}' for k in names
-      )
-      + '; choose another --workdir, or delete that folder.'
-    )
-
-
 @contextlib.contextmanager
 def lock(workdir: pathlib.Path) -> Iterator[None]:
   """Holds the folder, so that no second process writes to it; dies with us.
@@ -184,6 +135,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     os.close(folder)
 
 
+_WHO = ('step', 'transform', 'alpha', 'learning_rate', 'seed')
 _CURVES = (
   'loss',
   'validation_accuracy',
@@ -280,6 +232,8 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
     return None
   try:
     results = json.loads((workdir / 'results.json').read_bytes())
+    if not _are_results(results):
+      raise ValueError('rows, summary or environment are missing')
     with zipfile.ZipFile(workdir / 'records.npz') as records:
       if broken := records.testzip():
         raise ValueError(f'{broken} in records.npz')
@@ -293,10 +247,61 @@ def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
   return results
 
 
+def _are_results(x: Any) -> bool:
+  """Whether this is what any experiment writes."""
+
+  def several(rows):
+    return isinstance(rows, list) and all(isinstance(r, dict) for r in rows)
+
+  return (
+    isinstance(x, dict)
+    and bool(x.get('rows'))
+    and several(x.get('rows'))
+    and several(x.get('summary'))
+    and isinstance(x.get('environment'), dict)
+    and {'train_seconds', 'device', 'processor'} <= x['environment'].keys()
+  )
+
+
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """All rows of metrics.jsonl."""
-  with open(workdir / 'metrics.jsonl', encoding='utf-8') as f:
-    return [json.loads(line) for line in f]
+  """All rows of metrics.jsonl; damaged lines are reported and left out."""
+  path = workdir / 'metrics.jsonl'
+  rows, damaged = json_lines(path, _WHO)
+  if damaged:
+    logging.warning(
+      '%s is damaged in %d of %d lines, the first being line %d: what they'
+      ' said is missing in the figures; all else is as it was.',
+      path,
+      len(damaged),
+      len(rows) + len(damaged),
+      damaged[0],
+    )
+  return rows
+
+
+def json_lines(
+  path: pathlib.Path, fields: Collection[str] = ()
+) -> tuple[list[dict[str, Any]], list[int]]:
+  """Reads a file of JSON lines.
+
+  Args:
+    path: of the file.
+    fields: that every line has.
+
+  Returns:
+    The dicts, and the numbers, from 1, of lines that are no such dict.
+  """
+  rows, damaged = [], []
+  for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    try:
+      row = json.loads(line)
+    except ValueError:
+      row = None
+    if isinstance(row, dict) and row.keys() >= set(fields):
+      rows.append(row)
+    else:
+      damaged.append(number)
+  return rows, damaged
 
 
 def _layout(leaves: list[Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """A config, checked: one clear sentence for whatever is wrong with it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import functools
 import inspect
 from typing import Any, NamedTuple
@@ -75,6 +75,21 @@ class Settings(NamedTuple):
   augment: str = 'none'
   l2: float = 0.0
   label_smoothing: float = 0.0
+
+
+class Rules(NamedTuple):
+  """How the config of a run may differ from the one that it began with.
+
+  Attributes:
+    resolve: config -> the same with all defaults, as config.json keeps it: a
+      default that changes later does not change what a record means.
+    free: fields that touch no result.
+    growing: fields that may rise; results of before are set aside.
+  """
+
+  resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+  free: Collection[str] = ()
+  growing: Collection[str] = ()
 
 
 def optimizers() -> list[str]:
@@ -350,6 +365,45 @@ def output_leaves(params: Params) -> list[str]:
   """Paths of the leaves of a net's last layer, which is called `output`."""
   every = trees.weights(params, lambda *_: True)
   return [n for n in every if 'output' in n.split('/')]
+
+
+def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+  """A config with every field, and all defaults of what it names.
+
+  Args:
+    given: a config, as a dict; also of an earlier version.
+
+  Returns:
+    The same with the fields that it leaves out, and the keyword arguments that
+    it leaves out of nets, optimisers, transforms and schedules.
+  """
+  out = {**Settings._field_defaults, **given}
+  functions = {
+    'network_kwargs': networks.NETWORKS.get(str(out.get('network'))),
+    'optimizer_kwargs': getattr(optax, str(out.get('optimizer')), None),
+    'learning_rate_schedule': schedules.learning_rate,
+  }
+  for name, fn in functions.items():
+    out[name] = validation.with_defaults(fn, out.get(name))
+  chosen = out.get('transforms', ())
+  kwargs = out.get('transform_kwargs')
+  if isinstance(kwargs, dict):
+    for name in [chosen] if isinstance(chosen, str) else chosen:
+      fn = getattr(transforms, str(name), None)
+      made = validation.with_defaults(fn, kwargs.get(name, {}))
+      kwargs = {**kwargs, name: made}
+    out['transform_kwargs'] = kwargs
+  return out
+
+
+def rules(s: Settings) -> Rules:
+  """What of a config may change when its run goes on.
+
+  The steps of a training do not depend on how many are in a chunk, nor, where
+  the learning rate is constant, on how many there will be.
+  """
+  growing = ('steps',) if schedule(s) is None else ()
+  return Rules(resolved, ('checkpoint_seconds', 'chunk_steps'), growing)
 
 
 def network(s: Settings, num_classes: int) -> Any:

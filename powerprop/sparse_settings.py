@@ -149,6 +149,40 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   return s
 
 
+def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+  """A config with all defaults; see `settings.resolved`."""
+  out = {**SparseSettings._field_defaults, **settings.resolved(given)}
+  kwargs = out.get('method_kwargs')
+  if isinstance(kwargs, dict):
+    made = {}
+    for name in dict.fromkeys([*_several(out.get('methods')), *kwargs]):
+      mine = kwargs.get(name, {})
+      method = mine.get('method', name) if isinstance(mine, dict) else name
+      fn = None if method in DENSE else getattr(methods, str(method), None)
+      made[name] = validation.with_defaults(fn, mine)
+    out['method_kwargs'] = {k: v for k, v in made.items() if v or k in kwargs}
+  return out
+
+
+def _several(value: Any) -> list[Any]:
+  """A name or several, in a config that need not be right."""
+  return list(value) if isinstance(value, tuple | list) else [value]
+
+
+def rules(s: SparseSettings) -> settings.Rules:
+  """What of a config may change when its run goes on.
+
+  More steps only where no method's steps are shares of the training.
+  """
+  shared = settings.rules(s.training)
+  for name in sparse_methods(s):
+    fn = getattr(methods, _method_of(s, name))
+    options = validation.with_defaults(fn, s.method_kwargs.get(name, {}))
+    if any(options.get(k, 0) is None for k in (*_STEPS, 'every')):
+      return shared._replace(growing=())
+  return shared
+
+
 def _rules(name: str, value: Any) -> dict[str, Any]:
   """A dict, or pairs, as a dict in the order that was given."""
   pairs = tuple(value.items()) if isinstance(value, dict) else value

@@ -77,7 +77,7 @@ def run(
 
   Args:
     s: checked settings.
-    workdir: the run's folder, already opened with `runs.open_folder`.
+    workdir: the run's folder, already opened with `folder.open_folder`.
     data_dir: where TFDS's prepared data lie; None for TFDS's default.
 
   Returns:
@@ -123,7 +123,11 @@ def run(
       'network': t.network,
       'steps': t.steps,
       'environment': fit.environment(
-        t, members, seconds._replace(wall=wall), 'sparse_training'
+        t,
+        members,
+        seconds._replace(wall=wall),
+        'sparse_training',
+        workdir,
       ),
     }
     fit.write_results(workdir, results, records)

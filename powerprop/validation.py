@@ -200,6 +200,27 @@ def check_types(
       require(abs(value) <= most, where, repr(value), must)
 
 
+def with_defaults(fn: Callable[..., Any] | None, given: Any) -> Any:
+  """Keyword arguments of a function, with its defaults where there are some.
+
+  Args:
+    fn: the function; None where there is none of that name.
+    given: its keyword arguments; what is no dict comes back as it is.
+
+  Returns:
+    A dict; defaults that JSON does not have are left out.
+  """
+  if fn is None or not isinstance(given, dict):
+    return given
+  plain = bool | int | float | str | tuple | list | None
+  defaults = {
+    name: p.default
+    for name, p in inspect.signature(fn).parameters.items()
+    if p.default is not p.empty and isinstance(p.default, plain)
+  }
+  return defaults | given
+
+
 def attempt(name: str, value: Any, build: Callable[[], Any]) -> Any:
   """What `build` gives; ConfigError, naming the value, where it cannot."""
   try:

@@ -8,7 +8,7 @@ import ml_collections
 from configs import digits_continual
 from powerprop import continual_settings
 from powerprop import continual_training
-from powerprop import runs
+from powerprop import folder
 
 # At most 30% of the weights for a task: three of them leave some free.
 PACKING = {'gamma': 0.9, 'rates': (0.1, 0.2, 0.3)}
@@ -50,8 +50,9 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
 def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   """A run in this process, without its figures."""
   c = config(**fields)
-  runs.open_folder(workdir, c.to_dict())
-  return continual_training.run(continual_settings.check(c), workdir)
+  checked = continual_settings.check(c)
+  folder.open_folder(workdir, c.to_dict(), continual_settings.rules(checked))
+  return continual_training.run(checked, workdir)
 
 
 def flags(workdir: pathlib.Path, **fields: Any) -> list[str]:

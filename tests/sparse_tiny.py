@@ -8,7 +8,7 @@ import ml_collections
 import tiny
 
 from configs import digits_sparse
-from powerprop import runs
+from powerprop import folder
 from powerprop import sparse_settings
 from powerprop import sparse_training
 
@@ -49,8 +49,9 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
 def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   """A run in this process, without its figures."""
   c = config(**fields)
-  runs.open_folder(workdir, c.to_dict())
-  return sparse_training.run(sparse_settings.check(c), workdir)
+  checked = sparse_settings.check(c)
+  folder.open_folder(workdir, c.to_dict(), sparse_settings.rules(checked))
+  return sparse_training.run(checked, workdir)
 
 
 def command(workdir: pathlib.Path, **fields: Any) -> list[str]:

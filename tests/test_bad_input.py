@@ -14,6 +14,7 @@ import tiny
 
 from configs import digits
 from powerprop import data
+from powerprop import folder
 from powerprop import runs
 from powerprop import settings
 
@@ -211,7 +212,7 @@ def test_the_binary_says_what_is_wrong(tmp_path):
     (path / 'metrics.jsonl').write_bytes(log)
     return f'--workdir={path}'
 
-  small = digits.get_config().to_dict() | {'steps': 7}
+  small = digits.get_config().to_dict() | {'seeds': 7}
   other = folder('other', runs.to_json(small))
   torn = folder('torn', b'{"dataset": "dig')
   alien = folder('alien', b'{"name": "my-app", "version": 3}')
@@ -227,7 +228,7 @@ def test_the_binary_says_what_is_wrong(tmp_path):
     (['--config.steps=-5'], 1, ['steps is -5', 'at least 0'], {}),
     (['--config.dataset=mnits'], 1, ["'mnits'", "'mnist'"], {}),
     ([batch], 1, ['batch_size is 2000', 'at most 1257'], {}),
-    ([other], 1, ['another config', 'steps was 7 and is now 4000'], {}),
+    ([other], 1, ['another config', 'seeds was 7 and is now 5'], {}),
     ([torn], 1, ['config.json is damaged', 'choose another'], {}),
     ([alien], 1, ['not the config of a run', 'choose another'], {}),
     (
@@ -271,10 +272,10 @@ def test_a_start_that_failed_does_not_block_its_folder(tmp_path):
   """A config that is mended may use the folder that the wrong one made."""
   with pytest.raises(settings.ConfigError, match='at most 1257'):
     tiny.run(tmp_path, batch_size=2_000)
-  runs.open_folder(tmp_path, tiny.config(steps=20).to_dict())
+  folder.open_folder(tmp_path, tiny.config(seeds=1).to_dict(), settings.Rules())
   (tmp_path / 'metrics.jsonl').write_bytes(b'')
-  with pytest.raises(runs.RunError, match='steps was 20 and is now 40'):
-    runs.open_folder(tmp_path, tiny.config().to_dict())
+  with pytest.raises(runs.RunError, match='seeds was 1 and is now 2'):
+    folder.open_folder(tmp_path, tiny.config().to_dict(), settings.Rules())
 
 
 def test_a_reader_that_goes_away_is_no_error(finished):

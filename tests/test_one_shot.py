@@ -116,8 +116,10 @@ def test_vmapped_run_is_the_looped_run(finished, tmp_path):
     assert one['test_nll'] == pytest.approx(other['test_nll'], rel=1e-3)
 
 
-def test_no_steps_prunes_the_initial_weights(tmp_path):
+def test_no_steps_prunes_the_initial_weights(tmp_path, capsys):
   results = tiny.run(tmp_path, steps=0)
+  one_shot.report(runs.read_results(tmp_path), tmp_path)
+  assert 'Figures: ' in capsys.readouterr().out
   assert {r['mask_overlap'] for r in results['rows']} == {1.0}
   assert results['environment']['steps_per_second'] is None
   for row in results['rows']:  # the same θ for every α of a seed

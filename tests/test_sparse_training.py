@@ -15,6 +15,7 @@ import test_runs
 import tiny
 
 from powerprop import data
+from powerprop import folder
 from powerprop import population
 from powerprop import runs
 from powerprop import settings
@@ -383,4 +384,13 @@ def test_a_net_that_a_method_cannot_do_leaves_the_folder_free(tmp_path):
   with pytest.raises(settings.ConfigError, match='snfs drops and grows'):
     sparse_tiny.run(tmp_path, **fields)
   assert [p.name for p in tmp_path.iterdir()] == ['config.json']
-  runs.open_folder(tmp_path, sparse_tiny.config(**_SMALL).to_dict())
+  config = sparse_tiny.config(**_SMALL)
+  folder.open_folder(tmp_path, config.to_dict(), settings.Rules())
+
+
+def test_no_steps_prune_the_initial_weights(tmp_path, capsys):
+  fields = {**_SMALL, 'methods': ('dense', 'one_shot'), 'steps': 0}
+  results = sparse_tiny.run(tmp_path, **fields)
+  assert [r['method'] for r in results['rows']] == ['dense', 'one_shot']
+  sparse_training.report(runs.read_results(tmp_path), tmp_path)
+  assert 'Figures: ' in capsys.readouterr().out

@@ -14,8 +14,8 @@ from jax.experimental.compilation_cache import compilation_cache
 import ml_collections
 
 from configs import digits
+from powerprop import folder
 from powerprop import one_shot
-from powerprop import runs
 from powerprop import settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -70,8 +70,9 @@ def config(**fields) -> ml_collections.ConfigDict:
 def run(workdir: pathlib.Path, **fields):
   """A run in this process, without its figures."""
   c = config(**fields)
-  runs.open_folder(workdir, c.to_dict())
-  return one_shot.run(settings.check(c), workdir)
+  checked = settings.check(c)
+  folder.open_folder(workdir, c.to_dict(), settings.rules(checked))
+  return one_shot.run(checked, workdir)
 
 
 def command(workdir: pathlib.Path, **fields) -> list[str]:
