@@ -174,7 +174,7 @@ def rules(s: SparseSettings) -> settings.Rules:
 
   More steps only where no method's steps are shares of the training.
   """
-  shared = settings.rules(s.training)
+  shared = settings.rules(s.training)._replace(resolve=resolved)
   for name in sparse_methods(s):
     fn = getattr(methods, _method_of(s, name))
     options = validation.with_defaults(fn, s.method_kwargs.get(name, {}))

@@ -272,10 +272,11 @@ def test_a_start_that_failed_does_not_block_its_folder(tmp_path):
   """A config that is mended may use the folder that the wrong one made."""
   with pytest.raises(settings.ConfigError, match='at most 1257'):
     tiny.run(tmp_path, batch_size=2_000)
-  folder.open_folder(tmp_path, tiny.config(seeds=1).to_dict(), settings.Rules())
+  rules = settings.rules(settings.check(tiny.config()))
+  folder.open_folder(tmp_path, tiny.config(seeds=1).to_dict(), rules)
   (tmp_path / 'metrics.jsonl').write_bytes(b'')
   with pytest.raises(runs.RunError, match='seeds was 1 and is now 2'):
-    folder.open_folder(tmp_path, tiny.config().to_dict(), settings.Rules())
+    folder.open_folder(tmp_path, tiny.config().to_dict(), rules)
 
 
 def test_a_reader_that_goes_away_is_no_error(finished):

@@ -385,7 +385,8 @@ def test_a_net_that_a_method_cannot_do_leaves_the_folder_free(tmp_path):
     sparse_tiny.run(tmp_path, **fields)
   assert [p.name for p in tmp_path.iterdir()] == ['config.json']
   config = sparse_tiny.config(**_SMALL)
-  folder.open_folder(tmp_path, config.to_dict(), settings.Rules())
+  rules = sparse_settings.rules(sparse_settings.check(config))
+  folder.open_folder(tmp_path, config.to_dict(), rules)
 
 
 def test_no_steps_prune_the_initial_weights(tmp_path, capsys):
