@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev  ## style, formatting, types and doctests
 bench: $(VENV)/.installed  ## measure what is fast, as ratios
 	@$(PY) -m benchmarks.run
 
-figures: $(VENV)/.installed  ## draw all committed figures again from records
+figures: $(VENV)/.installed  ## make all committed figures and tables again from records
 	@$(PY) -m powerprop.continual_plots $(dir $(wildcard docs/results/*/records.npz))
 
 clean:  ## remove .venv, builds and caches; runs/ stays

@@ -28,11 +28,15 @@ import numpy as np
 from powerprop import analysis
 from powerprop import continual_analysis
 from powerprop import continual_panels
+from powerprop import continual_tables
 from powerprop import plots
 from powerprop import published
 from powerprop import redraw
+from powerprop import runs
 from powerprop import sparse_plots
+from powerprop import sparse_tables
 from powerprop import style
+from powerprop import tables
 from powerprop.continual_analysis import member_name
 from powerprop.continual_analysis import title
 from powerprop.continual_panels import Group
@@ -268,13 +272,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _draw_any(workdir: str) -> list[pathlib.Path]:
-  """Draws a run of any experiment; sparse training has plans."""
+  """Draws a run of any experiment, and writes its tables."""
   results, _ = redraw.load(workdir)
   if results.get('experiment') == 'continual':
-    return draw(workdir)
-  return (
-    sparse_plots.draw(workdir) if 'plans' in results else plots.draw(workdir)
-  )
+    markdown, draw_fn = continual_tables.markdown, draw
+  elif 'plans' in results:  # sparse training has them
+    markdown, draw_fn = sparse_tables.markdown, sparse_plots.draw
+  else:
+    markdown, draw_fn = tables.markdown, plots.draw
+  figures = draw_fn(workdir)
+  if not figures:
+    return []
+  path = pathlib.Path(workdir) / 'tables.md'
+  runs.write_atomically(path, markdown(results).encode())
+  return [*figures, path]
 
 
 def _figures(

@@ -85,7 +85,8 @@ def command(
   """
   parser = argparse.ArgumentParser(
     prog=f'python -m {module}',
-    description='Redraws the figures of finished runs from their records.',
+    description='Makes the figures and tables of finished runs again from their'
+    ' records.',
   )
   parser.add_argument('workdir', nargs='+', help="a run's folder")
   for workdir in parser.parse_args(arguments).workdir:

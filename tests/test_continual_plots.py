@@ -10,7 +10,10 @@ import pytest
 from powerprop import continual_analysis
 from powerprop import continual_panels
 from powerprop import continual_plots
+from powerprop import continual_tables
 from powerprop import runs
+from powerprop import sparse_tables
+from powerprop import tables
 
 
 def _run(methods, alphas=(1.0,), seeds=1, **kwargs):
@@ -181,7 +184,8 @@ def _sparse():
     training_flops_ratio=0.5,
     inference_flops_ratio=0.1,
   )
-  return {'rows': [row], 'plans': []}
+  run = {'dataset': 'digits', 'network': 'mlp', 'steps': 1}
+  return {'rows': [row], 'plans': [], **run}
 
 
 def _one_shot():
@@ -200,11 +204,15 @@ def test_main_redraws_runs_of_any_experiment(tmp_path, capsys):
   folders = [str(tmp_path / name) for name in names]
   assert continual_plots.main(folders) == 0
   expected = [
-    str(tmp_path / name / 'figures' / f'{name}.{kind}')
+    str(tmp_path / name / file)
     for name in names
-    for kind in ('png', 'pdf')
+    for file in (f'figures/{name}.png', f'figures/{name}.pdf', 'tables.md')
   ]
   assert capsys.readouterr().out.splitlines() == expected
+  rooms = (continual_tables, sparse_tables, tables)
+  for (name, results), room in zip(names.items(), rooms, strict=True):
+    text = (tmp_path / name / 'tables.md').read_text(encoding='utf-8')
+    assert text == room.markdown(results)
 
 
 @pytest.mark.parametrize(
