@@ -260,10 +260,7 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
   """
   workdir = pathlib.Path(workdir)
   results, records = redraw.load(workdir)
-  written = []
-  for name, figure in _figures(results, records):
-    written += style.save(figure, workdir / 'figures' / name)
-  return written
+  return style.save_all(_figures(results, records), workdir)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

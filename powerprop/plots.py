@@ -257,12 +257,12 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
   """
   workdir = pathlib.Path(workdir)
   results, records = redraw.load(workdir)
-  written = []
-  for suffix, *part in parts(results, records):
-    for fn in _supported(*part):
-      stem = workdir / 'figures' / f'{fn.__name__}{suffix}'
-      written += style.save(fn(*part), stem)
-  return written
+  figures = (
+    (f'{fn.__name__}{suffix}', fn(*part))
+    for suffix, *part in parts(results, records)
+    for fn in _supported(*part)
+  )
+  return style.save_all(figures, workdir)
 
 
 def parts(

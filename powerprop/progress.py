@@ -70,7 +70,7 @@ class Progress:
   def _line(self, now: float, told: str) -> str:
     line = f'{self._what}: {self._done:,}'
     if self._total is None:
-      line += f' {self._unit}s'
+      line += f' {self._unit}' + ('s' if self._done > 1 else '')
     else:
       pace = (now - self._begun) / (self._done - self._before)
       left = pace * (self._total - self._done)

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import io
 import json
 import os
 import pathlib
@@ -83,6 +84,9 @@ def command(
   Returns:
     The exit status: 0, or 1 at the first folder that could not be drawn.
   """
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='replace')  # a terminal may be ASCII
   parser = argparse.ArgumentParser(
     prog=f'python -m {module}',
     description='Makes the figures and tables of finished runs again from their'

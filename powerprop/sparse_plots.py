@@ -401,10 +401,7 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
     metrics = runs.read_metrics(workdir) if path.is_file() else []
   except ValueError as error:
     raise ValueError(f'{path} cannot be read: {error}') from error
-  written = []
-  for name, figure in _figures(results, records, metrics):
-    written += style.save(figure, workdir / 'figures' / name)
-  return written
+  return style.save_all(_figures(results, records, metrics), workdir)
 
 
 def _figures(

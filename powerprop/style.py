@@ -1,6 +1,6 @@
 """What all figures look like: settings, colours, axes; how they are saved."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import math
 import os
@@ -17,6 +17,8 @@ from matplotlib.ticker import FixedLocator
 from matplotlib.ticker import NullLocator
 from matplotlib.ticker import StrMethodFormatter
 import numpy as np
+
+from powerprop import progress
 
 # Okabe and Ito's palette, told apart with any kind of colour vision; beyond its
 # six, two that no other is close to.
@@ -87,6 +89,26 @@ def save(figure: Figure, stem: pathlib.Path) -> list[pathlib.Path]:
     finally:
       partial.unlink(missing_ok=True)
     written.append(path)
+  return written
+
+
+def save_all(
+  figures: Iterable[tuple[str, Figure]], workdir: pathlib.Path
+) -> list[pathlib.Path]:
+  """Writes a run's figures as they are drawn, and tells how many there are.
+
+  Args:
+    figures: names and figures, best drawn one by one.
+    workdir: the run's folder.
+
+  Returns:
+    The files written, under workdir/figures.
+  """
+  written = []
+  with progress.Progress('drawing', None, 'figure') as bar:
+    for name, figure in figures:
+      written += save(figure, workdir / 'figures' / name)
+      bar.add(1, name)
   return written
 
 

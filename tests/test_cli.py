@@ -24,6 +24,7 @@ from experiments import config_files
 from experiments import fields
 from experiments import overrides
 from powerprop import continual_settings
+from powerprop import redraw
 from powerprop import runs
 from powerprop import settings
 from powerprop import sparse_plan
@@ -539,6 +540,14 @@ def test_printing_fails_on_no_terminal(main, monkeypatch):
   )
   assert out == ['alpha = 1: 98.2 +/- 0.1 ...', 'a folder called ??']
   assert err == ['Warning: theta >= 0']
+
+
+def test_the_command_that_redraws_prints_to_any_terminal(monkeypatch):
+  stream = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
+  with monkeypatch.context() as patch:
+    patch.setattr(sys, 'stdout', stream)
+    redraw.command('plots', lambda workdir: [pathlib.Path('α.png')], ['run'])
+  assert stream.detach().getvalue() == b'?.png\n'
 
 
 def test_a_backend_for_windows_plays_no_part(main, monkeypatch):
