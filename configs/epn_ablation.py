@@ -40,4 +40,17 @@ def get_config() -> ml_collections.ConfigDict:
       for n in variants
     }
     config.forward_transfer = False
+    config.labels = {
+      'epn': 'EfficientPackNet, γ = 0.9',
+      'gamma_80': 'γ = 0.8',
+      'gamma_95': 'γ = 0.95',
+      'gamma_99': 'γ = 0.99',
+      'binary': 'binary search',
+      'taylor': 'Taylor search',
+      'leave': 'free weights left',
+      'no_reuse': 'no reuse',
+      'retrain': 'retrained',
+      'per_task_biases': 'biases per task',
+      'free_biases': 'free biases',
+    }
   return config

@@ -42,5 +42,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.methods = tuple(variants)
     config.method_training = {n: recipe | v[0] for n, v in variants.items()}
     config.method_kwargs = {n: kwargs | v[1] for n, v in variants.items()}
+    config.labels = {}
     config.evaluate_every = 5
   return config

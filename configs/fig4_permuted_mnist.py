@@ -96,6 +96,7 @@ def get_config() -> ml_collections.ConfigDict:
         # The online version of EWC with Hsu's Fisher.
         'online_laplace': {'method': 'online_ewc'},
       },
+      'labels': {'epn_retrained': 'EfficientPackNet, retrained'},
       'method_training': {
         'efficient_packnet': RECIPE | {'evaluate_every': 50},
         'epn_retrained': RETRAINED_RECIPE

@@ -28,5 +28,6 @@ def get_config() -> ml_collections.ConfigDict:
       'efficient_packnet': {'gamma': 0.9},
       **{f'packnet_{t}': {'method': 'packnet', 'planned': t} for t in planned},
     }
+    config.labels = {f'packnet_{t}': f'PackNet, T = {t}' for t in planned}
     config.method_training = dict.fromkeys(config.methods, recipe)
   return config

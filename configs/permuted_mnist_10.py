@@ -127,6 +127,14 @@ def get_config() -> ml_collections.ConfigDict:
         'epn_retrained': fig4_permuted_mnist.RETRAINED_RECIPE
         | {'retrain_epochs': 1.0},
       },
+      'labels': {
+        'ewc_phi': 'EWC on φ',
+        'online_ewc_phi': 'online EWC on φ',
+        'si_phi': 'SI on φ',
+        'mas_phi': 'MAS on φ',
+        'vcl_coreset': 'VCL, coreset',
+        'epn_retrained': 'EfficientPackNet, retrained',
+      },
       'search_tasks': 3,
       'search_seeds': 1,
       'evaluate_every': 1,

@@ -189,6 +189,9 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
         " of, to choose its net: choose scenario 'task' or 'domain', or leave"
         ' it out of methods.'
       )
+  settings.check_labels(
+    s.training, [*s.methods, *s.method_kwargs, *method_names()]
+  )
   for name, fields in s.method_training.items():
     # Those that this run leaves out may stay in a config.
     there = [*s.methods, *s.method_kwargs, *method_names()]
@@ -233,7 +236,7 @@ def rules(s: ContinualSettings) -> settings.Rules:
   A task's row has the mean loss of its last chunk, so chunks are no free field.
   """
   del s
-  return settings.Rules(resolved, ('checkpoint_seconds',))
+  return settings.Rules(resolved, ('checkpoint_seconds', 'labels'))
 
 
 def _check_numbers(s: ContinualSettings) -> None:

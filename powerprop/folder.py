@@ -85,7 +85,12 @@ def open_folder(
           stem, suffix = name.split('.')
           os.replace(workdir / name, workdir / f'{stem}_{before}.{suffix}')
     elif (workdir / 'results.json').exists():
-      return  # they were made with what config.json has
+      # They were made with what config.json has; what things are called is
+      # read whenever tables and figures are made.
+      if 'labels' not in changed:
+        return
+      changed = {'labels': changed['labels']}
+      text = runs.to_json(saved | {'labels': now['labels']})
     # Config last: until it is there, the next start does all of this again.
     log = workdir / 'changes.jsonl'
     lines = log.read_bytes().splitlines(True) if log.exists() else []

@@ -50,6 +50,8 @@ class Settings(NamedTuple):
     augment: 'none' or 'crop_flip', applied to training pictures.
     l2: coefficient of ½‖w‖² over the kernels, as part of the loss.
     label_smoothing: share in [0, 1) of a label spread over all classes.
+    labels: what tables and figures call transforms and methods, by what the
+      config calls them; no two alike.
   """
 
   dataset: str
@@ -75,6 +77,7 @@ class Settings(NamedTuple):
   augment: str = 'none'
   l2: float = 0.0
   label_smoothing: float = 0.0
+  labels: dict[str, str] = {}
 
 
 class Rules(NamedTuple):
@@ -134,7 +137,9 @@ def check(config: ml_collections.ConfigDict) -> Settings:
     ConfigError: naming the first field that is missing, unknown or out of
       range.
   """
-  return check_fields(config.to_dict(), Settings, 'configs/digits.py')
+  s = check_fields(config.to_dict(), Settings, 'configs/digits.py')
+  check_labels(s, ())
+  return s
 
 
 def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
@@ -146,6 +151,7 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     'optimizer_kwargs',
     'transform_kwargs',
     'learning_rate_schedule',
+    'labels',
   ):
     value = getattr(s, name)
     validation.require(isinstance(value, dict), name, repr(value), 'a dict')
@@ -264,6 +270,46 @@ def check_extended(
   rest = {k: v for k, v in given.items() if k not in own}
   training = check_fields({**rest, **unused}, Settings, example)
   return kind(training, **{k: v for k, v in given.items() if k in own})
+
+
+def check_labels(s: Settings, methods: Collection[str]) -> None:
+  """Checks that labels name what there is, and tell it apart.
+
+  Args:
+    s: checked otherwise.
+    methods: that the config has names for, or may choose.
+
+  Raises:
+    ConfigError: naming the label that is wrong.
+  """
+  there = sorted({*transform_names(), *methods})
+  for name, label in s.labels.items():
+    validation.known('label of', name, there)
+    validation.require(
+      isinstance(label, str) and bool(label.strip()) and label.isprintable(),
+      f'labels.{name}',
+      repr(label),
+      'a line of text',
+    )
+    others = [n for n in s.labels if n != name and s.labels[n] == label]
+    validation.require(
+      not others,
+      f'labels.{name}',
+      f'{label!r}, as is that of {", ".join(others)},',
+      'different',
+    )
+
+
+def attempt(name: str, value: Any, build: Callable[[], Any]) -> None:
+  """Raises ConfigError, naming the value, where it cannot be built with."""
+  try:
+    build()
+  except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
+    why = ' '.join(str(e).split())
+    why = why if len(why) <= 200 else why[:199] + '…'
+    raise ConfigError(
+      f'{name} is {value} but that does not fit ({why}); change or remove it.'
+    ) from None
 
 
 def check_data(s: Settings, dataset: data.Dataset) -> None:
@@ -403,7 +449,8 @@ def rules(s: Settings) -> Rules:
   the learning rate is constant, on how many there will be.
   """
   growing = ('steps',) if schedule(s) is None else ()
-  return Rules(resolved, ('checkpoint_seconds', 'chunk_steps'), growing)
+  free = ('checkpoint_seconds', 'chunk_steps', 'labels')
+  return Rules(resolved, free, growing)
 
 
 def network(s: Settings, num_classes: int) -> Any:

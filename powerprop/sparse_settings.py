@@ -115,6 +115,9 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
       getattr(methods, method, lambda brief: None),  # one_shot has none
       {k: v for k, v in kwargs.items() if k != 'method'},
     )
+  settings.check_labels(
+    s.training, [*s.methods, *s.method_kwargs, *method_names(), *DISTRIBUTIONS]
+  )
   if 'adaptive_powerprop' in training.transforms and set(s.methods) - set(
     DENSE
   ):

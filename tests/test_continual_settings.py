@@ -336,6 +336,7 @@ _BAD = [
     {_SCHEDULE: {'kind': 'cosine', 'warmup': 50}},
     ['warmup is 50', '6'],
   ),
+  ({'labels': {'rigl': 'RigL'}}, ["label of 'rigl' is unknown", 'naive']),
 ]
 
 
@@ -366,6 +367,7 @@ def test_a_config_may_leave_out_only_what_has_a_default(name):
   'fields',
   [
     {'methods': 'naive'},
+    {'labels': {'si': 'SI, as it was', 'powerprop': 'ours'}},
     {'epochs': 1, 'retrain_epochs': 0, 'clip_norm': 1, 'retries': 0},
     _option('l2', coefficient=0),
     _option('l2', coefficient=[1, 2]),

@@ -14,6 +14,7 @@ import tiny
 
 from powerprop import continual_settings
 from powerprop import folder
+from powerprop import redraw
 from powerprop import runs
 from powerprop import settings
 from powerprop import sparse_settings
@@ -88,6 +89,7 @@ _FALLS = {'learning_rate_schedule': {'kind': 'cosine'}}
   'experiment, base, change, may',
   [
     *((name, {}, {'checkpoint_seconds': 7.0}, True) for name in _EXPERIMENTS),
+    *((x, {}, {'labels': {'powerprop': 'ours'}}, True) for x in _EXPERIMENTS),
     ('one_shot', {}, {'chunk_steps': 3}, True),
     ('sparse_training', {}, {'chunk_steps': 3}, True),
     ('continual', {}, {'chunk_steps': 3}, False),
@@ -131,6 +133,15 @@ def test_results_say_what_they_were_made_with(tmp_path):
   kept = _content(tmp_path)
   _open(tmp_path, 'one_shot', checkpoint_seconds=7.0)
   assert _content(tmp_path) == kept
+
+
+def test_a_finished_run_takes_other_labels_and_no_more(tmp_path):
+  _open(tmp_path, 'one_shot')
+  (tmp_path / 'results.json').write_bytes(b'{}')
+  before, labels = _config(tmp_path), {'powerprop': 'ours'}
+  _open(tmp_path, 'one_shot', labels=labels, checkpoint_seconds=7.0)
+  assert _config(tmp_path) == before | {'labels': labels}
+  assert redraw.labelled({}, tmp_path) == {'labels': labels}
 
 
 def test_more_steps_are_a_longer_run(finished, tmp_path):

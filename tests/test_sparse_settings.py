@@ -322,6 +322,15 @@ _BAD = [
   ({_PIECES: {'kind': 'cosine', 'warmup': 50}}, ['warmup is 50', '40']),
   ({'l2': -1.0}, ['l2 is -1.0', 'at least 0']),
   ({'label_smoothing': 1.0}, ['label_smoothing is 1.0', '[0, 1)']),
+  ({'labels': 'RigL'}, ["labels is 'RigL'", 'a dict']),
+  ({'labels': {'rigll': 'RigL'}}, ["'rigll' is unknown", "mean 'rigl'"]),
+  ({'labels': {'rigl': ' '}}, ["labels.rigl is ' '", 'a line of text']),
+  ({'labels': {'rigl': 'a\nb'}}, ['labels.rigl', 'a line of text']),
+  ({'labels': {'rigl': 3}}, ['labels.rigl is 3', 'a line of text']),
+  (
+    {'labels': {'rigl': 'it', 'set': 'it'}},
+    ["labels.rigl is 'it'", 'that of set', 'different'],
+  ),
   (
     {
       'transforms': _ADAPTS,
