@@ -320,7 +320,7 @@ class _Sentences(logging.Handler):
 
     with tqdm.tqdm.external_write_mode(file=sys.stderr):
       print(
-        f'{record.levelname.capitalize()}: {self.format(record)}',
+        f'{record.levelname.capitalize()}: {self.format(record).strip()}',
         file=sys.stderr,
         flush=True,
       )
