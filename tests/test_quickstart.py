@@ -51,7 +51,7 @@ ARCHITECTURE = ROOT / 'docs' / 'architecture.md'
 # The package has the function under the module's name.
 _PACKNET = importlib.import_module('powerprop.methods.efficient_packnet')
 _NUMBERS = {13: 'thirteen', 14: 'fourteen', 15: 'fifteen', 16: 'sixteen'}
-_ENDS = ('mean', 'std', 'low', 'high')
+_ENDS = 'mean', 'std'
 
 
 def _pages() -> list[pathlib.Path]:
