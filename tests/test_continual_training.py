@@ -716,20 +716,25 @@ def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, tmp_path):
     [mask, 1, 'after', kill],  # the checkpoint has one task less
     [f'{_PACK}/powerprop/checkpoints', 2, 'after', term],
     ['records.npz', 1, 'after', kill],
+    ['records.npz', 1, 'after', term],  # all is learned, nothing asks for it
   ]
   other = flags + ['--config.epochs=0.7']
   cases = [(flags, stop) for stop in stops]
   cases[1:1] = [(other, [])]
   done = _run_all(tmp_path / 'said', [*cases, (flags, [])])
   statuses = [status for status, _, _ in done]
-  assert statuses == [-kill, 1, -kill, -kill, 143, -kill, 0], done
+  assert statuses == [-kill, 1, -kill, -kill, 143, -kill, 143, 0], done
   last_lines = [err.strip().splitlines()[-1:] for _, _, err in done]
-  (refused,), (stopped,) = last_lines[1], last_lines[4]
+  (refused,), (stopped,), (late,) = (last_lines[i] for i in (1, 4, 6))
   assert refused.startswith('Error: ') and refused.endswith('.')
   assert 'another config: epochs was 0.3 and is now 0.7' in refused
-  assert stopped == (
-    f'Stopped by SIGTERM; everything is saved in {workdir}: start the same'
-    ' command again to go on.'
+  assert (
+    stopped
+    == late
+    == (
+      f'Stopped by SIGTERM; everything is saved in {workdir}: start the same'
+      ' command again to go on.'
+    )
   )
   assert not any('Traceback' in err for _, _, err in done)
   _assert_same_run(workdir, whole)
