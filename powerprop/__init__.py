@@ -2,6 +2,7 @@
 
 from powerprop import methods
 from powerprop.costs import flops
+from powerprop.methods.pruning import prune
 from powerprop.modules import PowerPropConv1D
 from powerprop.modules import PowerPropConv1DTranspose
 from powerprop.modules import PowerPropConv2D
@@ -56,6 +57,7 @@ __all__ = (
   'power',
   'power_straight_through',
   'powerprop',
+  'prune',
   'reparameterise',
   'slope',
   'to_phi',

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from powerprop import analysis
 from powerprop import costs
 from powerprop import data
 from powerprop import fit
-from powerprop import methods
 from powerprop import population
 from powerprop import progress
 from powerprop import redraw
@@ -34,7 +34,7 @@ from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import magnitude
-from powerprop.methods import masked
+from powerprop.methods import pruning
 from powerprop.methods import step as steps_lib
 from powerprop.population import Member
 from powerprop.sparse_settings import SparseSettings
@@ -162,7 +162,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
     return [train.evaluate(recipe, w, net_state, split) for split in splits]
 
   choose = {
-    where: jax.jit(functools.partial(_largest, target))
+    where: jax.jit(functools.partial(pruning.largest, target))
     for where, target in aims.items()
   }
   rows: list[dict[str, Any]] = []
@@ -170,6 +170,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   count = len({m for c in cells for m in c.members})
   with progress.Progress('evaluating', count, 'net') as bar:
     for member, state, theta in _members(cells, states):
+      weights = trees.weights(theta)
       for names, masks in _nets(s, member, state, choose, sparse):
         (validation, _), (accuracy, nll) = jax.device_get(
           measure(theta, state.net, masks, splits)
@@ -186,6 +187,9 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
             'sparsity': names.sparsity,
             'distribution': names.distribution,
             'density': _density(masks),
+            'emptied_layers': analysis.emptied(
+              {n: np.where(m, weights[n], 0) for n, m in masks.items()}
+            ),
             'validation_accuracy': float(validation),
             'test_accuracy': float(accuracy),
             'test_nll': float(nll) if finite else float('nan'),
@@ -233,13 +237,6 @@ def _nets(s, member, state, choose, sparse):
       masks = largest(state.phi, alpha)
       name = population.Variant('one_shot', distribution, sparsity(density))
       yield name, jax.tree.map(np.asarray, masks)
-
-
-def _largest(target, phi, alpha):
-  """Masks of the largest weights of a dense net."""
-  key = jax.random.key(0)  # magnitudes need none
-  ranks = masked.scores(target, 'magnitude', key, phi, alpha, {})
-  return methods.select(target, ranks, 1.0)
 
 
 def _density(masks) -> float:

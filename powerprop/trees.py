@@ -27,6 +27,11 @@ def path_name(path: tuple[Any, ...]) -> str:
 def is_weight(path: str, leaf: Any) -> bool:
   """The default `where`: matrices and kernels, but no biases and no norms.
 
+  Embeddings, class tokens and any other parameter of two axes or more are taken
+  for matrices. A `where` of your own leaves them out:
+
+    lambda path, x: is_weight(path, x) and 'embed' not in path
+
   Args:
     path: the leaf's path, as 'module/name'.
     leaf: an array.
@@ -88,6 +93,29 @@ def copied(tree: Params) -> Params:
   return jax.tree.map(jnp.copy, tree)
 
 
+def _check(name: str, x: Any, k: Any, least: int) -> None:
+  """Raises ValueError where the k largest |x| cannot be told."""
+  of = f' of {name}' if name else ''
+  dtype = jnp.result_type(x)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise ValueError(
+      f'the scores{of} are {dtype} but must be floating: convert them'
+    )
+  if isinstance(k, jax.core.Tracer):
+    fits, shown = jnp.issubdtype(k.dtype, jnp.integer), f'a traced {k.dtype}'
+  else:
+    shown = k
+    k = np.asarray(k)
+    fits = np.issubdtype(k.dtype, np.integer) and k.ndim == 0
+    fits = fits and least <= k <= jnp.size(x)
+  if not fits:
+    raise ValueError(
+      f'the number k{of} is {shown} but must be a whole number in'
+      f' [{least}, {jnp.size(x)}]; for a share of the weights there is'
+      ' powerprop.prune(params, density)'
+    )
+
+
 def _magnitude_bits(x: jax.Array) -> jax.Array:
   """|x| as unsigned integers in the same order (IEEE 754)."""
   x = jnp.abs(x)
@@ -138,34 +166,10 @@ def _thresholds(bits: list[jax.Array], ks: list[jax.Array]) -> list[jax.Array]:
   )
 
 
-def top_k_masks(scores: Params, counts: Params) -> Params:
-  """Exact masks of the `counts` largest |scores| of every leaf, without a sort.
-
-  The k-th magnitude is the largest t with #{|x| ≥ t} ≥ k. It is built bit by
-  bit from the top: 31 counting passes for float32, for all leaves in one loop.
-  Where several values tie with it, those of lowest index are kept, found by a
-  second bisection, over the index, that runs only if there are such ties. All
-  passes are reductions, so the arrays may be sharded and the call vmapped.
-
-  Args:
-    scores: a pytree of floating arrays of any shapes; a NaN counts as largest.
-    counts: a pytree of the same structure of integers k in [0, size], which may
-      be traced.
-
-  Returns:
-    A pytree of boolean arrays with exactly k true entries in each leaf.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> top_k_masks(jnp.array([1., -3., 2., -2.]), 2).tolist()
-    [False, True, True, False]
-  """
-  leaves, treedef = jax.tree.flatten(scores)
-  counts = jax.tree.map(lambda _, k: jnp.asarray(k, jnp.int32), scores, counts)
-  ks = jax.tree.leaves(counts)
+@jax.jit  # outside of a program as well: op by op it took 0.4 s
+def _masks(leaves: list[jax.Array], ks: list[jax.Array]) -> list[jax.Array]:
+  """`top_k_masks` of checked leaves, one at least."""
   bits = [_magnitude_bits(x) for x in leaves]
-  if not bits:
-    return scores
   thresholds = _thresholds(bits, ks)
 
   tied = [b == t for b, t in zip(bits, thresholds, strict=True)]
@@ -199,7 +203,47 @@ def top_k_masks(scores: Params, counts: Params) -> Params:
     o | (e & jnp.where(s, i < bound, True))
     for o, e, s, i, bound in zip(over, tied, spare, index, low, strict=True)
   ]
-  return jax.tree.unflatten(treedef, masks)
+  return masks
+
+
+def top_k_masks(scores: Params, counts: Params) -> Params:
+  """Exact masks of the `counts` largest |scores| of every leaf, without a sort.
+
+  The k-th magnitude is the largest t with #{|x| ≥ t} ≥ k. It is built bit by
+  bit from the top: 31 counting passes for float32, for all leaves in one loop.
+  Where several values tie with it, those of lowest index are kept, found by a
+  second bisection, over the index, that runs only if there are such ties. All
+  passes are reductions, so the arrays may be sharded and the call vmapped.
+
+  Args:
+    scores: a pytree of floating arrays of any shapes; a NaN counts as largest.
+    counts: a pytree of the same structure of integers k in [0, size], which may
+      be traced.
+
+  Returns:
+    A pytree of boolean arrays with exactly k true entries in each leaf.
+
+  Raises:
+    ValueError: if scores are not floating, a leaf has no count, or a count is
+      no whole number or, where it is not traced, out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> top_k_masks(jnp.array([1., -3., 2., -2.]), 2).tolist()
+    [False, True, True, False]
+  """
+  leaves, treedef = jax.tree.flatten(scores)
+  structure: Any = jax.tree.structure(counts)
+  if structure != treedef:
+    raise ValueError(
+      'counts must have a number for every leaf of the scores: they are'
+      f' {structure}, and the scores {treedef}'
+    )
+  jax.tree_util.tree_map_with_path(
+    lambda path, x, k: _check(path_name(path), x, k, 0), scores, counts
+  )
+  ks = [jnp.asarray(k, jnp.int32) for k in jax.tree.leaves(counts)]
+  return jax.tree.unflatten(treedef, _masks(leaves, ks) if leaves else [])
 
 
 def kth_largest(x: jax.Array, k: int | jax.Array) -> jax.Array:
@@ -212,15 +256,26 @@ def kth_largest(x: jax.Array, k: int | jax.Array) -> jax.Array:
   Returns:
     A scalar of x's dtype.
 
+  Raises:
+    ValueError: if x is not floating, or k is no whole number or, where it is
+      not traced, out of range.
+
   Example:
     >>> import jax.numpy as jnp
     >>> float(kth_largest(jnp.array([1., -3., 2.]), 2))
     2.0
   """
   x = jnp.asarray(x)
+  _check('', x, k, 1)
   (found,) = _thresholds([_magnitude_bits(x)], [jnp.asarray(k, jnp.int32)])
   wide = {4: jnp.float32, 8: jnp.float64}[found.dtype.itemsize]
   return jax.lax.bitcast_convert_type(found, wide).astype(x.dtype)
+
+
+def check_density(what: str, value: Any) -> None:
+  """Raises ValueError unless it is a number in (0, 1]."""
+  if not (isinstance(value, int | float | np.number) and 0 < value <= 1):
+    raise ValueError(f'{what} is {value!r} but must be in (0, 1]')
 
 
 def kept(size: int, density: float) -> int:
@@ -232,5 +287,9 @@ def kept(size: int, density: float) -> int:
 
   Returns:
     An integer in [1, size].
+
+  Raises:
+    ValueError: if the density is out of range.
   """
+  check_density('density', density)
   return min(size, max(1, int(np.floor(size * density + 0.5))))

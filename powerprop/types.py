@@ -171,6 +171,7 @@ class Method(NamedTuple):
       and `backward` are the FLOPs of a forward pass over A and over B; both
       relative to the dense forward pass, as is what comes out: 3 when dense.
     clock: step -> step for the learning rate's schedule.
+    where: which leaves live under Ψ, as the brief has it.
 
   What several tasks need; the rest may leave it out:
 
@@ -208,6 +209,7 @@ class Method(NamedTuple):
   progress: Callable[[jax.Array], tuple[Any, Any]]
   cost: Callable[[Any, Any, Any], Any]
   clock: Callable[[jax.Array], jax.Array]
+  where: Where
   penalty: Callable[[Params, Any], jax.Array] | None = None
   space: str = 'theta'
   memory: Callable[[Any, jax.Array], Examples] | None = None

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from powerprop import trees
 from powerprop.methods import anchors
 from powerprop.methods import fisher
 from powerprop.methods.ewc import ewc
@@ -318,7 +319,7 @@ def spaces():
       start, state = method.init(None, phi, alpha, None)
       if method.track is not None:
         dense = jax.tree.map(lambda x: 0.5 + x, phi)
-        before = anchors.in_space(phi, alpha, 'theta')
+        before = anchors.in_space(phi, alpha, 'theta', trees.is_weight)
         after = jax.tree.map(lambda x: x - 0.25, before)
         state = method.track(dense, before, after, state)
       _, first, report = method.end_task(_linear_task(alpha), start, state)

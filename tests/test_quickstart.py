@@ -356,8 +356,10 @@ def test_sparse_page_has_the_keys_of_the_results(tmp_path):
     chunk_steps=4,
     methods=('one_shot', 'static'),
     method_kwargs={},
-    densities=(0.3,),
+    densities=(0.004,),  # two weights, for two layers
   )
+  for row in results['rows']:
+    assert row['emptied_layers'] == ['hidden_0/w', 'output/w'], row['method']
   entries = {
     'results': results,
     'row': results['rows'][0],
@@ -377,7 +379,7 @@ def test_sparse_page_has_the_keys_of_the_results(tmp_path):
 
 
 def test_sparse_page_has_a_loop_that_works(capsys):
-  (loop,) = _blocks(SPARSE, 'python')
+  loop, _, _ = _blocks(SPARSE, 'python')
   names: dict[str, Any] = {}
   exec(compile(loop, SPARSE, 'exec'), names)
   printed, _ = capsys.readouterr()
@@ -394,6 +396,26 @@ def test_sparse_page_has_a_loop_that_works(capsys):
   np.testing.assert_allclose(
     powerprop.costs.relative(names['flops'], density), plan.inference_ratio
   )
+
+
+def test_sparse_page_leaves_out_what_it_says(capsys):
+  loop, *blocks = _blocks(SPARSE, 'python')
+  names: dict[str, Any] = {}
+  start, _, _ = loop.partition('\nnet =')  # the imports and constants
+  with tiny.compiled_once():
+    for block in (start, *blocks):
+      exec(compile(block, SPARSE, 'exec'), names)
+  printed = capsys.readouterr()[0].split()
+  assert printed == ['linear/w', 'linear_1/w']
+  theta, phi, w = names['theta'], names['phi'], names['w']
+  for name, leaf in (('embed', 'embeddings'), ('~', 'temperature')):
+    assert powerprop.is_weight(f'{name}/{leaf}', theta[name][leaf])
+    for tree in (phi, w):
+      np.testing.assert_array_equal(tree[name][leaf], theta[name][leaf])
+  assert np.any(phi['linear']['w'] != theta['linear']['w'])
+  kept = {n: int(np.sum(m)) for n, m in names['masks'].items()}
+  assert list(kept) == printed
+  assert sum(kept.values()) == round(0.1 * (16 * 32 + 32 * 4))
 
 
 # docs/continual_learning.md.

@@ -4,6 +4,7 @@ import functools
 import math
 from typing import Any
 
+import haiku as hk
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -13,7 +14,10 @@ import numpy as np
 import pytest
 import tiny
 
+import powerprop
 from powerprop import methods
+from powerprop import trees
+from powerprop.methods import budgets
 from powerprop.methods import patterns
 from powerprop.methods import targets
 
@@ -389,6 +393,13 @@ def _top(scores, k):
   return mask.reshape(scores.shape)
 
 
+def _kept_first(scores):
+  """|scores| in a row, the largest above all: every layer keeps it."""
+  flat = np.abs(scores).ravel()
+  flat[np.argmax(flat)] = np.inf
+  return flat
+
+
 def _by_sorts(pattern, x, k):
   """A layer's mask of k weights, with loops over groups and units."""
   x = np.abs(x)
@@ -453,9 +464,9 @@ def test_select_against_sorts(name, kind):
       np.testing.assert_array_equal(every[n][i], mask)
     counts = targets.count_kept(target, share)
     if target.pooled:
-      flat = np.concatenate([scores[n].ravel() for n in target.shapes])
+      flat = np.concatenate([_kept_first(scores[n]) for n in target.shapes])
       got = np.concatenate([masks[n].ravel() for n in target.shapes])
-      np.testing.assert_array_equal(got, _top(np.abs(flat), counts['']))
+      np.testing.assert_array_equal(got, _top(flat, counts['']))
       continue
     for n, mask in masks.items():
       assert mask.dtype == bool and mask.shape == target.shapes[n]
@@ -552,9 +563,140 @@ def test_a_nan_counts_as_large_and_counts_stay_exact():
     np.testing.assert_array_equal(np.flatnonzero(mask), wanted)
 
 
+# Layers that would die.
+
+
+def test_global_leaves_no_layer_empty_and_the_total_exact():
+  target = _TARGETS['global']
+  scores = _scores(target, 'normal')
+  one, _ = _programs('global')
+  usual = one(scores, 1.0)
+  scores['hidden/w'] *= 1e-3  # now all of it would go
+  masks = one(scores, 1.0)
+  total = sum(target.kept.values())
+  for chosen in (usual, masks):
+    assert sum(int(np.sum(m)) for m in chosen.values()) == total
+  (kept,) = np.flatnonzero(masks['hidden/w'])
+  assert kept == np.argmax(np.abs(scores['hidden/w']))
+  for name in ('conv_0/w', 'conv_1/w', 'output/w'):  # the others are as before
+    x = np.abs(scores[name])
+    assert x[masks[name]].min() > x[~masks[name]].max()
+
+
+# Where inputs and outputs are.
+
+
+# (…, inputs, outputs), stacked axes first; another order, and its axes.
+_PLACES = {
+  'linear': ((8, 12), (1, 0), (1, 0)),  # of Equinox and PyTorch
+  'conv': ((3, 2, 8, 12), (3, 2, 0, 1), (1, 0)),  # and their convolutions
+  'transposed': ((3, 2, 8, 12), (0, 1, 3, 2), (-1, -2)),  # Haiku's
+  'stacked': ((4, 8, 12), (1, 0, 2), (0, 2, 1)),
+}
+
+
+def test_patterns_lie_along_inputs_and_outputs():
+  """Whatever the order of the axes, the same weights are kept."""
+  rng = np.random.default_rng(0)
+  usual, other, usual_axes, other_axes, patterns_of = {}, {}, {}, {}, {}
+  rows = [(kind, 'channel') for kind in _PLACES]
+  for kind, pattern in (*rows, ('conv', '2:4'), ('conv', 'block:4x3')):
+    shape, order, axes = _PLACES[kind]
+    name = f'{kind}_{pattern[0]}'
+    usual[name] = {'w': rng.standard_normal(shape).astype(np.float32)}
+    other[name] = {'w': usual[name]['w'].transpose(order)}
+    usual_axes[name] = (-2, -1, *range(len(axes) - 2))
+    other_axes[name], patterns_of[name] = axes, pattern
+
+  def masks(params, axes):
+    target = methods.make_target(
+      params, 0.5, patterns=patterns_of, axes=axes, stem=''
+    )
+    scores = trees.weights(params)
+    return target.kept, jax.jit(functools.partial(methods.select, target))(
+      scores, 1.0
+    )
+
+  kept, mine = masks(usual, usual_axes)
+  kept_there, theirs = masks(other, other_axes)
+  assert kept == kept_there
+  for name, pattern in patterns_of.items():
+    shape, order, axes = _PLACES[name.split('_')[0]]
+    mask = np.asarray(mine[f'{name}/w'])
+    np.testing.assert_array_equal(theirs[f'{name}/w'], mask.transpose(order))
+    assert mask.sum() == kept[f'{name}/w'] == mask.size // 2
+    if pattern == '2:4':
+      groups = mask.reshape(*shape[:-2], 2, 4, 12)
+      assert np.all(groups.sum(-2) == 2), name
+    elif pattern == 'channel':  # in a stack, of every layer its own
+      rest = tuple(range(len(axes) - 2, mask.ndim - 1))
+      assert np.all(mask.all(rest) == mask.any(rest)), name
+
+
+def _net_with_names():
+  """Every module whose axes are found by name, and what shapes do not tell."""
+
+  def net(x):
+    x = hk.Conv2D(4, 3)(x)
+    x = hk.Conv2DTranspose(6, 3)(x)
+    x = powerprop.PowerPropConv2DTranspose(10, 3)(x)
+    x = hk.Flatten()(x)
+    for _ in range(2):
+      x = hk.Linear(8)(x)
+    block = lambda x: jax.nn.relu(hk.Linear(8)(x))
+    x = hk.experimental.layer_stack(3)(block)(x)
+    return x + hk.get_parameter('cls', (1, 1, 8), init=jnp.zeros)
+
+  net = hk.transform(net)
+  return jax.eval_shape(net.init, jax.random.key(0), jnp.ones((1, 4, 4, 3)))
+
+
+def test_axes_are_found_by_the_names_that_haiku_gives():
+  target = methods.make_target(_net_with_names(), 0.5)
+  stack = '__layer_stack_no_per_layer/linear/w'
+  assert target.axes == {
+    'conv2_d_transpose/w': (-1, -2, ()),
+    'power_prop_conv2_d_transpose/w': (-1, -2, ()),
+    stack: (-2, -1, (0,)),
+  }
+  # The stem is the convolution, neither the stack nor the token.
+  size = {n: math.prod(s) for n, s in target.shapes.items()}
+  whole = [n for n, kept in target.kept.items() if kept == size[n]]
+  assert whole == ['conv2_d/w'] and target.shapes['~/cls'] == (1, 1, 8)
+  # A stack of layers has the density of one of them.
+  erk = methods.make_target(
+    _params({'a': (3, 8, 8), 'b': (8, 8)}), 0.3, 'erk', axes={'a': (1, 2, 0)}
+  )
+  assert erk.kept == {'a/w': 58, 'b/w': 19}
+
+
+@pytest.mark.parametrize(
+  'axes', [(0, 0), (1, -3), (0, 4), (0,), 'ab', 3, (0.0, 1)]
+)
+def test_axes_that_there_are_not(axes):
+  with pytest.raises(
+    ValueError, match='axes are .* layer conv_0/w of shape 5x'
+  ):
+    methods.make_target(_NET, 0.5, axes={'conv_0': axes})
+
+
+@pytest.mark.parametrize(
+  'leaf, match',
+  [
+    (np.zeros((0, 4), np.float32), r'a is float32 of shape \(0, 4\)'),
+    (np.zeros((2, 4), int), r'a is int\d+ of shape \(2, 4\)'),
+  ],
+)
+def test_leaves_that_cannot_be_sparse(leaf, match):
+  with pytest.raises(ValueError, match=match):
+    methods.make_target(
+      {'a': leaf, 'b': np.ones((2, 2))}, 0.5, where=lambda path, x: True
+    )
+
+
 # Spreading a total over layers.
 
-_jitted = jax.jit(targets.spread)
+_jitted = jax.jit(budgets.spread)
 _sizes = st.one_of(st.integers(0, 5), st.integers(0, 2**26))
 
 

@@ -42,7 +42,7 @@ def ac_dc(
 
   Reference: Peste et al., AC/DC, NeurIPS 2021, Algorithm 1 and section 4.
   """
-  masked.check_regrow(regrow)
+  start_at = masked.regrowth(brief, regrow)
   part = lambda given, percent: (
     max(1, brief.steps * percent // 100) if given is None else given
   )
@@ -67,7 +67,7 @@ def ac_dc(
   def decompress(event: Event, masks):
     phi = masked.leaves(brief.target, event.phi)
     new = {name: ~m for name, m in masks.items()}
-    values = masked.regrow(phi, new, masks, phi, event.alpha, regrow)
+    values = masked.regrow(phi, new, masks, phi, event.alpha, start_at)
     stored = trees.replace_weights(event.phi, values)
     opt = event.reset(event.opt, stored, None)
     return stored, opt, masked.everything(brief.target)
@@ -88,4 +88,5 @@ def ac_dc(
     due=lambda step: compressed(step) != compressed(step - 1),
     update=update,
     progress=progress,
+    where=brief.where,
   )

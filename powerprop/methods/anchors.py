@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from powerprop import reparam
 from powerprop import trees
 from powerprop.methods import sequential
-from powerprop.types import Alpha, Ending, Method, Params
+from powerprop.types import Alpha, Ending, Method, Params, Where
 
 # What the penalties are multiplied by where nothing else is asked for: what Hsu
 # et al. 2018 run permuted MNIST with, one head for all tasks (their scripts
@@ -37,6 +37,7 @@ class Anchor(NamedTuple):
 
 
 def method(
+  tasks: sequential.Tasks,
   update: Callable[[Ending, Params, Params, Any], Any],
   space: str,
   *,
@@ -46,6 +47,7 @@ def method(
   """A `Method` that trains everything with a quadratic penalty.
 
   Args:
+    tasks: of the sequence.
     update: (ending, phi, params, state) -> state, at the end of a task;
       `params` are those of the space.
     space: 'theta' or 'phi': which parameters are held.
@@ -67,7 +69,7 @@ def method(
     return phi, Anchor(zeros(), zeros())
 
   def end_task(ending, phi, state):
-    params = in_space(phi, ending.alpha, space)
+    params = in_space(phi, ending.alpha, space, tasks.where)
     return phi, update(ending, phi, params, state), {}
 
   return sequential.method(
@@ -76,6 +78,7 @@ def method(
       'penalty': lambda params, state: scale * penalty(params, state),
       'space': space,
       'end_task': end_task,
+      'where': tasks.where,
       **fields,
     }
   )
@@ -100,14 +103,21 @@ def penalty(params: Params, state: Any) -> jax.Array:
   return jax.tree.reduce(jnp.add, parts)
 
 
-def in_space(phi: Params, alpha: Alpha, space: str) -> Params:
+def in_space(phi: Params, alpha: Alpha, space: str, where: Where) -> Params:
   """The parameters of the space, φ or θ = Ψ(φ), in arrays of their own."""
   # Biases are the same in both, and all is where α = 1.
-  return trees.copied(phi if space == 'phi' else reparam.to_theta(phi, alpha))
+  return trees.copied(
+    phi if space == 'phi' else reparam.to_theta(phi, alpha, where)
+  )
 
 
 def by_slope(
-  values: Params, phi: Params, alpha: Alpha, space: str, power: int
+  values: Params,
+  phi: Params,
+  alpha: Alpha,
+  space: str,
+  power: int,
+  where: Where,
 ) -> Params:
   """Takes an importance from θ to the space, by the chain rule.
 
@@ -117,6 +127,7 @@ def by_slope(
     alpha: the power.
     space: 'theta' changes nothing; 'phi' multiplies by Ψ'(φ)^power.
     power: how often the gradient is a factor of the importance.
+    where: which leaves live under Ψ.
 
   Returns:
     A pytree like `values`.
@@ -125,7 +136,7 @@ def by_slope(
     return values
   return trees.map_where(
     lambda value, x: value * reparam.slope(x, alpha) ** power,
-    trees.is_weight,
+    where,
     values,
     phi,
   )

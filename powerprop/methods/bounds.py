@@ -9,7 +9,7 @@ def naive(tasks: sequential.Tasks) -> Method:
   """Fine-tuning: one task after the other, with nothing against forgetting.
 
   Args:
-    tasks: not looked at.
+    tasks: of the sequence.
 
   Returns:
     A method without state; the lower bound.
@@ -17,23 +17,21 @@ def naive(tasks: sequential.Tasks) -> Method:
   Reference: Hsu et al., Re-evaluating continual learning scenarios, NeurIPS
     Continual Learning Workshop 2018.
   """
-  del tasks
-  return sequential.method()
+  return sequential.method(where=tasks.where)
 
 
 def joint(tasks: sequential.Tasks) -> Method:
   """Fine-tuning on batches from all tasks so far: nothing is ever gone.
 
   Args:
-    tasks: not looked at.
+    tasks: of the sequence.
 
   Returns:
     A method without state; the upper bound for one net.
 
   Reference: Hsu et al. 2018, Offline (all tasks at once).
   """
-  del tasks
-  return sequential.method(joint=True)
+  return sequential.method(joint=True, where=tasks.where)
 
 
 def single(tasks: sequential.Tasks) -> Method:
@@ -44,7 +42,7 @@ def single(tasks: sequential.Tasks) -> Method:
   starts anew with the net.
 
   Args:
-    tasks: not looked at.
+    tasks: of the sequence.
 
   Returns:
     A method without state, whose records are as large as the net.
@@ -52,12 +50,15 @@ def single(tasks: sequential.Tasks) -> Method:
   Reference: Rusu et al., Progressive neural networks, 2016, section 3,
     baseline 1 (there for one task): a column trained on its task alone.
   """
-  del tasks
+  where = tasks.where
 
   def archive(ending, phi, state):
-    record = reparam.to_theta(phi, ending.alpha)
-    return reparam.to_phi(ending.fresh(), ending.alpha), state, record
+    record = reparam.to_theta(phi, ending.alpha, where)
+    fresh = reparam.to_phi(ending.fresh(), ending.alpha, where)
+    return fresh, state, record
 
   return sequential.method(
-    archive=archive, predict=lambda theta, record: record
+    archive=archive,
+    predict=lambda theta, record: record,
+    where=where,
   )

@@ -111,7 +111,7 @@ def drop_and_grow(
   fraction: jax.Array,
   ranks: Layers,
   direction: Layers,
-  scale: float,
+  rule: masked.Regrowth,
   reset: bool = True,
 ) -> tuple[Any, Any, Layers]:
   """One change of the masks; every layer keeps its number of weights.
@@ -124,7 +124,7 @@ def drop_and_grow(
     fraction: share of the active weights that is dropped.
     ranks: by what weights are grown.
     direction: whose sign a new weight has where α > 1.
-    scale: see `masked.regrow`.
+    rule: where they start; of `masked.regrowth`.
     reset: whether the moments of new weights are reset.
 
   Returns:
@@ -137,7 +137,7 @@ def drop_and_grow(
   }
   kept = dropped(phi, masks, numbers)
   more = grown(event.key, ranks, kept, numbers)
-  return adopt(event, masks, kept, more, direction, scale, reset)
+  return adopt(event, masks, kept, more, direction, rule, reset)
 
 
 def adopt(
@@ -146,14 +146,14 @@ def adopt(
   kept: Layers,
   more: Layers,
   direction: Layers,
-  scale: float,
+  rule: masked.Regrowth,
   reset: bool,
 ) -> tuple[Any, Any, Layers]:
   """Puts new weights in place: their values, moments and masks."""
   phi = trees.weights(event.phi, lambda path, _: path in masks)
   after = {name: kept[name] | more[name] for name in masks}
   new = {name: more[name] & ~masks[name] for name in masks}
-  values = masked.regrow(phi, new, kept, direction, event.alpha, scale)
+  values = masked.regrow(phi, new, kept, direction, event.alpha, rule)
   stored = trees.replace_weights(event.phi, values)
   opt = event.reset(event.opt, stored, new) if reset else event.opt
   return stored, opt, after

@@ -1,10 +1,11 @@
 """DSR: drop the smallest weights of all layers, grow where many are left."""
 
+import jax
 import jax.numpy as jnp
 
+from powerprop.methods import budgets
 from powerprop.methods import drop_grow
 from powerprop.methods import masked
-from powerprop.methods import targets
 from powerprop.types import Event, Method
 
 
@@ -22,7 +23,9 @@ def dsr(
 
   The smallest active weights of all layers together are dropped, and as many
   random ones are grown, given to the layers in proportion to the weights that
-  they have left. The total stays exact; the layers' shares do not. The paper
+  they have left. The total stays exact; the layers' shares do not. A layer that
+  would lose all of its weights keeps the largest: it could not grow any, and
+  the net would be cut in two. The paper
   finds the threshold under which weights are dropped by halving and doubling
   it; here exactly the share that is wanted goes.
 
@@ -48,7 +51,7 @@ def dsr(
     convolutional neural networks, ICML 2019, Algorithm 1.
   """
   masked.unstructured_only(brief, 'dsr')
-  masked.check_regrow(regrow)
+  start_at = masked.regrowth(brief, regrow)
   end = brief.steps * 3 // 4 if end is None else end
   begin = min(every, end) if begin is None else begin
   w = masked.window(brief, begin, end, every)
@@ -56,7 +59,7 @@ def dsr(
   start = masked.fixed(brief, 'random')
 
   def update(event: Event, masks):
-    phi = masked.leaves(brief.target, event.phi)
+    phi = masked.in_phi(brief, event.phi, event.alpha)
     flat = lambda tree: {'': jnp.concatenate([tree[n].ravel() for n in masks])}
     together = flat(masks)
     total = jnp.sum(together[''], dtype=jnp.int32)
@@ -66,15 +69,39 @@ def dsr(
     for name, m in masks.items():
       kept[name] = left[offset : offset + m.size].reshape(m.shape)
       offset += m.size
+    kept = _none_empty(phi, masks, kept)
     remaining = jnp.stack([jnp.sum(k, dtype=jnp.int32) for k in kept.values()])
     sizes = jnp.array([m.size for m in masks.values()], jnp.int32)
-    shares = targets.spread(
-      remaining.astype(jnp.float32), number, sizes - remaining
+    shares = budgets.spread(
+      remaining.astype(jnp.float32),
+      total - jnp.sum(remaining),
+      sizes - remaining,
     )
     ranks = masked.event_scores(brief, 'random', event)
     numbers = dict(zip(masks, shares, strict=True))
     more = drop_grow.grown(event.key, ranks, kept, numbers)
     signs = masked.signs_of(ranks)
-    return drop_grow.adopt(event, masks, kept, more, signs, regrow, True)
+    return drop_grow.adopt(event, masks, kept, more, signs, start_at, True)
 
-  return masked.method(start.init, due=w.due, update=update, replaces_step=True)
+  return masked.method(
+    start.init,
+    due=w.due,
+    update=update,
+    replaces_step=True,
+    where=brief.where,
+  )
+
+
+def _none_empty(
+  phi: dict[str, jax.Array],
+  masks: dict[str, jax.Array],
+  kept: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """What is kept, and the largest active weight of a layer without any."""
+  out = {}
+  for name, m in masks.items():
+    size = jnp.where(m, jnp.abs(phi[name]), -1).ravel()
+    largest = (jnp.arange(m.size) == jnp.argmax(size)).reshape(m.shape)
+    empty = ~jnp.any(kept[name])
+    out[name] = kept[name] | (empty & largest & m)
+  return out

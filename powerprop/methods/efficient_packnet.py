@@ -101,7 +101,7 @@ def efficient_packnet(
   last = len(rates) - 1
 
   def end_task(ending: Ending, phi, state: packing.Packing):
-    theta = packing.theta_of(ending, phi)
+    theta = packing.theta_of(where, ending, phi)
     magnitudes = jnp.abs(packing.flat(packing.governed(where, phi)))
     used = packing.flat(state.used)
     ranks = magnitudes if reuse else jnp.where(used, 0, magnitudes)

@@ -59,7 +59,7 @@ def ewc(
       importance, jax.tree.map(towards, state.anchor, params, new, importance)
     )
 
-  return anchors.method(update, space)
+  return anchors.method(tasks, update, space)
 
 
 def online_ewc(
@@ -98,7 +98,7 @@ def online_ewc(
     new = measure(ending, phi)
     return anchors.Anchor(anchors.add(state.importance, new, decay), params)
 
-  return anchors.method(update, space)
+  return anchors.method(tasks, update, space)
 
 
 def online_laplace(
@@ -154,7 +154,7 @@ def online_laplace(
     )
     return anchors.Anchor(importance, params)
 
-  return anchors.method(update, space, scale=0.5 / tasks.num_train)
+  return anchors.method(tasks, update, space, scale=0.5 / tasks.num_train)
 
 
 def _measure(
@@ -167,11 +167,11 @@ def _measure(
     found = fishers.diagonal(
       ending,
       tasks,
-      reparam.to_theta(phi, ending.alpha),
+      reparam.to_theta(phi, ending.alpha, tasks.where),
       kind=kind,
       labels=labels,
       num_examples=num_examples,
     )
-    return anchors.by_slope(found, phi, ending.alpha, space, 2)
+    return anchors.by_slope(found, phi, ending.alpha, space, 2, tasks.where)
 
   return measure

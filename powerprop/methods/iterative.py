@@ -86,6 +86,7 @@ def iterative(
     due=lambda step: w.due(step) | (step == w.end),
     update=update,
     progress=progress,
+    where=brief.where,
   )
 
 

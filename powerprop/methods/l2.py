@@ -12,7 +12,7 @@ def l2(tasks: Tasks, *, space: str = 'theta') -> Method:
   """Adds Σ (p − p*)² to the loss, p* the parameters after the last task.
 
   Args:
-    tasks: unused.
+    tasks: of the sequence.
     space: 'theta' or 'phi': which parameters are held.
 
   Returns:
@@ -24,10 +24,9 @@ def l2(tasks: Tasks, *, space: str = 'theta') -> Method:
   Reference: Hsu et al., Re-evaluating continual learning scenarios, 2018; its
   coefficient is in `anchors.COEFFICIENTS`.
   """
-  del tasks
 
   def update(ending, phi, params, state):
     del ending, phi, state
     return anchors.Anchor(jax.tree.map(jnp.ones_like, params), params)
 
-  return anchors.method(update, space)
+  return anchors.method(tasks, update, space)

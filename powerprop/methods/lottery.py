@@ -99,4 +99,5 @@ def lottery(
     update=update,
     progress=progress,
     clock=clock,
+    where=brief.where,
   )

@@ -28,11 +28,16 @@ def counts(
   Returns:
     By layer path, int32 [D]: ⌊size·density + ½⌋, at least 1.
 
+  Raises:
+    ValueError: if a density is out of range.
+
   Example:
     >>> counts({'w': np.zeros((10, 10))}, [1., .1, .001])['w'].tolist()
     [100, 10, 1]
   """
   scales = scales or {}
+  for density in densities:
+    trees.check_density('density', density)
   return {
     name: np.array(
       [

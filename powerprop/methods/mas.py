@@ -32,7 +32,7 @@ def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
   """
 
   def update(ending, phi, params, state):
-    theta = reparam.to_theta(phi, ending.alpha)
+    theta = reparam.to_theta(phi, ending.alpha, tasks.where)
 
     def output(at, examples):
       logits = ending.apply(at, examples)
@@ -45,7 +45,7 @@ def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
       return jax.tree.map(jnp.abs, jax.grad(output)(theta, examples))
 
     new = fisher.mean(magnitudes, ending, tasks, group=tasks.batch_size)
-    new = anchors.by_slope(new, phi, ending.alpha, space, 1)
+    new = anchors.by_slope(new, phi, ending.alpha, space, 1, tasks.where)
     return anchors.Anchor(anchors.add(state.importance, new), params)
 
-  return anchors.method(update, space)
+  return anchors.method(tasks, update, space)

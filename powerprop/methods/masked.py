@@ -13,7 +13,7 @@ from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import targets
 from powerprop.methods.targets import Target
-from powerprop.types import Alpha, Event, Masks, Method, Params
+from powerprop.types import Alpha, Event, Masks, Method, Params, Where
 
 CRITERIA = ('magnitude', 'random', 'saliency')
 
@@ -25,11 +25,14 @@ class Brief(NamedTuple):
     target: which weights it governs, and how many of them are to be left.
     steps: optimisation steps of the training, > 0.
     l2: coefficient of ½‖w‖² in the loss.
+    where: which leaves live under Ψ, as `powerprop.powerprop` is told. A
+      governed leaf that does not is treated as one of α = 1.
   """
 
   target: Target
   steps: int
   l2: float = 0.0
+  where: Where = trees.is_weight
 
 
 class Window(NamedTuple):
@@ -92,6 +95,7 @@ def method(
   progress: Callable[[Any], tuple[Any, Any]] = lambda step: (1.0, 1.0),
   cost: Callable[..., Any] = costs.masked_cost,
   clock: Callable[[Any], Any] = lambda step: step,
+  where: Where = trees.is_weight,
 ) -> Method:
   """A `Method` that masks: w = θ ⊙ A, and only weights of B ⊇ A move.
 
@@ -110,6 +114,7 @@ def method(
     progress: by default at the target from the first step.
     cost: by default 2 f_A + f_B.
     clock: by default the step.
+    where: of the brief; by default weights by their names and axes.
 
   Returns:
     A method.
@@ -132,6 +137,7 @@ def method(
     progress=progress,
     cost=cost,
     clock=clock,
+    where=where,
   )
 
 
@@ -141,11 +147,11 @@ def fixed(brief: Brief, criterion: str) -> Method:
   def init(key, phi, alpha, gradient):
     dense = phi
     if criterion == 'saliency':
-      dense = gradient(reparam.to_theta(phi, alpha))
-    ranks = scores(brief.target, criterion, key, phi, alpha, dense)
+      dense = gradient(reparam.to_theta(phi, alpha, brief.where))
+    ranks = scores(brief, criterion, key, phi, alpha, dense)
     return phi, targets.select(brief.target, ranks, 1.0)
 
-  return method(init)
+  return method(init, where=brief.where)
 
 
 def everything(target: Target) -> dict[str, jax.Array]:
@@ -158,8 +164,29 @@ def leaves(target: Target, tree: Params) -> dict[str, jax.Array]:
   return trees.weights(tree, lambda path, _: path in target.shapes)
 
 
+def in_phi(brief: Brief, phi: Params, alpha: Alpha) -> dict[str, jax.Array]:
+  """The governed leaves as φ of one α, so that they can be ranked together.
+
+  Args:
+    brief: says which leaves are governed, and which of them are φ already.
+    phi: stored parameters.
+    alpha: with which to read them.
+
+  Returns:
+    By path, φ as it is, and Ψ⁻¹ of leaves that are not under Ψ if others are.
+  """
+  stored = leaves(brief.target, phi)
+  under = {name: brief.where(name, x) for name, x in stored.items()}
+  if not any(under.values()):
+    return stored
+  return {
+    name: x if under[name] else reparam.inverse_power(x, alpha)
+    for name, x in stored.items()
+  }
+
+
 def scores(
-  target: Target,
+  brief: Brief,
   criterion: str,
   key: jax.Array,
   phi: Params,
@@ -169,7 +196,7 @@ def scores(
   """By what weights are ranked; the smallest go first.
 
   Args:
-    target: which weights.
+    brief: which weights, and which of them are under Ψ.
     criterion: 'magnitude': |φ|, whose order is that of |θ| but which does not
       underflow; |θ| where a layer's pattern adds up several weights.
       'saliency': |θ ∂L/∂w|.
@@ -184,19 +211,21 @@ def scores(
 
   Reference: Lee et al., SNIP, ICLR 2019, eq. (6), for the saliency.
   """
+  target = brief.target
   stored = leaves(target, phi)
   if criterion == 'random':
     # From 1 to 2: none is zero, and all have the same number of digits.
     return {name: 1 + x for name, x in uniform(key, stored).items()}
+  if criterion == 'magnitude' and target.pooled:
+    return in_phi(brief, phi, alpha)
+  theta = reparam.to_theta(stored, alpha, brief.where)
   if criterion == 'saliency':
     grads = leaves(target, dense)
-    return {
-      name: reparam.power(x, alpha) * grads[name] for name, x in stored.items()
-    }
+    return {name: x * grads[name] for name, x in theta.items()}
   return {
     name: x
     if target.patterns[name].kind in ('unstructured', 'n_m')
-    else reparam.power(x, alpha)
+    else theta[name]
     for name, x in stored.items()
   }
 
@@ -220,13 +249,32 @@ def unstructured_only(brief: Brief, name: str) -> None:
       )
 
 
+class Regrowth(NamedTuple):
+  """Where new weights start; made by `regrowth`.
+
+  Attributes:
+    scale: ≥ 0, of a common weight; 0 starts at zero for every α.
+    where: which leaves live under Ψ; in the others new weights start at zero.
+  """
+
+  scale: float
+  where: Where
+
+
+def regrowth(brief: Brief, scale: float) -> Regrowth:
+  """A checked rule: a ValueError if weights start against their direction."""
+  if not 0 <= scale < np.inf:
+    raise ValueError(f'regrow is {scale} but must be finite and at least 0')
+  return Regrowth(scale, brief.where)
+
+
 def regrow(
   phi: dict[str, jax.Array],
   new: dict[str, jax.Array],
   kept: dict[str, jax.Array],
   direction: dict[str, jax.Array],
   alpha: Alpha,
-  scale: float,
+  rule: Regrowth,
 ) -> dict[str, jax.Array]:
   r"""Gives new weights the value that they start from.
 
@@ -248,7 +296,7 @@ def regrow(
     kept: bool arrays, those that were kept.
     direction: arrays whose sign a new weight takes.
     alpha: the power.
-    scale: ≥ 0; 0 starts at zero for every α.
+    rule: the scale, and which layers live under Ψ.
 
   Returns:
     φ by layer path.
@@ -256,17 +304,17 @@ def regrow(
 
   def layer(x, start, stay, sign):
     total = jnp.sum(jnp.where(stay, jnp.abs(x), 0))
-    value = scale * total / jnp.maximum(jnp.sum(stay), 1)
+    value = rule.scale * total / jnp.maximum(jnp.sum(stay), 1)
     value = jnp.where(jnp.asarray(alpha) > 1, value, 0).astype(x.dtype)
     return jnp.where(start, jnp.where(sign < 0, -value, value), x)
 
-  return {n: layer(x, new[n], kept[n], direction[n]) for n, x in phi.items()}
-
-
-def check_regrow(scale: float) -> None:
-  """Raises ValueError if new weights would start against their direction."""
-  if not 0 <= scale < np.inf:
-    raise ValueError(f'regrow is {scale} but must be finite and at least 0')
+  out = {}
+  for name, x in phi.items():
+    if rule.where(name, x):
+      out[name] = layer(x, new[name], kept[name], direction[name])
+    else:
+      out[name] = jnp.where(new[name], jnp.zeros((), x.dtype), x)
+  return out
 
 
 def check_share(name: str, value: float) -> None:
@@ -309,7 +357,7 @@ def uniform(
 def event_scores(brief: Brief, criterion: str, event: Event) -> Any:
   """`scores` of an event."""
   return scores(
-    brief.target,
+    brief,
     criterion,
     jax.random.fold_in(event.key, 0),
     event.phi,

@@ -14,7 +14,7 @@ from powerprop import reparam
 from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import sequential
-from powerprop.types import Alpha, Ending, Masks, Method, Params
+from powerprop.types import Alpha, Ending, Masks, Method, Params, Where
 
 BIASES = ('frozen', 'per_task', 'free')
 
@@ -56,11 +56,13 @@ class Layout(NamedTuple):
     shapes: of the governed weights, by path.
     rest: paths of biases and normalisation parameters outside of heads.
     biases: what becomes of the rest; see `layout`.
+    under: which leaves live under Ψ.
   """
 
   shapes: dict[str, tuple[int, ...]]
   rest: tuple[str, ...]
   biases: str
+  under: Where
 
   @property
   def size(self) -> int:
@@ -72,7 +74,8 @@ def layout(tasks: sequential.Tasks, biases: str) -> Layout:
   """Sorts a net's leaves.
 
   Weights are governed, but for those of heads: a head's columns belong to one
-  task and move while that task is learned, and never else.
+  task and move while that task is learned, and never else. Weights are what
+  lives under Ψ, so that all may be ranked together by |φ|.
 
   Args:
     tasks: of the sequence.
@@ -84,18 +87,25 @@ def layout(tasks: sequential.Tasks, biases: str) -> Layout:
     A layout.
 
   Raises:
-    ValueError: if `biases` is none of them.
+    ValueError: if `biases` is none of them, or there are no weights.
   """
   if biases not in BIASES:
     raise ValueError(
       f'biases is {biases!r} but must be one of {", ".join(BIASES)}'
     )
-  weights = trees.weights(tasks.shapes)
+  weights = trees.weights(tasks.shapes, tasks.where)
   every = trees.weights(tasks.shapes, lambda *_: True)
+  governed = {n: x for n, x in weights.items() if n not in tasks.heads}
+  if not governed:
+    raise ValueError(
+      f'none of {len(every)} leaves is a weight to share among tasks: choose'
+      ' other leaves by where'
+    )
   return Layout(
-    {n: tuple(x.shape) for n, x in weights.items() if n not in tasks.heads},
+    {n: tuple(x.shape) for n, x in governed.items()},
     tuple(n for n in every if n not in weights and n not in tasks.heads),
     biases,
+    tasks.where,
   )
 
 
@@ -177,7 +187,8 @@ def method(
     record = Record(jnp.packbits(flat(state.mask)), others)
     used = {n: m | state.used[n] for n, m in state.mask.items()}
     if reinitialise:
-      fresh = governed(where, reparam.to_phi(ending.fresh(), ending.alpha))
+      fresh = reparam.to_phi(ending.fresh(), ending.alpha, where.under)
+      fresh = governed(where, fresh)
       old = governed(where, phi)
       phi = trees.replace_weights(
         phi, {n: jnp.where(used[n], x, fresh[n]) for n, x in old.items()}
@@ -194,6 +205,7 @@ def method(
     end_task=end_task,
     archive=archive,
     predict=predict,
+    where=where.under,
     **masked(free),
   )
   if not retrain:
@@ -228,7 +240,7 @@ def report(where: Layout, state: Packing, mask: Layers) -> dict[str, jax.Array]:
   }
 
 
-def theta_of(ending: Ending, phi: Params) -> Params:
+def theta_of(where: Layout, ending: Ending, phi: Params) -> Params:
   """Ψ(φ) at the end of a task."""
   alpha: Alpha = ending.alpha
-  return reparam.to_theta(phi, alpha)
+  return reparam.to_theta(phi, alpha, where.under)

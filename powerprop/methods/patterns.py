@@ -2,8 +2,13 @@
 
 In every one of them a mask is a top-k of units: single weights, blocks or
 channels. In n:m sparsity the units are single weights that compete in groups.
+
+Libraries differ in where a layer's weights have their inputs and outputs. All
+but `find_axes`, `arrange` and `restore` work on weights as Haiku's `Linear` and
+`Conv` keep them, (…, inputs, outputs), with stacked axes before all others.
 """
 
+from collections.abc import Sequence
 import math
 import re
 from typing import NamedTuple
@@ -18,9 +23,8 @@ class Pattern(NamedTuple):
   """A mask's shape.
 
   Attributes:
-    kind: 'unstructured'; 'n_m': n of every m consecutive inputs, on the last
-      axis but one; 'block': n rows by m columns of the last two axes;
-      'channel': whole outputs, on the last axis.
+    kind: 'unstructured'; 'n_m': n of every m consecutive inputs; 'block': n
+      inputs by m outputs; 'channel': whole outputs.
     n: for 'n_m' and 'block', ≥ 1.
     m: for 'n_m' and 'block', ≥ 1.
   """
@@ -31,6 +35,96 @@ class Pattern(NamedTuple):
 
 
 UNSTRUCTURED = Pattern('unstructured')
+
+
+class Axes(NamedTuple):
+  """Which of a layer's axes are what; the others are a kernel's.
+
+  Attributes:
+    inputs: index of the inputs' axis.
+    outputs: index of the outputs' axis.
+    stacked: indices of axes along which layers of one shape are stacked.
+  """
+
+  inputs: int = -2
+  outputs: int = -1
+  stacked: tuple[int, ...] = ()
+
+  def order(self, ndim: int) -> tuple[int, ...]:
+    """The axes of an array as (stacked, kernel, inputs, outputs)."""
+    if ndim < 2:
+      return tuple(range(ndim))
+    first = [i % ndim for i in self.stacked]
+    last = [self.inputs % ndim, self.outputs % ndim]
+    rest = [i for i in range(ndim) if i not in (*first, *last)]
+    return (*first, *rest, *last)
+
+
+# Names that Haiku gives, to modules and to what `layer_stack` stacks.
+_TRANSPOSED = re.compile(r'conv[123]_d_transpose(_\d+)?/w$')
+_STACK = re.compile(r'__layer_stack_(no|with)_per_layer')
+
+
+def find_axes(
+  name: str, shape: Shape, given: Sequence[int] | None = None
+) -> Axes:
+  """A layer's axes: as they are given, or by the names that Haiku gives.
+
+  Haiku's `Linear` and `Conv` keep (…, inputs, outputs), its transposed
+  convolutions (…, outputs, inputs), and `layer_stack` puts an axis before them.
+  Modules with names of their own do not tell.
+
+  Args:
+    name: the layer's path.
+    shape: the layer's.
+    given: (inputs, outputs, *stacked), indices of axes.
+
+  Returns:
+    Axes.
+
+  Raises:
+    ValueError: if these are no different axes of the layer.
+
+  Example:
+    >>> find_axes('conv2_d_transpose/w', (3, 3, 16, 8))
+    Axes(inputs=-1, outputs=-2, stacked=())
+  """
+  ndim = len(shape)
+  if given is None:
+    stacked = tuple(range(len(_STACK.findall(name))))
+    if ndim < 2 + len(stacked):
+      return Axes()
+    if _TRANSPOSED.search(name) and ndim > 2 + len(stacked):
+      return Axes(-1, -2, stacked)
+    return Axes(stacked=stacked)
+  valid = isinstance(given, tuple | list) and all(
+    isinstance(i, int) and -ndim <= i < ndim for i in given
+  )
+  if not valid or len({i % ndim for i in given}) < max(2, len(given)):
+    raise ValueError(
+      f'axes are {given!r} for layer {name} of shape {_by(shape)}, but must be'
+      ' the indices of its inputs, of its outputs and of any axes that layers'
+      f' are stacked along, all different and in [{-ndim}, {ndim})'
+    )
+  return Axes(given[0], given[1], tuple(given[2:]))
+
+
+def arrange(axes: Axes, x: jax.Array) -> jax.Array:
+  """An array with its axes as (stacked, kernel, inputs, outputs)."""
+  order = axes.order(x.ndim)
+  return x if order == tuple(range(x.ndim)) else jnp.transpose(x, order)
+
+
+def restore(axes: Axes, x: jax.Array) -> jax.Array:
+  """The inverse of `arrange`."""
+  order = axes.order(x.ndim)
+  if order == tuple(range(x.ndim)):
+    return x
+  return jnp.transpose(x, [order.index(i) for i in range(x.ndim)])
+
+
+def _by(shape: Shape) -> str:
+  return 'x'.join(map(str, shape))
 
 
 def parse(text: str) -> Pattern:
@@ -64,17 +158,21 @@ def parse(text: str) -> Pattern:
   )
 
 
-def check(pattern: Pattern, name: str, shape: Shape, density: float) -> None:
+def check(
+  pattern: Pattern, name: str, shape: Shape, axes: Axes, density: float
+) -> None:
   """Raises ValueError where a layer cannot have a pattern at a density.
 
   Args:
     pattern: the layer's.
     name: the layer's path, for the message.
-    shape: the layer's.
+    shape: the layer's, as it is kept.
+    axes: what its axes are.
     density: share of its weights that is to be kept.
   """
   kind, n, m = pattern
-  what = f'layer {name} of shape {"x".join(map(str, shape))}'
+  what = f'layer {name} of shape {_by(shape)}'
+  shape = tuple(shape[i] for i in axes.order(len(shape)))
   if kind != 'unstructured' and len(shape) < 2:
     raise ValueError(
       f'{what} has no inputs and outputs, which the pattern {kind} needs:'
@@ -98,12 +196,13 @@ def check(pattern: Pattern, name: str, shape: Shape, density: float) -> None:
     )
 
 
-def quantum(pattern: Pattern, shape: Shape) -> int:
+def quantum(pattern: Pattern, shape: Shape, stacked: int = 0) -> int:
   """What the number of weights in a layer's mask is a multiple of.
 
   Args:
     pattern: the layer's.
     shape: the layer's.
+    stacked: how many of its first axes are stacked.
 
   Returns:
     The size of a unit; for n:m, the number of groups, as each keeps as many.
@@ -117,16 +216,17 @@ def quantum(pattern: Pattern, shape: Shape) -> int:
   if pattern.kind == 'block':
     return pattern.n * pattern.m
   if pattern.kind == 'channel':
-    return math.prod(shape[:-1])
+    return math.prod(shape[stacked:-1])
   return 1
 
 
-def unit_scores(pattern: Pattern, x: jax.Array) -> jax.Array:
+def unit_scores(pattern: Pattern, x: jax.Array, stacked: int = 0) -> jax.Array:
   """The scores of units that compete in one group.
 
   Args:
     pattern: the layer's; not 'n_m'.
     x: scores of the layer's weights.
+    stacked: how many of its first axes are stacked.
 
   Returns:
     Σ|x| over the weights of every unit, float32 or wider; x itself where the
@@ -136,7 +236,7 @@ def unit_scores(pattern: Pattern, x: jax.Array) -> jax.Array:
     return x
   x = jnp.abs(x).astype(jnp.promote_types(x.dtype, jnp.float32))
   if pattern.kind == 'channel':
-    return jnp.sum(x, range(x.ndim - 1))
+    return jnp.sum(x, range(stacked, x.ndim - 1))
   _, n, m = pattern
   *rest, rows, columns = x.shape
   blocks = x.reshape(*rest, rows // n, n, columns // m, m)
@@ -160,6 +260,9 @@ def expand(pattern: Pattern, mask: jax.Array, shape: Shape) -> jax.Array:
     mask = jnp.broadcast_to(
       mask[..., :, None, :, None], (*rest, rows // n, n, columns // m, m)
     ).reshape(shape)
+  if pattern.kind == 'channel':
+    kernel = len(shape) - mask.ndim  # with the inputs
+    mask = mask.reshape(*mask.shape[:-1], *[1] * kernel, mask.shape[-1])
   return jnp.broadcast_to(mask, shape)
 
 

@@ -184,6 +184,7 @@ def _method(
 
   return sequential.method(
     lambda key, phi, alpha, gradient: (phi, empty(tasks, share)),
+    where=tasks.where,
     memory=lambda state, key: draw(state, key, rows),
     rehearse=rehearse,
     end_task=lambda ending, phi, state: (

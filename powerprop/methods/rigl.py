@@ -39,7 +39,7 @@ def rigl(
   Reference: Evci et al., RigL, ICML 2020, Algorithm 1.
   """
   masked.unstructured_only(brief, 'rigl')
-  masked.check_regrow(regrow)
+  start_at = masked.regrowth(brief, regrow)
   w = masked.window(brief, begin, end, every)
   drop = drop_grow.drop_fraction(w, fraction, decay)
   start = masked.fixed(brief, 'random')
@@ -48,7 +48,7 @@ def rigl(
     dense = masked.leaves(brief.target, event.dense)
     downhill = {name: -g for name, g in dense.items()}
     return drop_grow.drop_and_grow(
-      event, masks, drop(event.step), dense, downhill, regrow
+      event, masks, drop(event.step), dense, downhill, start_at
     )
 
   return masked.method(
@@ -57,4 +57,5 @@ def rigl(
     update=update,
     replaces_step=True,
     cost=costs.rigl_cost,
+    where=brief.where,
   )

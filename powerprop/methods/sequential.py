@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from powerprop import trees
 from powerprop.methods import masked
-from powerprop.types import Masks, Method, Params
+from powerprop.types import Masks, Method, Params, Where
 
 
 class Tasks(NamedTuple):
@@ -21,6 +22,9 @@ class Tasks(NamedTuple):
       outputs are all tasks' (task- and class-incremental); else ().
     scenario: 'task', 'domain' or 'class'.
     retrain_steps: steps that a method may train on after pruning; 0 is none.
+    where: which leaves live under Ψ, as `powerprop.powerprop` is told; by their
+      paths in φ, which in VCL's begin with 'mean/'. PackNet and
+      EfficientPackNet mask these and treat the others as they do biases.
   """
 
   shapes: Params
@@ -32,6 +36,7 @@ class Tasks(NamedTuple):
   heads: tuple[str, ...] = ()
   scenario: str = 'domain'
   retrain_steps: int = 0
+  where: Where = trees.is_weight
 
 
 def method(
@@ -42,7 +47,7 @@ def method(
   Args:
     init: (key, phi, alpha, gradient) -> (phi, state); by default φ as it is and
       the state ().
-    **fields: of `types.Method`.
+    **fields: of `types.Method`; `where` is that of the tasks.
 
   Returns:
     A method.

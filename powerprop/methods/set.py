@@ -38,7 +38,7 @@ def set(  # pylint: disable=redefined-builtin
     Nature Communications 2018; Evci et al., RigL, ICML 2020, section 4.
   """
   masked.unstructured_only(brief, 'set')
-  masked.check_regrow(regrow)
+  start_at = masked.regrowth(brief, regrow)
   w = masked.window(brief, begin, end, every)
   drop = drop_grow.drop_fraction(w, fraction, decay)
   start = masked.fixed(brief, 'random')
@@ -46,7 +46,13 @@ def set(  # pylint: disable=redefined-builtin
   def update(event: Event, masks):
     ranks = masked.event_scores(brief, 'random', event)
     return drop_grow.drop_and_grow(
-      event, masks, drop(event.step), ranks, masked.signs_of(ranks), regrow
+      event, masks, drop(event.step), ranks, masked.signs_of(ranks), start_at
     )
 
-  return masked.method(start.init, due=w.due, update=update, replaces_step=True)
+  return masked.method(
+    start.init,
+    due=w.due,
+    update=update,
+    replaces_step=True,
+    where=brief.where,
+  )

@@ -36,7 +36,7 @@ def si(tasks: Tasks, *, space: str = 'theta', damping: float = 0.1) -> Method:
   Ω may be negative, as in Hsu et al.
 
   Args:
-    tasks: unused.
+    tasks: of the sequence.
     space: 'theta' or 'phi': which parameters are held.
     damping: ξ > 0; 0.1 as in the paper.
 
@@ -50,14 +50,15 @@ def si(tasks: Tasks, *, space: str = 'theta', damping: float = 0.1) -> Method:
   ICML 2017, eq. (3)-(5), as Hsu et al. 2018 run it. Its coefficient is in
   `anchors.COEFFICIENTS`.
   """
-  del tasks
   if not damping > 0:
     raise ValueError(f'damping is {damping} but must be above 0')
 
   def init(key, phi, alpha, gradient):
     del key, gradient
     zeros = lambda: jax.tree.map(jnp.zeros_like, phi)
-    return phi, Path(zeros(), anchors.in_space(phi, alpha, space), zeros())
+    return phi, Path(
+      zeros(), anchors.in_space(phi, alpha, space, tasks.where), zeros()
+    )
 
   def track(dense, before, after, state):
     omega = jax.tree.map(
@@ -81,4 +82,4 @@ def si(tasks: Tasks, *, space: str = 'theta', damping: float = 0.1) -> Method:
     omega = jax.tree.map(jnp.zeros_like, state.omega)
     return Path(importance, params, omega)
 
-  return anchors.method(update, space, init=init, track=track)
+  return anchors.method(tasks, update, space, init=init, track=track)

@@ -62,7 +62,7 @@ def snfs(
     Evci et al., RigL, ICML 2020, section 4.
   """
   masked.unstructured_only(brief, 'snfs')
-  masked.check_regrow(regrow)
+  start_at = masked.regrowth(brief, regrow)
   masked.check_share('momentum', momentum)
   w = masked.window(brief, begin, end, every)
   drop = drop_grow.drop_fraction(w, fraction, decay)
@@ -84,7 +84,7 @@ def snfs(
   def update(event: Event, state: SnfsState):
     downhill = {name: -m for name, m in state.momentum.items()}
     phi, opt, masks = drop_grow.drop_and_grow(
-      event, state.masks, drop(event.step), state.momentum, downhill, regrow
+      event, state.masks, drop(event.step), state.momentum, downhill, start_at
     )
     return phi, opt, state._replace(masks=masks)
 
@@ -96,4 +96,5 @@ def snfs(
     update=update,
     replaces_step=True,
     cost=costs.snfs_cost,
+    where=brief.where,
   )

@@ -88,7 +88,7 @@ def take_step(
     new = optax.apply_updates(phi, method.constrain(updates, state))
     if method.track is None:
       return new, opt, state, last
-    after = reparam.to_theta(new, event.alpha)
+    after = reparam.to_theta(new, event.alpha, method.where)
     return new, opt, method.track(event.dense, theta, after, state), last
 
   def change(phi, opt):
@@ -151,7 +151,7 @@ def penalty_gradient(
     return g * s / (s * s + _TINY_SLOPE)
 
   pull = jax.grad(penalty)(phi, state)
-  return trees.map_where(through, trees.is_weight, pull, phi)
+  return trees.map_where(through, method.where, pull, phi)
 
 
 class _Moments:

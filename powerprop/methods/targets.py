@@ -10,21 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from powerprop import trees
+from powerprop.methods import budgets
 from powerprop.methods import patterns as patterns_lib
+from powerprop.methods.patterns import Axes
 from powerprop.methods.patterns import Pattern
 from powerprop.methods.patterns import Shape
 from powerprop.types import Params, Where
 
-# By distribution, what a layer's number of weights is proportional to.
+# By distribution, what a layer's number of weights is proportional to, from its
+# arranged shape and the number of stacked axes.
 # erdos_renyi and erk: density ∝ Σ/Π of two axes and of all; the size cancels.
-_WEIGHTS: dict[str, Callable[[Shape], int]] = {
-  'global': math.prod,
-  'erdos_renyi': lambda shape: math.prod(shape[:-2]) * sum(shape[-2:]),
-  'erk': sum,
+_WEIGHTS: dict[str, Callable[[Shape, int], int]] = {
+  'global': lambda shape, s: math.prod(shape),
+  'erdos_renyi': lambda shape, s: math.prod(shape[:-2]) * sum(shape[-2:]),
+  'erk': lambda shape, s: math.prod(shape[:s]) * sum(shape[s:]),
 }
+# What Haiku, Flax and Equinox call the weights of a convolution.
+_KERNELS = ('w', 'kernel', 'weight')
 _FEW = 8  # layers that a message lists
-_LARGEST_BITS = np.uint32(0x7F7FFFFF)  # of a finite float32
-_BELOW_2_TO_31 = np.float32(2**31 - 128)  # the largest float32 that is
 
 
 class Target(NamedTuple):
@@ -36,12 +39,14 @@ class Target(NamedTuple):
       their sum counts; here it is split in proportion to the sizes.
     pooled: whether weights are ranked over all layers together.
     patterns: of every governed layer.
+    axes: of the layers that do not keep (…, inputs, outputs).
   """
 
   shapes: dict[str, Shape]
   kept: dict[str, int]
   pooled: bool
   patterns: dict[str, Pattern]
+  axes: dict[str, Axes] = {}
 
 
 def make_target(
@@ -52,20 +57,24 @@ def make_target(
   layer_densities: Mapping[str, float] | None = None,
   exclude: Sequence[str] = (),
   patterns: Mapping[str, str] | None = None,
+  axes: Mapping[str, Sequence[int]] | None = None,
   where: Where = trees.is_weight,
   stem: str | None = None,
 ) -> Target:
   r"""Spreads a density over layers.
 
   * 'uniform': every layer has it, but the stem stays dense, as in RigL's
-    protocol: of the layers with three axes or more, that with the fewest
-    inputs. (The tree does not tell which comes first, as its order is that of
-    the names.) A net without such layers, or with a single layer, has no stem.
+    protocol: of the layers with axes of a kernel, that with the fewest inputs.
+    (The tree does not tell which comes first, as its order is that of the
+    names.) Where leaves have names such as 'w', 'kernel' and 'weight', others
+    with three axes, as of embeddings, are no such layers. A net without them,
+    or with a single layer, has no stem.
   * 'erk': the density of layer l is ε·Σ(shape)/Π(shape), at most 1; ε makes
     the total ⌊density·size + ½⌋, exactly. What layers that are dense cannot
     take goes to the others, and every layer keeps at least one weight.
-  * 'erdos_renyi': the same with (n_in + n_out)/(n_in·n_out), the last two axes.
-  * 'global': weights of all layers are ranked together; the total is exact.
+  * 'erdos_renyi': the same with (n_in + n_out)/(n_in·n_out).
+  * 'global': weights of all layers are ranked together; the total is exact, and
+    every layer keeps its largest weight, so that none dies.
 
   Args:
     params: the net's parameters, arrays or `jax.ShapeDtypeStruct`s.
@@ -81,17 +90,26 @@ def make_target(
       is rounded to whole units, of which there is at least one; 'erk' and
       'erdos_renyi' make up for that in the layers without a pattern, as far
       as these can.
+    axes: regular expression -> (inputs, outputs), the indices of these axes in
+      the layers whose path it is found in, and of any axes after them that
+      layers are stacked along; the first that is found counts. Patterns,
+      'erk', 'erdos_renyi' and the stem go by them. By default (−2, −1), as in
+      Haiku and Flax; (−1, −2) in Haiku's transposed convolutions, and
+      `hk.experimental.layer_stack`'s first axis is stacked, as far as their
+      modules have the names that Haiku gives. Equinox and PyTorch have
+      {'': (1, 0)} everywhere.
     where: which leaves are governed.
     stem: path of the layer that sees the data, where 'uniform' guesses wrong,
       as it does in nets with depthwise kernels; the first one of
-      `powerprop.flops`.
+      `powerprop.flops`. '' is none.
 
   Returns:
     A target.
 
   Raises:
     ValueError: if a value is out of range or unknown, a regular expression
-      matches no layer, or a layer cannot have its pattern.
+      matches no layer, a layer cannot have its pattern, or a leaf is not
+      floating or has no weights.
 
   References: Evci et al., RigL, ICML 2020, section 3, (1); Mocanu et al.,
     Scalable training of artificial neural networks with adaptive sparse
@@ -103,13 +121,14 @@ def make_target(
     >>> make_target(net, 0.05, 'erk').kept
     {'a/w': 1216, 'b/w': 334}
   """
-  _check_density('density', density)
+  trees.check_density('density', density)
   if distribution != 'uniform' and distribution not in _WEIGHTS:
     raise ValueError(
       f'distribution is {distribution!r} but must be one of uniform,'
       f' {", ".join(_WEIGHTS)}'
     )
-  every = {n: tuple(x.shape) for n, x in trees.weights(params, where).items()}
+  leaves = trees.weights(params, where)
+  every = {n: tuple(jnp.shape(x)) for n, x in leaves.items()}
   exclude = (exclude,) if isinstance(exclude, str) else exclude
   out = _matches('exclude', dict.fromkeys(exclude), every)
   shapes = {name: shape for name, shape in every.items() if name not in out}
@@ -118,12 +137,24 @@ def make_target(
       f'no layer is left to be made sparse of {len(every)}: exclude fewer, or'
       ' choose others by where'
     )
+  for name, shape in shapes.items():
+    dtype = jnp.result_type(leaves[name])
+    if not (math.prod(shape) and jnp.issubdtype(dtype, jnp.floating)):
+      raise ValueError(
+        f'{name} is {dtype} of shape {shape}, but what is made sparse must be'
+        ' floating and have weights: leave it out by where'
+      )
   own = _matches('layer_densities', layer_densities or {}, shapes)
   for regex, value in (layer_densities or {}).items():
-    _check_density(f'layer_densities[{regex!r}]', value)
+    trees.check_density(f'layer_densities[{regex!r}]', value)
   asked = _matches('patterns', patterns or {}, shapes)
   kinds = {
     name: patterns_lib.parse(asked.get(name, 'unstructured')) for name in shapes
+  }
+  told = _matches('axes', axes or {}, every)
+  places = {
+    name: patterns_lib.find_axes(name, shape, told.get(name))
+    for name, shape in every.items()
   }
 
   pooled = distribution == 'global'
@@ -136,27 +167,33 @@ def make_target(
 
   wanted = {name: own.get(name, density) for name in shapes}
   if distribution == 'uniform':
-    stem = _stem(every) if stem is None else stem
-    if stem is not None and (len(every) < 2 or len(every.get(stem, ())) < 3):
-      stem = None
-    if stem is not None and stem in shapes and stem not in own:
+    stem = _stem(every, places) if stem is None else stem
+    kernel = stem in every and _has_kernel(every[stem], places[stem])
+    if kernel and len(every) > 1 and stem in shapes and stem not in own:
       wanted[stem], kinds[stem] = 1.0, patterns_lib.UNSTRUCTURED
   else:
     rest = {name: shape for name, shape in shapes.items() if name not in own}
-    wanted |= _budgeted(_WEIGHTS[distribution], rest, kinds, density)
+    weights = {
+      name: _WEIGHTS[distribution](
+        _arranged(shape, places[name]), len(places[name].stacked)
+      )
+      for name, shape in rest.items()
+    }
+    wanted |= _budgeted(weights, rest, kinds, places, density)
 
   for name, shape in shapes.items():
-    patterns_lib.check(kinds[name], name, shape, wanted[name])
+    patterns_lib.check(kinds[name], name, shape, places[name], wanted[name])
   kept = {
-    name: _whole(kinds[name], shape, trees.kept(math.prod(shape), wanted[name]))
+    name: _whole(
+      kinds[name],
+      shape,
+      places[name],
+      trees.kept(math.prod(shape), wanted[name]),
+    )
     for name, shape in shapes.items()
   }
-  return Target(shapes, kept, pooled, kinds)
-
-
-def _check_density(what: str, value: Any) -> None:
-  if not (isinstance(value, int | float | np.number) and 0 < value <= 1):
-    raise ValueError(f'{what} is {value!r} but must be in (0, 1]')
+  unusual = {n: places[n] for n in shapes if places[n] != Axes()}
+  return Target(shapes, kept, pooled, kinds, unusual)
 
 
 def _matches(
@@ -181,24 +218,49 @@ def _matches(
   return out
 
 
-def _stem(shapes: Mapping[str, Shape]) -> str | None:
+def _arranged(shape: Shape, axes: Axes) -> Shape:
+  """A layer's shape as (stacked, kernel, inputs, outputs)."""
+  return tuple(shape[i] for i in axes.order(len(shape)))
+
+
+def _has_kernel(shape: Shape, axes: Axes) -> bool:
+  """Whether a layer has more axes than those of inputs and outputs."""
+  return len(shape) - len(axes.stacked) > 2
+
+
+def _stem(shapes: Mapping[str, Shape], axes: Mapping[str, Axes]) -> str | None:
   """The convolution that sees the data, if there is one."""
-  kernels = [name for name, shape in shapes.items() if len(shape) > 2]
-  if not kernels or len(shapes) == 1:
+  named = [n for n in shapes if n.rsplit('/', 1)[-1] in _KERNELS]
+  kernels = [n for n in named or shapes if _has_kernel(shapes[n], axes[n])]
+  if not kernels:
     return None
-  return min(kernels, key=lambda name: shapes[name][-2])
+  return min(kernels, key=lambda n: shapes[n][axes[n].inputs])
 
 
-def _whole(pattern: Pattern, shape: Shape, count: int) -> int:
+def _axes(target: Target, name: str) -> Axes:
+  """A layer's axes where they matter: single weights may lie as they will."""
+  if target.patterns[name] == patterns_lib.UNSTRUCTURED:
+    return Axes()
+  return target.axes.get(name, Axes())
+
+
+def _unit(pattern: Pattern, shape: Shape, axes: Axes) -> int:
+  """What the number of weights in a layer's mask is a multiple of."""
+  shape = _arranged(shape, axes)
+  return patterns_lib.quantum(pattern, shape, len(axes.stacked))
+
+
+def _whole(pattern: Pattern, shape: Shape, axes: Axes, count: int) -> int:
   """A number of weights, rounded to whole units, at least one."""
-  unit = patterns_lib.quantum(pattern, shape)
+  unit = _unit(pattern, shape, axes)
   return unit * max(1, math.floor(count / unit + 0.5))
 
 
 def _budgeted(
-  weight: Callable[[Shape], int],
+  weights: Mapping[str, int],
   shapes: Mapping[str, Shape],
   kinds: Mapping[str, Pattern],
+  axes: Mapping[str, Axes],
   density: float,
 ) -> dict[str, float]:
   """Densities of layers that share the total ⌊density·size + ½⌋."""
@@ -209,94 +271,18 @@ def _budgeted(
       f'the density {density:g} leaves {budget} of {total} weights for'
       f' {len(shapes)} layers: raise it, so that every layer keeps one'
     )
-  kept = _split(weight, shapes, budget)
+  kept = budgets.split(weights, shapes, budget)
   smooth = {
     n: shape for n, shape in shapes.items() if kinds[n].kind == 'unstructured'
   }
   if smooth and len(smooth) < len(shapes):
     rough = sum(
-      _whole(kinds[n], shape, kept[n])
+      _whole(kinds[n], shape, axes[n], kept[n])
       for n, shape in shapes.items()
       if n not in smooth
     )
-    kept |= _split(weight, smooth, budget - rough)
+    kept |= budgets.split(weights, smooth, budget - rough)
   return {n: kept[n] / math.prod(shape) for n, shape in shapes.items()}
-
-
-def _split(
-  weight: Callable[[Shape], int], shapes: Mapping[str, Shape], total: int
-) -> dict[str, int]:
-  """Counts in [1, size] that are ∝ weight(shape) between, with a given sum."""
-  sizes = np.array([math.prod(shape) for shape in shapes.values()])
-  weights = np.array([float(weight(shape)) for shape in shapes.values()])
-
-  def shares(scale):
-    return np.clip(scale * weights, 1, sizes)
-
-  low, high = 0.0, np.max(sizes / weights, initial=0.0)
-  for _ in range(100):
-    middle = (low + high) / 2
-    if shares(middle).sum() <= total:
-      low = middle
-    else:
-      high = middle
-  wanted = shares(low)
-  out = np.floor(wanted).astype(int)
-  # The largest remainders are rounded up.
-  order = np.argsort(out - wanted, kind='stable')
-  out[order[: max(0, total - out.sum())]] += 1
-  return dict(zip(shapes, np.minimum(out, sizes).tolist(), strict=True))
-
-
-def _in_turn(total: Any, room: Any) -> Any:
-  """Fills one after the other until a total is used up."""
-  return (total - (room.cumsum() - room)).clip(0, room)
-
-
-def spread(
-  weights: jax.Array, total: int | jax.Array, capacity: jax.Array
-) -> jax.Array:
-  """Splits a total in proportion to weights, as far as there is room.
-
-  Layers get ⌊scale·weight⌉, capped by the capacity, with the largest scale that
-  does not exceed the total; so what one layer cannot take goes to the others.
-  The scale is found by bisection on its bits. No sum is a float, which makes
-  the total exact. What rounding leaves over, and what is left when all layers
-  with a weight are full, is filled in by index. May be jitted and vmapped.
-
-  Args:
-    weights: float32 [L], finite, ≥ 0.
-    total: int32 scalar ≥ 0.
-    capacity: int32 [L], ≥ 0, with a sum below 2³¹.
-
-  Returns:
-    int32 [L], at most the capacity, with the sum min(total, Σ capacity).
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> spread(jnp.array([3., 1., 1.]), 10, jnp.array([4, 9, 9])).tolist()
-    [4, 3, 3]
-  """
-  weights = jnp.asarray(weights, jnp.float32)
-  capacity = jnp.asarray(capacity, jnp.int32)
-  total = jnp.asarray(total, jnp.int32)
-
-  def counts(bits):
-    scale = jax.lax.bitcast_convert_type(bits, jnp.float32)
-    # Not ⌊x + ½⌋, which XLA may compute in another way outside of the loop.
-    rounded = jnp.minimum(jnp.round(scale * weights), _BELOW_2_TO_31)
-    return jnp.minimum(rounded.astype(jnp.int32), capacity)
-
-  def step(i, bits):
-    candidate = bits | jnp.left_shift(jnp.uint32(1), jnp.uint32(30 - i))
-    fits = (candidate <= _LARGEST_BITS) & (jnp.sum(counts(candidate)) <= total)
-    return jnp.where(fits, candidate, bits)
-
-  bits = jax.lax.fori_loop(0, 31, step, jnp.uint32(0))
-  out = counts(bits)
-  above = counts(jnp.minimum(bits + 1, _LARGEST_BITS))
-  out += _in_turn(total - jnp.sum(out), above - out)
-  return out + _in_turn(total - jnp.sum(out), capacity - out)
 
 
 def _numbers(target: Target, share: float | jax.Array) -> jax.Array:
@@ -304,7 +290,7 @@ def _numbers(target: Target, share: float | jax.Array) -> jax.Array:
   sizes = np.array([math.prod(s) for s in target.shapes.values()], np.int32)
   kept = np.array(list(target.kept.values()), np.int32)
   units = [
-    patterns_lib.quantum(target.patterns[name], shape)
+    _unit(target.patterns[name], shape, _axes(target, name))
     for name, shape in target.shapes.items()
   ]
   if target.pooled:
@@ -350,11 +336,12 @@ def select(
 
   Returns:
     By layer path, boolean arrays. If the target is pooled, the counts are exact
-    in their sum, and ties go to the layer that comes first.
+    in their sum, every layer keeps its largest, and ties go to the layer that
+    comes first.
   """
   left = _numbers(target, share)
   if target.pooled:
-    flat = jnp.concatenate([scores[name].ravel() for name in target.shapes])
+    flat = jnp.concatenate([_first_above(scores[n]) for n in target.shapes])
     sizes = [math.prod(shape) for shape in target.shapes.values()]
     parts = jnp.split(
       trees.top_k_masks(flat, left[0]), np.cumsum(sizes)[:-1].tolist()
@@ -367,13 +354,24 @@ def select(
   masks, units, counts = {}, {}, {}
   for (name, shape), k in zip(target.shapes.items(), left, strict=True):
     pattern = target.patterns[name]
-    k = k // patterns_lib.quantum(pattern, shape)
+    axes = _axes(target, name)
+    k = k // _unit(pattern, shape, axes)
+    x = patterns_lib.arrange(axes, scores[name])
     if pattern.kind == 'n_m':
-      masks[name] = patterns_lib.n_of_m(pattern.m, scores[name], k)
+      masks[name] = patterns_lib.n_of_m(pattern.m, x, k)
     else:
-      units[name] = patterns_lib.unit_scores(pattern, scores[name])
+      units[name] = patterns_lib.unit_scores(pattern, x, len(axes.stacked))
       counts[name] = k
   for name, mask in trees.top_k_masks(units, counts).items():
-    pattern, shape = target.patterns[name], target.shapes[name]
-    masks[name] = patterns_lib.expand(pattern, mask, shape)
-  return {name: masks[name] for name in target.shapes}
+    shape = _arranged(target.shapes[name], _axes(target, name))
+    masks[name] = patterns_lib.expand(target.patterns[name], mask, shape)
+  return {
+    name: patterns_lib.restore(_axes(target, name), masks[name])
+    for name in target.shapes
+  }
+
+
+def _first_above(x: jax.Array) -> jax.Array:
+  """|x| in a row, the first of the largest above all: it counts as NaN."""
+  x = jnp.abs(x.ravel())
+  return jnp.where(jnp.arange(x.size) == jnp.argmax(x), jnp.nan, x)

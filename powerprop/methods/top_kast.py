@@ -91,7 +91,7 @@ def top_kast(
 
   def init(key, phi, alpha, gradient):
     del gradient
-    ranks = masked.scores(target, 'magnitude', key, phi, alpha, phi)
+    ranks = masked.scores(brief, 'magnitude', key, phi, alpha, phi)
     return phi, choose(ranks)
 
   def gradients(dense, theta, state):
@@ -118,4 +118,5 @@ def top_kast(
     due=lambda step: (step + 1) % every == 0,
     update=update,
     progress=lambda step: (1.0, share),
+    where=brief.where,
   )

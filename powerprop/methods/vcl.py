@@ -262,7 +262,7 @@ def vcl(
     return copy.mean
 
   def end_task(ending, phi, state):
-    q = posterior(reparam.to_theta(phi, ending.alpha))
+    q = posterior(reparam.to_theta(phi, ending.alpha, tasks.where))
     choose = lambda new, old: jax.tree.map(
       jnp.where, counts(new, state.seen), new, old
     )
@@ -272,7 +272,8 @@ def vcl(
       kept = replay.store(state.coreset, tasks, ending, store_key)
       state = state._replace(coreset=kept)
       mean = refined(ending, q, state, refine_key)
-      phi = {**phi, 'refined': reparam.to_phi(mean, ending.alpha)}
+      copy = {'refined': mean}  # named as in φ, for `where`
+      phi = phi | reparam.to_phi(copy, ending.alpha, tasks.where)
     return phi, state, {}
 
   return sequential.method(
@@ -283,6 +284,7 @@ def vcl(
     penalty=penalty,
     track=track,
     end_task=end_task,
+    where=tasks.where,
     expected=lambda theta, state: theta['mean'],
     predict=lambda theta, record: theta['refined' if share else 'mean'],
   )
