@@ -190,6 +190,27 @@ def chance_overlap(sizes: Sequence[int], kept: Sequence[int]) -> float:
   return float(np.sum(k**2 / n) / np.sum(k)) if np.sum(k) else math.nan
 
 
+def emptied(weights: Mapping[str, np.ndarray]) -> list[str]:
+  """Layers that pruning left next to nothing of.
+
+  Every layer keeps a weight by the rules of pruning; through a layer that has
+  one alone hardly anything passes.
+
+  Args:
+    weights: by layer, w as the forward pass uses them.
+
+  Returns:
+    The layers of several weights of which at most one is not zero.
+
+  Example:
+    >>> emptied({'a': np.array([0., 3., 0.]), 'b': np.ones(3)})
+    ['a']
+  """
+  return [
+    name for name, w in weights.items() if np.count_nonzero(w) <= 1 < w.size
+  ]
+
+
 def beats_baseline_below(
   densities: Sequence[float],
   accuracies: Sequence[float],

@@ -172,6 +172,9 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
             'chance_overlap': analysis.chance_overlap(
               [final[n].size for n in layers], [kept[n][d] for n in layers]
             ),
+            'emptied_layers': analysis.emptied(
+              {n: np.where(after[n][d], final[n], 0) for n in layers}
+            ),
           }
         )
       group = groups.setdefault((m.transform, m.alpha, m.learning_rate), [])

@@ -38,8 +38,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 
   Returns:
     Markdown, ending in a newline: test accuracies; differences, costs and what
-    was chosen on validation accuracy; what diverged; and published numbers of
-    the same methods at the same sparsities.
+    was chosen on validation accuracy; what has layers without weights; what
+    diverged; and published numbers of the same methods and sparsities.
   """
   rows = results['rows']
   summary = sparse_analysis.summarise(rows)
@@ -51,6 +51,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     accuracy_table(summary, selected, labels),
     detail_table(rows, selected, labels),
     _notes(selected),
+    emptied_line(rows, labels),
     diverged_line(rows, labels),
     *published_tables(results),
   ]
@@ -141,6 +142,21 @@ def detail_table(
   headers += [f'chosen, {CHOICES[choice]}' for choice in choices]
   headers += ['weights kept', 'training FLOPs', 'inference FLOPs']
   return tables.grid(body, headers, 'left', 3) if body else ''
+
+
+def emptied_line(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
+  """Which nets have layers without weights, in a sentence, or ''.
+
+  Args:
+    rows: with "emptied_layers"; those of older runs have none.
+    labels: of the config.
+  """
+  return tables.emptied_line(
+    rows,
+    lambda row: ' '.join(
+      [*_names(_line(row), labels), _percent(row['sparsity'])]
+    ),
+  )
 
 
 def diverged_line(

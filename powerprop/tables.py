@@ -1,6 +1,6 @@
 """A run's results as Markdown tables, as they are printed at its end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any, TypeGuard
 
@@ -45,7 +45,8 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
 
   Returns:
     A table for each pair of transform and learning rate, a line on what its
-    cells are, and a line on what diverged; by the config's "labels".
+    cells are, and lines on what has layers without weights and what diverged;
+    by the config's "labels".
   """
   labels = results.get('labels', {})
   by_group = _by_group(analysis.summary_of(results))
@@ -73,6 +74,10 @@ def table(results: Mapping[str, Any], num_densities: int = 10) -> str:
     lines.append(grid(body, headers))
   runs = f'mean ± std of {most} runs' if most > 1 else 'one run each'
   lines.append(f'Test accuracy in percent, {runs}.')
+  emptied = emptied_line(
+    results.get('rows', []), lambda row: f'{100 * row["density"]:.3g}%'
+  )
+  lines += [emptied] if emptied else []
   return '\n\n'.join(lines + _diverged_lines(results))
 
 
@@ -257,6 +262,23 @@ def grid(
     )
 
   return '\n\n'.join(map(text, parts))
+
+
+def emptied_line(rows: Sequence[Row], name: Callable[[Row], str]) -> str:
+  """Which nets have layers without weights, in a sentence, or ''.
+
+  Args:
+    rows: with "emptied_layers"; those of older runs have none.
+    name: what to call a row's setting, such as its density.
+  """
+  found: dict[str, dict[str, None]] = {}
+  for row in rows:
+    for layer in row.get('emptied_layers', ()):
+      found.setdefault(layer, {})[name(row)] = None
+  parts = [f'{layer} ({", ".join(where)})' for layer, where in found.items()]
+  if not parts:
+    return ''
+  return f'At most one weight is left, in some nets, of {"; ".join(parts)}.'
 
 
 def _finite(value: Any) -> TypeGuard[float]:

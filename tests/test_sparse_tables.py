@@ -390,3 +390,17 @@ def test_published_powerprop_is_ahead_wherever_both_are():
     for s in line.baseline.keys() & line.powerprop.keys()
   ]
   assert len(gains) == 13 and min(gains) > 0
+
+
+def test_layers_without_weights_are_named_once_for_a_setting():
+  rows = [
+    _row(seed=seed, emptied_layers=layers, distribution='global')
+    for seed, layers in enumerate((['a/w', 'b/w'], ['a/w'], []))
+  ]
+  line = (
+    'At most one weight is left, in some nets, of a/w (RigL global 90%); b/w'
+    ' (RigL global 90%).'
+  )
+  assert line in sparse_tables.markdown(_results(rows)).split('\n\n')
+  # Runs of before have no such key.
+  assert 'At most' not in sparse_tables.markdown(_results([_row()]))
