@@ -265,7 +265,8 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
   from powerprop.data import cache
 
   flags.FLAGS.mark_as_parsed()  # libraries may look into theirs
-  if command.compilation_cache:
+  chosen = os.environ.get('JAX_COMPILATION_CACHE_DIR')  # by the user
+  if command.compilation_cache and not chosen:
     folder = os.path.join(cache.user_folder(), 'jax')
     jax.config.update('jax_compilation_cache_dir', folder)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)

@@ -15,6 +15,7 @@ import textwrap
 import warnings
 
 import absl.logging
+import jax
 import ml_collections
 import pytest
 
@@ -465,9 +466,9 @@ def main(monkeypatch, tmp_path):
   handlers = logging.root.handlers[:]
   monkeypatch.setattr(warnings, 'formatwarning', warnings.formatwarning)
 
-  def call(experiment):
+  def call(experiment, *flags):
     argv = ['one_shot', '--nocompilation_cache', f'--workdir={tmp_path}/run']
-    monkeypatch.setattr(sys, 'argv', argv)
+    monkeypatch.setattr(sys, 'argv', [*argv, *flags])
     cli.main('one_shot', experiment)
 
   yield call
@@ -555,6 +556,19 @@ def test_a_backend_for_windows_plays_no_part(main, monkeypatch):
   found = []
   main(lambda *_: found.append(os.environ['MPLBACKEND']))
   assert found == ['agg']
+
+
+def test_a_cache_that_the_user_has_chosen_stays(main, monkeypatch, tmp_path):
+  set_to = []
+  monkeypatch.setattr(jax.config, 'update', lambda *what: set_to.append(what))
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path))
+  main(lambda *_: None, '--compilation_cache')
+  assert set_to == []
+  monkeypatch.delenv('JAX_COMPILATION_CACHE_DIR')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  main(lambda *_: None, '--compilation_cache')
+  folder = tmp_path / 'powerprop' / 'jax'
+  assert ('jax_compilation_cache_dir', str(folder)) in set_to
 
 
 def test_a_user_without_a_home_has_a_cache(monkeypatch, tmp_path):

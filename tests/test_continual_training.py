@@ -472,6 +472,12 @@ def test_wall_time_of_a_run_is_not_the_sum_of_its_cells(monkeypatch):
   assert clock.seconds() == 105.0
 
 
+def test_a_run_trains_no_longer_than_it_takes(whole):
+  """Its cells, side by side, may take longer together."""
+  spent = whole[1]['environment']
+  assert 0 < spent['train_seconds'] <= spent['wall_seconds']
+
+
 def test_a_first_task_that_diverges(whole, tmp_path, caplog):
   """And beside it, in the same program, a member that learns as ever."""
   results = continual_run_tiny.run(
