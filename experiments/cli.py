@@ -56,6 +56,7 @@ class Command(NamedTuple):
     workdir: the run's folder.
     data_dir: where prepared data lie; None for the default.
     compilation_cache: whether to keep compiled programs.
+    dry_run: whether to say what the run will take, and to run nothing.
     wants_help: whether to show help and to run nothing.
   """
 
@@ -64,19 +65,20 @@ class Command(NamedTuple):
   workdir: pathlib.Path
   data_dir: str | None
   compilation_cache: bool
+  dry_run: bool
   wants_help: bool
 
 
 def main(
   binary: str,
-  experiment: Callable[[Any, pathlib.Path, str | None], None],
+  experiment: Callable[[Any, pathlib.Path | None, str | None], None],
 ) -> None:
   """Parses the command line and runs an experiment; every fault is a sentence.
 
   Args:
     binary: a name in `fields.BINARIES`.
-    experiment: called with (config, workdir, data_dir); it imports what it
-      needs by itself.
+    experiment: called with (config, workdir, data_dir), and without a workdir
+      for a dry run; it imports what it needs by itself.
   """
   kept = 'nothing ran'
 
@@ -157,6 +159,7 @@ def parse(binary: str, arguments: Sequence[str]) -> Command:
     workdir,
     values.data_dir,
     values.compilation_cache,
+    values.dry_run,
     bool(asking),
   )
 
@@ -234,6 +237,13 @@ def _flags() -> flags.FlagValues:
     ' is faster; --nocompilation_cache does not.',
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    'dry_run',
+    False,
+    'say what the run will take (trainings, steps, FLOPs, time, memory), train'
+    ' nothing and write nothing.',
+    flag_values=values,
+  )
   return values
 
 
@@ -266,12 +276,13 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
 
   flags.FLAGS.mark_as_parsed()  # libraries may look into theirs
   chosen = os.environ.get('JAX_COMPILATION_CACHE_DIR')  # by the user
-  if command.compilation_cache and not chosen:
+  if command.compilation_cache and not (chosen or command.dry_run):
     folder = os.path.join(cache.user_folder(), 'jax')
     jax.config.update('jax_compilation_cache_dir', folder)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   try:
-    experiment(command.config, command.workdir, command.data_dir)
+    workdir = None if command.dry_run else command.workdir
+    experiment(command.config, workdir, command.data_dir)
   except (settings.ConfigError, data.DataError, runs.RunError) as e:
     fail(str(e), 1)
   except runs.Interrupted as e:

@@ -20,10 +20,16 @@ from experiments import cli
 
 def experiment(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: pathlib.Path | None,
   data_dir: str | None,
 ) -> None:
-  """Runs what `config` says, or shows it where it is already finished."""
+  """Runs what `config` says, or shows it where it is already finished.
+
+  Args:
+    config: as the command line has it.
+    workdir: the run's folder; None only says what the run will take.
+    data_dir: where prepared data lie.
+  """
   # Not above: the command line is checked before JAX is loaded.
   from powerprop import continual_settings
   from powerprop import continual_training
@@ -31,6 +37,9 @@ def experiment(
   from powerprop import runs
 
   checked = continual_settings.check(config)
+  if workdir is None:
+    print(continual_training.dry_run(checked, data_dir))
+    return
   with runs.disk_errors(workdir):
     folder.open_folder(
       workdir, config.to_dict(), continual_settings.rules(checked)

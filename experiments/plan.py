@@ -17,7 +17,7 @@ from experiments import cli
 
 def experiment(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: pathlib.Path | None,
   unused_data_dir: str | None,
 ) -> None:
   """Plans what `config` says."""
@@ -26,6 +26,9 @@ def experiment(
   from powerprop import sparse_plan
 
   plans = sparse_plan.of_config(config)
+  if workdir is None:
+    print(sparse_plan.markdown(plans, most=len(plans)))
+    return
   with runs.disk_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     text = sparse_plan.markdown(plans, most=len(plans))

@@ -9,6 +9,7 @@ import jax
 import ml_collections
 
 from powerprop import data
+from powerprop import estimates
 from powerprop import methods
 from powerprop import settings
 from powerprop import trees
@@ -299,6 +300,10 @@ def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
   Raises:
     ConfigError: if the data set cannot be made into it.
   """
+  pixels = math.prod(dataset.train.image.shape[1:])
+  estimates.require_memory(
+    4 * pixels * s.num_tasks, f'num_tasks is {s.num_tasks}: their tables'
+  )
   try:
     return data.SEQUENCES[s.sequence](dataset, s.num_tasks, s.scenario)
   except data.DataError as e:

@@ -25,6 +25,7 @@ from powerprop import continual_records
 from powerprop import continual_settings
 from powerprop import continual_tables
 from powerprop import data
+from powerprop import estimates
 from powerprop import fit
 from powerprop import population
 from powerprop import progress
@@ -70,6 +71,7 @@ def run(
   cells_of = functools.partial(
     continual_cells.make_cells, plans, executor=executor
   )
+  estimates.check(_estimate(s, sequence, plans))
   with (
     runs.disk_errors(workdir),
     runs.lock(workdir),
@@ -140,6 +142,81 @@ def run(
     if signals:  # while nothing asked for it
       raise runs.Interrupted(signals[0])
   return results
+
+
+def dry_run(s: ContinualSettings, data_dir: str | None = None) -> str:
+  """What a run will take, in Markdown; trains and writes nothing."""
+  sequence, plans, _ = _prepare(s, data_dir)
+  return _estimate(s, sequence, plans).markdown()
+
+
+def _estimate(s: ContinualSettings, sequence, plans) -> estimates.Estimate:
+  """Of searches and sequences, with two coefficients where some are tried."""
+  keys = continual_cells.keys(s, plans)
+  seeds = s.training.seeds
+  estimates.few(len(keys) * seeds, seeds)
+  options = {
+    key: continual_settings.coefficients(s, key.method) for key in keys
+  }
+  several = {k: c for k, c in options.items() if len(c) > 1}
+  at_most = {k: c[:2] for k, c in options.items()}
+  every = []
+  for chosen, tasks, search in (
+    (several, s.search_tasks, True),
+    (at_most, sequence.num_tasks, False),
+  ):
+    members = continual_cells.make_members(s, plans, chosen, search)
+    executor = population.choose_executor(s.training.executor)
+    every += continual_cells.make_cells(plans, members, executor, tasks)
+  return _of_cells(every, sequence)
+
+
+def _of_cells(cells: list[Cell], sequence: data.Sequence) -> estimates.Estimate:
+  """What learning the sequences of cells will take."""
+  splits = {name: getattr(sequence.dataset, name) for name in data.SPLITS}
+  number: Any = jax.ShapeDtypeStruct((), jnp.int32)
+  sizes: dict[int, tuple[int, int, int]] = {}
+  on_device, on_disk = [], 0
+  steps, flops = 0, 0.0
+  for cell in cells:
+    which = id(cell.life)
+    if which not in sizes:
+      tables = jax.vmap(sequence.tables) if cell.stacked else sequence.tables
+      tables = jax.eval_shape(tables, cell.hyper.seed)
+      source = data.Source(splits, tables, number, number)
+      state = jax.eval_shape(cell.life.start, cell.hyper, source)
+      archive = jax.eval_shape(cell.life.archive, state, cell.hyper, source)
+      packed = estimates.size_of(state, {'bool': 1 / 8})
+      sizes[which] = (
+        estimates.size_of(state),
+        packed,
+        estimates.size_of(archive[1]),
+      )
+    state_bytes, packed, record = sizes[which]
+    records = record * cell.num_tasks
+    # The state, that of the task's start, and the next; both of them on disk.
+    on_device.append(3 * state_bytes + records)
+    on_disk += 2 * 2 * packed + records
+    plan = cell.plan
+    members = len(set(cell.members))
+    mine = (plan.steps + plan.retrain_steps) * cell.num_tasks * members
+    forward = sparse_plan.layer_flops(
+      plan.recipe.net, plan.shapes, plan.net_state, plan.recipe.image_shape
+    )
+    steps += mine
+    flops += 3.0 * sum(forward.values()) * plan.recipe.batch_size * mine
+  at_once = sorted(on_device)[-population.workers() :]
+  return estimates.Estimate(
+    trainings=sum(len(set(c.members)) for c in cells),
+    programs=len(sizes),
+    parameters=max(
+      sum(x.size for x in jax.tree.leaves(c.plan.shapes)) for c in cells
+    ),
+    steps=steps,
+    flops=flops,
+    device_bytes=estimates.size_of(splits) + sum(at_once),
+    disk_bytes=on_disk,
+  )
 
 
 def _prepare(s: ContinualSettings, data_dir: str | None):

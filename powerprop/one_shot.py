@@ -14,6 +14,7 @@ import numpy as np
 
 from powerprop import analysis
 from powerprop import data
+from powerprop import estimates
 from powerprop import fit
 from powerprop import plots
 from powerprop import population
@@ -21,6 +22,7 @@ from powerprop import progress
 from powerprop import redraw
 from powerprop import runs
 from powerprop import settings as settings_lib
+from powerprop import sparse_plan
 from powerprop import tables
 from powerprop import train
 from powerprop import trees
@@ -78,18 +80,8 @@ def run(
     runs.RunError: if every member diverged, or the disk is full.
     runs.Interrupted: if a signal came; the state is saved.
   """
-  dataset = data.load(s.dataset, data_dir)
-  settings_lib.check_data(s, dataset)
-  recipe = train.make_recipe(s, dataset)
-  members = make_members(s, adaptive=('adaptive_powerprop',))
-  if 1.0 in s.alphas and not any(m.alpha == 1 for m in members):
-    raise settings_lib.ConfigError(
-      'alphas has 1, but an adaptive alpha must start above 1; leave it out, or'
-      " add 'powerprop' to transforms for a baseline."
-    )
-  cells = population.make_cells(
-    recipe, members, population.choose_executor(s.executor)
-  )
+  recipe, members, cells, dataset = _prepare(s, data_dir)
+  estimates.check(_estimate(s, recipe, cells, dataset))
   with runs.disk_errors(workdir), runs.lock(workdir):
     states, seconds = fit.fit(s, recipe, cells, dataset, workdir)
     trained_at = time.monotonic()
@@ -103,6 +95,38 @@ def run(
     )
     fit.write_results(workdir, results, records)
   return results
+
+
+def dry_run(s: Settings, data_dir: str | None = None) -> str:
+  """What a run will take, in Markdown; trains and writes nothing."""
+  recipe, _, cells, dataset = _prepare(s, data_dir)
+  return _estimate(s, recipe, cells, dataset).markdown()
+
+
+def _prepare(s: Settings, data_dir: str | None):
+  """What the members share, the members, their cells, and the data."""
+  dataset = data.load(s.dataset, data_dir)
+  settings_lib.check_data(s, dataset)
+  settings_lib.warn_of_long_periods(s, {})
+  recipe = train.make_recipe(s, dataset)
+  adaptive = ('adaptive_powerprop',)
+  several = len(make_members(s._replace(seeds=1), adaptive))
+  estimates.few(several * s.seeds, s.seeds)
+  members = make_members(s, adaptive)
+  if 1.0 in s.alphas and not any(m.alpha == 1 for m in members):
+    raise settings_lib.ConfigError(
+      'alphas has 1, but an adaptive alpha must start above 1; leave it out, or'
+      " add 'powerprop' to transforms for a baseline."
+    )
+  executor = population.choose_executor(s.executor)
+  cells = population.make_cells(recipe, members, executor)
+  return recipe, members, cells, dataset
+
+
+def _estimate(s, recipe, cells, dataset):
+  shapes, state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
+  flops = sparse_plan.layer_flops(recipe.net, shapes, state, recipe.image_shape)
+  return population.estimate(recipe, cells, dataset, s, sum(flops.values()))
 
 
 def _prune_all(s, recipe, cells, states, dataset, workdir):

@@ -27,6 +27,7 @@ _HEADERS = (
   'dense FLOPs',
   'sparse FLOPs',
 )
+_AT_ONCE = 1 << 20  # steps whose costs are in memory
 _PREFIXES = (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3))
 
 
@@ -195,8 +196,12 @@ def _mean_cost(method: Method, inference: float, steps: int) -> float:
     due = False if method.due is None else method.due(step)
     return jnp.asarray(method.cost(forward, backward, due), jnp.float32)
 
-  every = jax.jit(jax.vmap(cost))(jnp.arange(steps))
-  return float(np.mean(np.asarray(every, np.float64)))
+  every = jax.jit(jax.vmap(cost))
+  total = 0.0
+  for i in range(0, steps, _AT_ONCE):
+    part = every(jnp.arange(i, min(i + _AT_ONCE, steps)))
+    total += len(part) * float(np.mean(np.asarray(part, np.float64)))
+  return total / steps
 
 
 def _cells(row: Row, approximate: bool) -> list[str]:

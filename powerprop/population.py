@@ -13,8 +13,10 @@ import numpy as np
 import optax
 
 from powerprop import data
+from powerprop import estimates
 from powerprop import methods
 from powerprop import transforms
+from powerprop.settings import Settings
 from powerprop.train import evaluate
 from powerprop.train import initial_theta
 from powerprop.train import make_training
@@ -294,6 +296,61 @@ def advance(
         yield jobs[job], *job.result()
     finally:
       pool.shutdown(cancel_futures=True)
+
+
+def estimate(
+  recipe: Recipe,
+  cells: list[Cell],
+  dataset: data.Dataset,
+  s: Settings,
+  forward: float,
+) -> estimates.Estimate:
+  """What training a population will take; nothing is computed.
+
+  Args:
+    recipe: what the members share.
+    cells: of `make_cells`.
+    dataset: on the host.
+    s: the run's settings.
+    forward: FLOPs of a forward pass of one picture.
+
+  Returns:
+    An estimate.
+  """
+  one = functools.partial(initial_theta, recipe)
+  sizes: dict[int, tuple[int, int]] = {}
+  states = kept = 0
+  for cell in cells:
+    which = id(cell.training)
+    if which not in sizes:
+      draw = jax.vmap(one) if cell.stacked else one
+      state = jax.eval_shape(
+        cell.training.begin,
+        cell.hyper,
+        dataset.train,
+        *jax.eval_shape(draw, cell.hyper.seed),
+      )
+      packed = estimates.size_of(state._replace(method=()))
+      packed += estimates.size_of(state.method, {'bool': 1 / 8, 'uint8': 1 / 4})
+      sizes[which] = estimates.size_of(state), packed
+    states += sizes[which][0]
+    kept += sizes[which][1]
+  count = len({m for c in cells for m in c.members})
+  at_once = min(count, workers()) if not cells[0].stacked else count
+  rows = 4 * min(s.chunk_steps, s.steps) * recipe.batch_size * at_once
+  params, _ = jax.eval_shape(lambda: one(0))
+  return estimates.Estimate(
+    trainings=count,
+    programs=len(sizes),
+    parameters=sum(x.size for x in jax.tree.leaves(params)),
+    steps=count * s.steps,
+    flops=3.0 * forward * recipe.batch_size * count * s.steps,
+    # A chunk's states of before are kept until it has been done by all.
+    device_bytes=(
+      estimates.size_of((dataset.train, dataset.validation)) + 2 * states + rows
+    ),
+    disk_bytes=2 * kept,
+  )
 
 
 def unstack(cell: Cell, tree: Any) -> list[Any]:

@@ -5,6 +5,7 @@ import functools
 import inspect
 from typing import Any, NamedTuple
 
+from absl import logging
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import ml_collections
 import optax
 
 from powerprop import data
+from powerprop import estimates
 from powerprop import networks
 from powerprop import schedules
 from powerprop import transforms
@@ -363,6 +365,11 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
     s.network_kwargs,
     'such that every layer has some units; one of them has no units',
   )
+  number = sum(x.size for x in jax.tree.leaves(params))
+  estimates.require_memory(
+    8 * number,  # φ before and after a step
+    f'network_kwargs is {s.network_kwargs}: the {number:,} parameters',
+  )
   for training in (True, False):
     _check_logits(s, net, (params, state, image), training, dataset.num_classes)
   if s.output_density_factor != 1 and not output_leaves(params):
@@ -451,6 +458,30 @@ def rules(s: Settings) -> Rules:
   growing = ('steps',) if schedule(s) is None else ()
   free = ('checkpoint_seconds', 'chunk_steps', 'labels')
   return Rules(resolved, free, growing)
+
+
+def warn_of_long_periods(
+  s: Settings, periods: Mapping[str, int | None]
+) -> None:
+  """Warns of what changes once in the training or never, for a long period.
+
+  Args:
+    s: checked settings.
+    periods: by field, in steps, beside that of an adaptive α.
+  """
+  adaptive = 'adaptive_powerprop'
+  if adaptive in s.transforms:
+    every = s.transform_kwargs.get(adaptive, {}).get('every')
+    periods = {**periods, f'transform_kwargs.{adaptive}.every': every}
+  for name, period in periods.items():
+    if period and period > s.steps > 0:
+      logging.warning(
+        '%s is %d but a training has %d steps: what changes by it changes at'
+        ' most once; lower it, or raise steps.',
+        name,
+        period,
+        s.steps,
+      )
 
 
 def network(s: Settings, num_classes: int) -> Any:

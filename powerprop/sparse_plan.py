@@ -206,13 +206,16 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   validation.require(
     isinstance(image_shape, tuple | list)
     and len(image_shape) == 3
-    and all(isinstance(n, int) and n > 0 for n in image_shape),
+    and all(isinstance(n, int) and n > 0 for n in image_shape)
+    and not any(isinstance(n, bool) for n in image_shape),
     'image_shape',
     repr(image_shape),
     'three whole numbers above 0: height, width, channels',
   )
   validation.require(
-    isinstance(num_classes, int) and num_classes > 0,
+    isinstance(num_classes, int)
+    and num_classes > 0
+    and not isinstance(num_classes, bool),
     'num_classes',
     repr(num_classes),
     'a whole number above 0',

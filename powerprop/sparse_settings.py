@@ -179,11 +179,24 @@ def rules(s: SparseSettings) -> settings.Rules:
   """
   shared = settings.rules(s.training)._replace(resolve=resolved)
   for name in sparse_methods(s):
-    fn = getattr(methods, _method_of(s, name))
-    options = validation.with_defaults(fn, s.method_kwargs.get(name, {}))
+    options = _options_of(s, name)
     if any(options.get(k, 0) is None for k in (*_STEPS, 'every')):
       return shared._replace(growing=())
   return shared
+
+
+def _options_of(s: SparseSettings, name: str) -> dict[str, Any]:
+  """A method's options, with its defaults."""
+  fn = getattr(methods, _method_of(s, name))
+  return validation.with_defaults(fn, s.method_kwargs.get(name, {}))
+
+
+def periods(s: SparseSettings) -> dict[str, int | None]:
+  """By field, the steps between two changes of a method's masks."""
+  return {
+    f'method_kwargs.{name}.every': _options_of(s, name).get('every')
+    for name in sparse_methods(s)
+  }
 
 
 def _rules(name: str, value: Any) -> dict[str, Any]:

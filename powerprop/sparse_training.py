@@ -9,7 +9,7 @@ import functools
 import itertools
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 from powerprop import analysis
 from powerprop import costs
 from powerprop import data
+from powerprop import estimates
 from powerprop import fit
 from powerprop import population
 from powerprop import progress
@@ -39,6 +40,7 @@ from powerprop.methods import step as steps_lib
 from powerprop.population import Member
 from powerprop.sparse_settings import SparseSettings
 from powerprop.sparse_settings import sparsity
+from powerprop.types import Method
 
 _SMALLEST = 100_000  # weights in Figure 2(c)
 
@@ -90,23 +92,13 @@ def run(
     runs.Interrupted: if a signal came; the state is saved.
   """
   t = s.training
-  dataset = data.load(t.dataset, data_dir)
-  settings_lib.check_data(t, dataset)
-  recipe = train.make_recipe(t, dataset)
-  shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  recipe = recipe._replace(
-    layer_flops=sparse_plan.layer_flops(
-      recipe.net, shapes, net_state, recipe.image_shape
-    )
-  )
-  aims = sparse_settings.make_targets(s, shapes, recipe.layer_flops)
-  sparse = sparse_settings.make_methods(s, aims)
-  plans = sparse_plan.make(s, recipe.layer_flops, shapes, aims, sparse)
+  made = _prepare(s, data_dir)
+  recipe, cells, dataset = made.recipe, made.cells, made.dataset
+  aims, sparse, members = made.aims, made.sparse, made.members
+  plans = made.plans
   print(sparse_plan.markdown(plans), flush=True)
-  _tell_of_shared_moments(s, recipe, shapes)
-  members = make_members(s, list(sparse))
-  executor = population.choose_executor(t.executor)
-  cells = population.make_cells(recipe, members, executor, sparse)
+  _tell_of_shared_moments(s, recipe, made.shapes)
+  estimates.check(_estimate(s, made))
   with runs.disk_errors(workdir), runs.lock(workdir):
     states, seconds = fit.fit(t, recipe, cells, dataset, workdir)
     trained_at = time.monotonic()
@@ -132,6 +124,56 @@ def run(
     }
     fit.write_results(workdir, results, records)
   return results
+
+
+def dry_run(s: SparseSettings, data_dir: str | None = None) -> str:
+  """The plan, and what a run will take; trains and writes nothing."""
+  made = _prepare(s, data_dir)
+  text = sparse_plan.markdown(made.plans, most=len(made.plans))
+  return f'{text}\n{_estimate(s, made).markdown()}'
+
+
+class _Prepared(NamedTuple):
+  """A run before its first step; see `_prepare`."""
+
+  recipe: train.Recipe
+  shapes: Any
+  aims: dict[tuple[str, float], methods.Target]
+  sparse: dict[population.Variant, Method]
+  plans: list[dict[str, Any]]
+  members: list[Member]
+  cells: list[population.Cell]
+  dataset: data.Dataset
+
+
+def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
+  t = s.training
+  dataset = data.load(t.dataset, data_dir)
+  settings_lib.check_data(t, dataset)
+  settings_lib.warn_of_long_periods(t, sparse_settings.periods(s))
+  recipe = train.make_recipe(t, dataset)
+  shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
+  recipe = recipe._replace(
+    layer_flops=sparse_plan.layer_flops(
+      recipe.net, shapes, net_state, recipe.image_shape
+    )
+  )
+  aims = sparse_settings.make_targets(s, shapes, recipe.layer_flops)
+  sparse = sparse_settings.make_methods(s, aims)
+  once = s._replace(training=t._replace(seeds=1))
+  estimates.few(len(make_members(once, list(sparse))) * t.seeds, t.seeds)
+  plans = sparse_plan.make(s, recipe.layer_flops, shapes, aims, sparse)
+  members = make_members(s, list(sparse))
+  executor = population.choose_executor(t.executor)
+  cells = population.make_cells(recipe, members, executor, sparse)
+  return _Prepared(recipe, shapes, aims, sparse, plans, members, cells, dataset)
+
+
+def _estimate(s: SparseSettings, made: _Prepared) -> estimates.Estimate:
+  forward = sum(made.recipe.layer_flops.values())
+  return population.estimate(
+    made.recipe, made.cells, made.dataset, s.training, forward
+  )
 
 
 def _tell_of_shared_moments(s, recipe, shapes):
