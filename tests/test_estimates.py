@@ -102,14 +102,10 @@ def test_a_run_that_is_too_large(tmp_path, monkeypatch, fields, parts):
 
 def test_a_population_that_is_too_large(tmp_path, monkeypatch):
   monkeypatch.setattr(estimates, 'memory', lambda: 100_000)
-  with pytest.raises(
-    settings.ConfigError, match='4 trainings of a net'
-  ):
+  with pytest.raises(settings.ConfigError, match='4 trainings of a net'):
     tiny.run(tmp_path)
   monkeypatch.setattr(estimates, 'memory', lambda: 10**9)
-  with pytest.raises(
-    settings.ConfigError, match='num_tasks is 10000000'
-  ):
+  with pytest.raises(settings.ConfigError, match='num_tasks is 10000000'):
     continual_run_tiny.run(tmp_path / 'tasks', num_tasks=10_000_000)
   with pytest.raises(settings.ConfigError, match='number of epochs is 1e'):
     continual_run_tiny.run(tmp_path / 'epochs', epochs=1e20)
