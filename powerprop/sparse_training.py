@@ -37,6 +37,7 @@ from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import pruning
 from powerprop.methods import step as steps_lib
+from powerprop.methods import targets
 from powerprop.population import Member
 from powerprop.sparse_settings import SparseSettings
 from powerprop.sparse_settings import sparsity
@@ -138,7 +139,7 @@ class _Prepared(NamedTuple):
 
   recipe: train.Recipe
   shapes: Any
-  aims: dict[tuple[str, float], methods.Target]
+  aims: dict[tuple[str, float], targets.Target]
   sparse: dict[population.Variant, Method]
   plans: list[dict[str, Any]]
   members: list[Member]
