@@ -50,7 +50,7 @@ def find(given: str) -> pathlib.Path:
     what = f'{given!r} is a folder and no config file'
   else:
     what = f'the config file {given!r} does not exist'
-  there = {p.stem: p for p in [*path.parent.glob('*.py'), *_files()]}
+  there = {p.stem: p for p in [*sorted(path.parent.glob('*.py')), *_files()]}
   near = difflib.get_close_matches(path.stem, there, n=1)
   hint = f' (did you mean {_short(there[near[0]])}?)' if near else ''
   raise CommandError(f'{what}{hint}; --help lists the configs.')

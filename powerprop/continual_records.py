@@ -243,8 +243,9 @@ class Log:
         before = self._tasks[-1]['used_by_layer'][m] if task else nothing
         entry['used_by_layer'][m] = before
         entry['new_by_layer'][m] = entry['reused_by_layer'][m] = nothing
-        for name in report.keys() - {'used_by_layer', *_COUNTS}:
-          entry[name][m] = None
+        for name in report:
+          if name not in ('used_by_layer', *_COUNTS):
+            entry[name][m] = None
     self._tasks.append(entry)
     self._prints.append([True] * len(self._cell.members))
     self._tell(task)

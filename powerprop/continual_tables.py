@@ -387,7 +387,7 @@ def _names(
 def _alternatives(entry: Row, rows: Sequence[Row]) -> int:
   """How many settings there were to choose this one from."""
   line = tuple(entry[name] for name in LINE)
-  keys = {_key(row) for row in rows}
+  keys = dict.fromkeys(map(_key, rows))
   return sum(key[: len(LINE)] == line for key in keys)
 
 
