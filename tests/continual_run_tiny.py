@@ -58,5 +58,5 @@ def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
 def flags(workdir: pathlib.Path, **fields: Any) -> list[str]:
   """The same run, for the binary."""
   given = [f'--config.{k}={v}' for k, v in config(**fields).to_dict().items()]
-  # `sparse_tiny.environment` has the cache of the tests.
+  # The environment has the cache of the tests.
   return [f'--workdir={workdir}', '--nocompilation_cache', *given]

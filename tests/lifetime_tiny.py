@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-import tiny
 
 from powerprop import continual_settings
 from powerprop import data
@@ -29,22 +28,29 @@ BATCH = 20
 ADAM = functools.partial(optax.adam, eps=1e-3)
 
 
-@contextlib.contextmanager
-def quick() -> Iterator[None]:
-  """`tiny.compiled_once`, and batches in turn from a row of the key's.
+def in_turn(
+  key: jax.Array,
+  start: Any,
+  num_steps: int,
+  num_examples: int,
+  batch_size: int,
+) -> jax.Array:
+  """For `data.batch_indices`: examples in turn, from a row of the key's.
 
-  Their random order has tests of its own, and is half of what a chunk takes to
+  The random order has tests of its own, and is half of what a chunk takes to
   compile.
   """
+  first = jax.random.key_data(key)[-1] % num_examples
+  place = start * batch_size + jnp.arange(num_steps * batch_size)
+  rows = (first.astype(jnp.int32) + place) % num_examples
+  return rows.reshape(num_steps, batch_size)
 
-  def batches(key, start, num_steps, num_examples, batch_size):
-    first = jax.random.key_data(key)[-1] % num_examples
-    place = start * batch_size + jnp.arange(num_steps * batch_size)
-    rows = (first.astype(jnp.int32) + place) % num_examples
-    return rows.reshape(num_steps, batch_size)
 
-  with tiny.compiled_once(), pytest.MonkeyPatch.context() as patch:
-    patch.setattr(data, 'batch_indices', batches)
+@contextlib.contextmanager
+def batches_in_turn() -> Iterator[None]:
+  """Trains with `in_turn`."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data, 'batch_indices', in_turn)
     yield
 
 

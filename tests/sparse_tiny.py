@@ -5,7 +5,6 @@ import sys
 from typing import Any
 
 import ml_collections
-import tiny
 
 from configs import digits_sparse
 from powerprop import folder
@@ -57,14 +56,6 @@ def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
 def command(workdir: pathlib.Path, **fields: Any) -> list[str]:
   """The same run by the binary."""
   program = [sys.executable, '-m', 'experiments.sparse_training']
-  program += ['--nocompilation_cache']  # `environment` has that of the tests
+  program += ['--nocompilation_cache']  # the environment has that of the tests
   flags = [f'--config.{k}={v}' for k, v in config(**fields).to_dict().items()]
   return [*program, f'--workdir={workdir}', *flags]
-
-
-def environment() -> dict[str, str]:
-  """For a process that shares the programs of `compiled_once`."""
-  return tiny.environment(
-    JAX_COMPILATION_CACHE_DIR=str(tiny.CACHE / 'jax'),
-    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-  )

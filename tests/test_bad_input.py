@@ -19,12 +19,6 @@ from powerprop import runs
 from powerprop import settings
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
-
-
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('finished')
@@ -294,7 +288,6 @@ def test_a_reader_that_goes_away_is_no_error(finished):
   done = subprocess.run(
     ['bash', '-c', f'set -o pipefail; {command} | true'],
     cwd=tiny.ROOT,
-    env=tiny.environment(),
     capture_output=True,
     text=True,
     timeout=120,

@@ -6,7 +6,6 @@ import sys
 
 import haiku as hk
 import pytest
-import tiny
 
 from benchmarks import continual
 from benchmarks import run
@@ -29,12 +28,6 @@ class _Net(hk.Module):
 
 
 _SMALLEST = continual.Size((), 110, 2, 20)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
 
 
 _TINY = {

@@ -62,8 +62,8 @@ _GOLDEN = {
 
 
 @pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with lifetime_tiny.quick():
+def _batches():
+  with lifetime_tiny.batches_in_turn():
     yield
 
 

@@ -14,7 +14,6 @@ import continual_run_tiny
 import jax
 import numpy as np
 import pytest
-import sparse_tiny
 import tiny
 
 from powerprop import continual_cells
@@ -52,12 +51,6 @@ _TOTAL = 64 * 8 + 8 * 10
 
 # One worker: what is trained for several tests is trained once.
 pytestmark = pytest.mark.xdist_group('continual_training')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
 
 
 @pytest.fixture(scope='module')
@@ -695,7 +688,7 @@ def _run_all(folder, cases):
   done = subprocess.run(
     [sys.executable, '-c', textwrap.dedent(_FORKS), str(folder)],
     cwd=tiny.ROOT,
-    env=sparse_tiny.environment() | {'PYTHONPATH': str(tiny.ROOT)},
+    env=tiny.environment(PYTHONPATH=str(tiny.ROOT)),
     input=json.dumps(cases),
     capture_output=True,
     text=True,

@@ -9,12 +9,13 @@ from typing import Any
 
 from absl import flags
 import jax.numpy as jnp
+import lifetime_tiny
 from ml_collections import config_flags
 import numpy as np
 import pytest
 import test_methods
-import tiny
 
+from powerprop import data
 from powerprop import methods
 from powerprop import reparam
 from powerprop import settings
@@ -26,12 +27,6 @@ PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'new_method.md'
 
 # One worker: what is trained for several tests is trained once.
 pytestmark = pytest.mark.xdist_group('docs_method')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
 
 
 @pytest.fixture(scope='module')
@@ -54,6 +49,7 @@ def installed(page, monkeypatch):
   text = PAGE.read_text(encoding='utf-8')
   (row,) = re.findall(r"`'mest': (\{.*?\})`", text)
   monkeypatch.setattr(methods, 'mest', page['mest'], raising=False)
+  monkeypatch.setattr(data, 'batch_indices', lifetime_tiny.in_turn)
   monkeypatch.setitem(test_methods._OPTIONS, 'mest', eval(row))
 
 

@@ -20,12 +20,6 @@ from powerprop import settings
 from powerprop import sparse_settings
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
-
-
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """A run that nothing disturbed, and its results."""

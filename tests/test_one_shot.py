@@ -13,12 +13,6 @@ from powerprop import settings
 from powerprop import tables
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
-
-
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   folder = tmp_path_factory.mktemp('finished')

@@ -31,8 +31,8 @@ _REST = ('hidden_0/b', 'output/b')
 
 
 @pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with lifetime_tiny.quick():
+def _batches():
+  with lifetime_tiny.batches_in_turn():
     yield
 
 

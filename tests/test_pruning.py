@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 import powerprop
 from powerprop import methods
@@ -16,12 +15,6 @@ from powerprop.methods import magnitude
 from powerprop.types import Event
 
 _SHAPES = {'conv': (3, 3, 2, 4), 'hidden': (36, 8), 'output': (8, 6)}
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
 
 
 def _theta():

@@ -18,12 +18,6 @@ from powerprop import population
 from powerprop import runs
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
-
-
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   """A run that nothing disturbed, and its results."""
@@ -402,7 +396,6 @@ def _show(workdir, *flags):
   return subprocess.run(
     [*tiny.command(workdir), *flags],
     cwd=tiny.ROOT,
-    env=tiny.environment(),
     capture_output=True,
     text=True,
     timeout=300,

@@ -7,18 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 from powerprop import data
 
 _SEEDS = (0, 1)
 _TASKS = 3
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
 
 
 def _dataset(name='fake', side=4, classes=6, numbers=(30, 12, 9)):

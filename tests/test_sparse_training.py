@@ -52,12 +52,6 @@ _FIELDS = {
 pytestmark = pytest.mark.xdist_group('sparse_training')
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """Both α, two seeds, two densities; a program has all members of a kind."""
@@ -284,7 +278,6 @@ def test_killed_in_mid_run_it_ends_with_the_same_bits(tmp_path):
   process = tiny.start(
     *sparse_tiny.command(workdir, **fields),
     stdout=subprocess.DEVNULL,
-    env=sparse_tiny.environment(),
   )
   test_runs._wait_for_line(workdir, 3 * 2, process)
   assert process.poll() is None, process.communicate()[1]
@@ -345,7 +338,6 @@ def _show(workdir, **fields):
   return subprocess.run(
     sparse_tiny.command(workdir, **fields),
     cwd=tiny.ROOT,
-    env=sparse_tiny.environment(),
     capture_output=True,
     text=True,
     timeout=300,

@@ -20,13 +20,6 @@ from powerprop.methods import packing
 from powerprop.methods import step as steps_lib
 from powerprop.types import Ending, Examples
 
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
-
-
 # Resetting moments.
 
 _PHI = {

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny
 
 import powerprop
 from powerprop import methods
@@ -22,12 +21,6 @@ from powerprop.methods import patterns
 from powerprop.methods import targets
 
 _SHARES = (0.0, 0.1, 0.37, 0.5, 0.99, 1.0)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
 
 
 def _params(shapes):

@@ -24,12 +24,6 @@ _STEPS = 5
 _SHAPE = (6, 6, 1)
 
 
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once(optimised=True):
-    yield
-
-
 def _split(n, seed=0):
   rng = np.random.default_rng(seed)
   image = rng.integers(0, 256, (n, *_SHAPE), np.uint8)
@@ -113,9 +107,8 @@ def _assert_close(got, wanted, rtol=2e-4, atol=1e-5):
   )
 
 
-@pytest.mark.parametrize('optimizer', [optax.sgd, optax.adam])
-def test_static_alpha_one_is_plain_optax(optimizer):
-  """Bit for bit the loop that one would write without Powerprop."""
+def assert_plain_optax(optimizer):
+  """At a static α = 1, bit for bit the loop that one would write by hand."""
   recipe = _recipe(optimizer)
   seed, rate = 3, 0.1
   member = population.Member('powerprop', 1.0, rate, seed)
@@ -297,13 +290,17 @@ def test_static_alphas_share_programs_by_transform_and_alpha():
   assert len({id(c.training) for c in cells}) == 2
 
 
-_SHARDED = """
+_AS_USERS = """
   import jax
+  import optax
   import test_train as t
   import tiny
   from powerprop import population, train
 
-  tiny.compiled_once(optimised=True).__enter__()
+  # Two programs with the same bits, if both are compiled as users have them.
+  for optimizer in (optax.sgd, optax.adam):
+    t.assert_plain_optax(optimizer)
+
   devices = jax.local_devices()
   assert len(devices) == 8, devices
   single = None
@@ -335,14 +332,14 @@ _SHARDED = """
 """
 
 
-def test_sharded_is_unsharded(tmp_path):
+def test_alpha_one_is_plain_optax_and_sharded_is_unsharded(tmp_path):
   """On eight simulated CPU devices, in a process of its own."""
-  environment = tiny.environment(
+  environment = tiny.as_users(
     XLA_FLAGS='--xla_force_host_platform_device_count=8',
     PYTHONPATH=f'{tiny.ROOT}:{tiny.ROOT / "tests"}',
   )
   done = subprocess.run(
-    [sys.executable, '-c', textwrap.dedent(_SHARDED), str(tmp_path)],
+    [sys.executable, '-c', textwrap.dedent(_AS_USERS), str(tmp_path)],
     cwd=tiny.ROOT,
     env=environment,
     capture_output=True,

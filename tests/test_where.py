@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny
 
 import powerprop
 from powerprop import methods
@@ -44,12 +43,6 @@ def _functions_of(argument):
 
 
 _SPARSE, _CONTINUAL = _functions_of('brief'), _functions_of('tasks')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _cache():
-  with tiny.compiled_once():
-    yield
 
 
 def _params():

@@ -1,16 +1,11 @@
 """A run of seconds, shared by the tests of runs, experiments and bad input."""
 
-import atexit
 import contextlib
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
 
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 import ml_collections
 
 from configs import digits
@@ -19,35 +14,6 @@ from powerprop import one_shot
 from powerprop import settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Programs are compiled once for all tests and processes of this worker.
-CACHE = pathlib.Path(tempfile.mkdtemp())
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def compiled_once(optimised: bool = False):
-  """JAX's persistent compilation cache, for the tests of one module.
-
-  Args:
-    optimised: whether by all of XLA's optimisations. Programs here run for
-      milliseconds; without most of them they compile for half as long.
-  """
-  names = (
-    'jax_compilation_cache_dir',
-    'jax_persistent_cache_min_compile_time_secs',
-  )
-  before = [getattr(jax.config, name) for name in names]
-  quickly = 'jax_disable_most_optimizations'
-  unoptimised = jax.config.read(quickly)
-  jax.config.update(quickly, not optimised)
-  for name, value in zip(names, (str(CACHE / 'jax'), 0.0), strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update(quickly, unoptimised)
-  for name, value in zip(names, before, strict=True):
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def config(**fields) -> ml_collections.ConfigDict:
@@ -84,21 +50,30 @@ def command(workdir: pathlib.Path, **fields) -> list[str]:
     else:
       flags.append(f'--config.{name}={value}')
   program = [sys.executable, '-m', 'experiments.one_shot']
+  program += ['--nocompilation_cache']  # the environment has that of the tests
   return [*program, f'--workdir={workdir}', *flags]
 
 
-def environment(**variables) -> dict[str, str]:
-  """For a process that shares this one's compiled programs."""
-  return {
-    **os.environ,
-    'XDG_CACHE_HOME': str(CACHE),
-    'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',
-    **variables,
-  }
+def environment(**variables: str) -> dict[str, str]:
+  """For a process that shares the programs of these tests."""
+  return os.environ | variables
+
+
+def as_users(**variables: str) -> dict[str, str]:
+  """For a process whose programs are compiled as they are outside of tests."""
+  flags = f'{os.environ["USERS_XLA_FLAGS"]} {variables.pop("XLA_FLAGS", "")}'
+  return environment(
+    XLA_FLAGS=flags.strip(), JAX_DISABLE_MOST_OPTIMIZATIONS='false', **variables
+  )
+
+
+@contextlib.contextmanager
+def compiled_once():
+  """Nothing any more: conftest.py does it for all tests."""
+  yield
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
   """The binary in the background; its output is text, in pipes."""
   pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-  kwargs = {'env': environment(), **pipes, **kwargs}
-  return subprocess.Popen(args, cwd=ROOT, text=True, **kwargs)
+  return subprocess.Popen(args, cwd=ROOT, text=True, **(pipes | kwargs))

@@ -1,0 +1,47 @@
+"""What all tests share: programs are compiled once, in all processes together.
+
+One folder of compiled programs serves the workers of pytest-xdist and whatever
+they start, by JAX's own variables of the environment. It starts empty, unless
+JAX_COMPILATION_CACHE_DIR names one to keep.
+"""
+
+import functools
+import os
+import shutil
+import tempfile
+
+import pytest
+
+_QUICK = (
+  '--xla_cpu_use_fusion_emitters=false',
+  '--xla_cpu_parallel_codegen_split_count=1',
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+  """An option to test the very programs that users get."""
+  parser.addoption(
+    '--as-users',
+    action='store_true',
+    help='compile with all of XLA, as outside of tests: three times as long',
+  )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Sets what JAX reads when it is imported, and processes inherit."""
+  if hasattr(config, 'workerinput'):
+    return  # a worker, which has it from the process that started it
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    folder = tempfile.mkdtemp(prefix='powerprop-tests-')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
+    config.add_cleanup(functools.partial(shutil.rmtree, folder, True))
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  given = os.environ.get('XLA_FLAGS', '')
+  os.environ['USERS_XLA_FLAGS'] = given
+  if config.getoption('as_users'):
+    return
+  # Programs here run for milliseconds. Without most of XLA's optimisations and
+  # without its MLIR emitters they compile in a quarter of the time. What hangs
+  # on the bits that users get runs in a process `tiny.as_users`.
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
+  os.environ['XLA_FLAGS'] = ' '.join([given, *_QUICK]).strip()
