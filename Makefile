@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -qq install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench figures clean
+.PHONY: help demo test lint bench figures notebook clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' \
@@ -34,6 +34,9 @@ bench: $(VENV)/.installed  ## measure what is fast, as ratios
 
 figures: $(VENV)/.installed  ## make all committed figures and tables again from records
 	@$(PY) -m powerprop.continual_plots $(dir $(wildcard docs/results/*/records.npz))
+
+notebook: $(VENV)/.installed-dev  ## run docs/quickstart.ipynb and keep its outputs
+	@$(PY) tests/test_notebook.py
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	@rm -rf $(VENV) build dist *.egg-info
