@@ -131,7 +131,7 @@ def initial_theta(recipe: Recipe, seed: Any) -> tuple[Params, Any]:
     (θ, net state); every α of a seed starts from the same θ.
   """
   key = jax.random.fold_in(jax.random.key(seed), 0)
-  image = jnp.zeros((1, *recipe.image_shape))
+  image = jnp.zeros((1, *recipe.image_shape), jnp.float32)
   return recipe.net.init(key, image, is_training=True)
 
 
@@ -176,6 +176,7 @@ def make_training(
     logits, net_state = recipe.net.apply(
       w, net_state, key, image, is_training=True
     )
+    logits = trees.wide(logits)
     if recipe.sequence is not None:
       logits = jnp.where(examples.visible, logits, _NEVER)
     label = examples.label
@@ -417,7 +418,9 @@ def normalised(recipe: Recipe, image: jax.Array) -> jax.Array:
 def apply(
   recipe: Recipe, w: Params, net_state: Any, examples: Examples
 ) -> jax.Array:
-  """Logits as in evaluation, float32 [B, outputs]; −∞ where not visible.
+  """Logits as in evaluation, [B, outputs]; −∞ where not visible.
+
+  They are float32, or wider where the net's are.
 
   Args:
     recipe: of the population.
@@ -427,6 +430,7 @@ def apply(
   """
   image = normalised(recipe, examples.image)
   logits, _ = recipe.net.apply(w, net_state, None, image, is_training=False)
+  logits = trees.wide(logits)
   if recipe.sequence is None:
     return logits
   return jnp.where(examples.visible, logits, -jnp.inf)
@@ -479,10 +483,11 @@ def score(
     right = jnp.argmax(logits, axis=-1) == label
     counts = index < count
     bits = jax.lax.bitcast_convert_type(logits, jnp.uint32)
+    bits = bits.reshape(len(logits), -1)  # float64 has two words
     bits = jnp.where(counts[:, None], bits, 0)
     place = index[:, None].astype(jnp.uint32) * jnp.uint32(
-      logits.shape[1]
-    ) + jnp.arange(logits.shape[1], dtype=jnp.uint32)
+      bits.shape[1]
+    ) + jnp.arange(bits.shape[1], dtype=jnp.uint32)
     # Sums of bits times odd numbers that differ from place to place.
     hashes = [
       jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)

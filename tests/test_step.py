@@ -2,6 +2,7 @@
 
 import functools
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,12 +11,16 @@ import pytest
 import tiny
 
 from powerprop import continual_settings
+from powerprop import data
 from powerprop import methods
 from powerprop import reparam
 from powerprop import settings
 from powerprop import sparse_settings
+from powerprop import train
 from powerprop import transforms
 from powerprop import trees
+from powerprop.methods import drop_grow
+from powerprop.methods import masked
 from powerprop.methods import packing
 from powerprop.methods import step as steps_lib
 from powerprop.types import Ending, Examples
@@ -396,7 +401,6 @@ def test_an_alpha_that_moves_is_refused_where_weights_are_held(name, alpha):
 
 def _ending(phi, alpha):
   """The end of a task of four pictures, on a linear net of the first layer."""
-  del phi
 
   def examples(split, rows):
     del split
@@ -411,7 +415,7 @@ def _ending(phi, alpha):
     sizes={'train': jnp.int32(4), 'validation': jnp.int32(4)},
     apply=lambda w, some: jnp.ones((len(some.label), 6)) @ w['a']['w'],
     accuracy=lambda w: jnp.float32(1),
-    fresh=lambda: _random(5),
+    fresh=lambda: _random(5, jax.tree.leaves(phi)[0].dtype),
   )
 
 
@@ -479,3 +483,220 @@ def test_a_lottery_in_a_loop_that_donates():
   carry = step(phi, tx.init(_random(0)), state)
   carry = step(*carry)
   jax.tree.map(np.testing.assert_array_equal, carry[2].saved, _random(0))
+
+
+# Number formats.
+
+_FORMATS = (
+  # Weights, and whether JAX's numbers have 64 bits where nothing else is said.
+  (jnp.float16, False),
+  (jnp.bfloat16, False),
+  (jnp.float32, True),
+  (jnp.float64, True),
+)
+
+
+def _cast(tree, dtype):
+  return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+
+@pytest.mark.parametrize(
+  'name',
+  (*_SPARSE, *_PACKING, *_FREE[1:], 'mas', 'si', 'si in phi', 'vcl', 'single'),
+)
+def test_every_method_keeps_the_dtypes_that_it_is_given(name):
+  """Its programs are traced, not run; see below for their numbers."""
+  method = _make(name)
+
+  def life(phi):
+    tx = transforms.powerprop(optax.sgd(0.1, momentum=0.9), 2.0)
+    key = jax.random.key(0)
+    carry = method.init(key, phi, 2.0, lambda theta: theta)
+    kept = [carry]
+    phi, state = carry
+    theta = reparam.to_theta(phi, 2.0)
+    dense = method.weights(theta, state)
+    if method.memory is not None:
+      dense = method.rehearse(dense, dense, state)
+    event = steps_lib.make_event(
+      tx, key, jnp.int32(0), 2.0, dense, jnp.float32(1)
+    )
+    carry = phi, tx.init(phi), state
+    (phi, opt, state), _ = steps_lib.take_step(method, tx, event, theta, carry)
+    kept.append((phi, state))
+    if name not in _SPARSE:
+      ending = _ending(phi, 2.0)
+      phi, state, _ = method.end_task(ending, phi, state)
+      kept.append((phi, state))
+      phi, state, _ = method.archive(ending, phi, state)
+      kept.append((phi, state))
+    return kept, carry[1], opt
+
+  for dtype, x64 in _FORMATS:
+    with jax.enable_x64(x64):
+      phi = jax.tree.map(
+        lambda x, dtype=dtype: jax.ShapeDtypeStruct(x.shape, dtype), _LAYERS
+      )
+      (first, *later), opt, new_opt = jax.eval_shape(life, phi)
+      assert all(x.dtype == dtype for x in jax.tree.leaves(first[0]))
+      for carry in later:
+        assert jax.tree.map(_form, carry) == jax.tree.map(_form, first)
+      assert jax.tree.map(_form, opt) == jax.tree.map(_form, new_opt)
+
+
+def _form(x):
+  return x.shape, x.dtype
+
+
+def _near(got, wanted, rtol):
+  for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    x, y = (np.asarray(v, np.float64) for v in (x, y))
+    assert np.all(np.isfinite(y))
+    np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * np.abs(y).max())
+  assert any(np.any(y) for y in jax.tree.leaves(wanted))
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize('size', [512, 1000])
+def test_new_weights_of_a_large_layer_start_where_they_should(size, dtype):
+  """The sum of 512 x 512 weights, and the number of 1000 x 1000, overflow."""
+  x = np.random.default_rng(0).normal(size=(size, size))
+  phi = {'w': jnp.asarray(x, dtype)}
+  new = {'w': jnp.arange(size * size).reshape(size, size) % 7 == 0}
+  kept = {'w': ~new['w']}
+
+  rule = masked.Regrowth(0.5, trees.is_weight)
+
+  def start(phi):
+    return masked.regrow(phi, new, kept, phi, 2.0, rule)['w']
+
+  got = start(phi)
+  assert got.dtype == dtype
+  _near(got, start(_cast(phi, jnp.float32)), 0.01)
+
+
+@pytest.mark.parametrize(
+  ('name', 'dtype'),
+  [
+    (name, jnp.float16)
+    for name in ('ewc in phi', 'mas', 'si', 'si in phi', 'vcl', 'a_gem')
+  ]
+  + [('si in phi', jnp.bfloat16), ('a_gem', jnp.bfloat16)],
+)
+def test_half_precision_does_what_float32_does(name, dtype):
+  """On numbers whose products, squares or count are none in float16."""
+  method = _make(name)
+  # θ = Ψ(φ) would be rounded, and so the distance from the last task's.
+  alpha = 2.0 if name.endswith('phi') else 1.0
+  # All of them are numbers of the dtype, and some weights are zero.
+  phi = jax.tree.map(
+    lambda x: jnp.where(x > 1, 0, 0.1 * x).astype(dtype), _random(0)
+  )
+  small = jax.tree.map(lambda x: (1e-4 * x).astype(dtype), _random(1))
+  large = jax.tree.map(lambda x: (1e2 * x).astype(dtype), _random(2))
+  after = jax.tree.map(lambda x, d: x + 10 * d, phi, small)
+  opposed = jax.tree.map(
+    lambda x, y: (50 * y - x).astype(dtype), large, _random(5)
+  )
+
+  def numbers(kind):
+    at, step, far, new = (_cast(t, kind) for t in (phi, small, large, after))
+    first, state = method.init(jax.random.key(0), at, alpha, None)
+    if name == 'a_gem':
+      state = state._replace(stored=jnp.int32(1))
+      return method.rehearse(far, _cast(opposed, kind), state)
+    if name == 'vcl':
+      moved = {**first, 'mean': new}
+    else:
+      moved = new
+      if method.track is not None:
+        state = method.track(step, at, new, state)
+      ending = _ending(at, alpha)
+      scale, more = (1e2, 40_000) if name == 'mas' else (1e-3, 0)
+
+      def logits(w, some):
+        x = scale * jnp.ones((len(some.label), 6), kind)
+        return jnp.pad(x @ w['a']['w'], ((0, 0), (0, more)))
+
+      _, state, _ = method.end_task(ending._replace(apply=logits), at, state)
+    theta = reparam.to_theta(moved, alpha)
+    return steps_lib.penalty_gradient(method, moved, theta, alpha, state)
+
+  _near(numbers(dtype), numbers(jnp.float32), 0.05)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16])
+def test_small_saliencies_and_free_weights_at_zero_are_told_from_nothing(dtype):
+  brief = methods.Brief(methods.make_target(_LAYERS, 0.5), 20)
+  phi, dense = _random(0, dtype), _cast(_random(1), jnp.float32)
+  dense = jax.tree.map(lambda g: (1e-6 * g).astype(dtype), dense)
+
+  def scores(kind):
+    return masked.scores(
+      *(brief, 'saliency', jax.random.key(0)),
+      *(_cast(phi, kind), 2.0, _cast(dense, kind)),
+    )
+
+  _near(scores(dtype), scores(jnp.float32), 1e-5)
+  used = _masks(1)
+  phi = trees.replace_weights(
+    phi, {n: jnp.where(m, 1, 0).astype(dtype) for n, m in used.items()}
+  )
+  state = packing.Packing(used, used, jnp.int32(1))
+  method = _make('packnet')
+  _, new, _ = jax.jit(
+    lambda: method.end_task(_ending(phi, 1.0)._replace(task=1), phi, state)
+  )()
+  free = {n: ~m for n, m in used.items()}
+  for n, m in new.mask.items():
+    assert int(jnp.sum(m & free[n])) == min(m.size // 2, int(jnp.sum(free[n])))
+
+
+def test_ties_are_broken_by_numbers_below_1_with_64_bits_too():
+  numbers = []
+  for x64 in (False, True):
+    with jax.enable_x64(x64):
+      phi = {'w': jnp.zeros((9, 9), jnp.float32)}
+      nothing = {'w': jnp.zeros((9, 9), bool)}
+      new = drop_grow.grown(
+        jax.random.key(3), phi, nothing, {'w': jnp.int32(20)}
+      )
+      numbers.append(np.asarray(new['w']))
+      hashed = drop_grow._hashed(
+        jax.random.bits(jax.random.key(3), (), jnp.uint32), (9, 9)
+      )
+      assert 0 <= float(hashed.min()) < float(hashed.max()) < 1
+  assert numbers[0].sum() == 20
+  np.testing.assert_array_equal(*numbers)
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'x64'), [(jnp.float16, False), (jnp.float64, True)]
+)
+def test_logits_of_any_precision_are_scored(dtype, x64):
+  """Whether labels are right, and by a hash of all of their bits."""
+  with jax.enable_x64(x64):
+    image = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    split = data.Split(image, np.arange(6, dtype=np.int32) % 3)
+
+    def apply(w, state, key, image, is_training):
+      del key, is_training
+      label = jnp.round(image[:, 0, 0, 0]).astype(jnp.int32) % 3
+      logits = jax.nn.one_hot(label, 3, dtype=dtype) + w.astype(dtype)
+      return logits, state
+
+    recipe = train.Recipe(
+      net=hk.TransformedWithState(None, apply),
+      optimizer=optax.sgd,
+      transforms={},
+      batch_size=2,
+      scale=1.0,
+      num_train=6,
+      image_shape=(1, 1, 1),
+      epsilon=0.01,
+    )
+    take = lambda rows: train.pick(recipe, split, '', rows)
+    score = jax.jit(lambda w: train.score(recipe, w, {}, take, 6, 6))
+    one, two = score(jnp.zeros(3)), score(jnp.array([0.0, 0.0, 1e-3]))
+    assert float(one.accuracy) == 1 and np.isfinite(one.nll)
+    assert np.any(one.fingerprint != two.fingerprint)

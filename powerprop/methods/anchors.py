@@ -28,8 +28,9 @@ class Anchor(NamedTuple):
   """Where parameters are held, and how strongly.
 
   Attributes:
-    importance: float arrays like the parameters; 0 in the first task.
-    anchor: float arrays like the parameters, those to stay close to.
+    importance: arrays like the parameters; 0 in the first task.
+    anchor: arrays like the parameters, those to stay close to. Both are float32
+      or wider: squares of small gradients are zero in half precision.
   """
 
   importance: Params
@@ -65,8 +66,7 @@ def method(
 
   def init(key, phi, alpha, gradient):
     del key, alpha, gradient
-    zeros = lambda: jax.tree.map(jnp.zeros_like, phi)
-    return phi, Anchor(zeros(), zeros())
+    return phi, Anchor(zeros(phi), zeros(phi))
 
   def end_task(ending, phi, state):
     params = in_space(phi, ending.alpha, space, tasks.where)
@@ -95,7 +95,7 @@ def penalty(params: Params, state: Any) -> jax.Array:
     A scalar ≥ 0 where Ω is.
   """
   parts = jax.tree.map(
-    lambda p, strength, at: jnp.sum(strength * jnp.square(p - at)),
+    lambda p, strength, at: jnp.sum(strength * jnp.square(trees.wide(p) - at)),
     params,
     state.importance,
     state.anchor,
@@ -103,12 +103,18 @@ def penalty(params: Params, state: Any) -> jax.Array:
   return jax.tree.reduce(jnp.add, parts)
 
 
+def zeros(params: Params) -> Params:
+  """Zeros like the parameters, float32 or wider."""
+  return jax.tree.map(lambda x: jnp.zeros_like(trees.wide(x)), params)
+
+
 def in_space(phi: Params, alpha: Alpha, space: str, where: Where) -> Params:
-  """The parameters of the space, φ or θ = Ψ(φ), in arrays of their own."""
-  # Biases are the same in both, and all is where α = 1.
-  return trees.copied(
-    phi if space == 'phi' else reparam.to_theta(phi, alpha, where)
-  )
+  """The parameters of the space, φ or θ = Ψ(φ), float32 or wider.
+
+  In arrays of their own: biases are the same in both, and all is where α = 1.
+  """
+  params = phi if space == 'phi' else reparam.to_theta(phi, alpha, where)
+  return trees.copied(jax.tree.map(trees.wide, params))
 
 
 def by_slope(
@@ -135,7 +141,7 @@ def by_slope(
   if space == 'theta':
     return values
   return trees.map_where(
-    lambda value, x: value * reparam.slope(x, alpha) ** power,
+    lambda value, x: value * reparam.slope(trees.wide(x), alpha) ** power,
     where,
     values,
     phi,

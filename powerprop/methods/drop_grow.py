@@ -81,7 +81,7 @@ def grown(
     Bool arrays, each disjoint from `kept`.
   """
   candidates = {}
-  seed = jax.random.bits(key)
+  seed = jax.random.bits(key, (), jnp.uint32)
   for name, x in ranks.items():
     rank = jnp.maximum(_size(x), _TINY * (1 + _hashed(seed, x.shape)))
     candidates[name] = jnp.where(kept[name], 0, rank)
@@ -98,11 +98,11 @@ def _hashed(seed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
     x = (x ^ (x >> shift)) * jnp.uint32(factor)
   x ^= x >> 16
-  return ((x >> 8) * 2.0**-24).astype(jnp.float32).reshape(shape)
+  return ((x >> 8).astype(jnp.float32) * 2.0**-24).reshape(shape)
 
 
 def _size(x: jax.Array) -> jax.Array:
-  return jnp.abs(x).astype(jnp.float32)  # _TINY is zero in half precision
+  return trees.wide(jnp.abs(x))  # _TINY is zero in half precision
 
 
 def drop_and_grow(

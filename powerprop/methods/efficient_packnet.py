@@ -163,17 +163,18 @@ def efficient_packnet(
     def loss(w):
       rows = jnp.arange(curvature_examples, dtype=jnp.int32)
       some = ending.examples('validation', rows)
-      logits = jax.nn.log_softmax(ending.apply(w, some))
+      logits = jax.nn.log_softmax(trees.wide(ending.apply(w, some)))
       return -jnp.mean(jnp.take_along_axis(logits, some.label[:, None], axis=1))
 
     g = packing.flat(packing.governed(where, jax.grad(loss)(theta)))
     h, x = (packing.flat(packing.governed(where, t)) for t in (h, theta))
+    g, x = trees.wide(g), trees.wide(x)
     terms = 0.5 * h * x * x - g * x
     if not reuse:  # what is in use is in every mask
       terms = jnp.where(used, 0, terms)
     # Pruned are the smallest: what is added up from the largest down is kept.
     terms = terms[jnp.argsort(-ranks)]
-    kept = jnp.concatenate([jnp.zeros(1), jnp.cumsum(terms)])
+    kept = jnp.concatenate([jnp.zeros(1, terms.dtype), jnp.cumsum(terms)])
     return kept[-1] - kept
 
   retrain = tasks.retrain_steps > 0

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from powerprop import trees
 from powerprop.methods.sequential import Tasks
 from powerprop.types import Ending, Examples, Params
 
@@ -52,7 +53,7 @@ def diagonal(
       first `num_examples` as they come.
 
   Returns:
-    Float arrays ≥ 0 like theta; 0 for outputs that are not visible.
+    Arrays ≥ 0 like theta, float32 or wider; 0 for outputs that are not visible.
 
   Raises:
     ValueError: for options that do not exist, and for a validation split
@@ -66,7 +67,7 @@ def diagonal(
   group = 1 if kind == 'example' else tasks.batch_size
 
   def log_likelihood(at, examples, key):
-    logits = ending.apply(at, examples)
+    logits = trees.wide(ending.apply(at, examples))
     logits = jnp.where(jnp.isneginf(logits), _NEVER, logits)
     if labels == 'true':
       label = examples.label
@@ -79,7 +80,7 @@ def diagonal(
 
   def squares(examples, key):
     grads = jax.grad(log_likelihood)(theta, examples, key)
-    return jax.tree.map(lambda g: group * jnp.square(g), grads)
+    return jax.tree.map(lambda g: group * jnp.square(trees.wide(g)), grads)
 
   return mean(
     squares, ending, tasks, group=group, num_examples=num_examples, split=split

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from powerprop import reparam
+from powerprop import trees
 from powerprop.methods import anchors
 from powerprop.methods import fisher
 from powerprop.methods.sequential import Tasks
@@ -35,14 +36,15 @@ def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
     theta = reparam.to_theta(phi, ending.alpha, tasks.where)
 
     def output(at, examples):
-      logits = ending.apply(at, examples)
+      logits = trees.wide(ending.apply(at, examples))
       visible = ~jnp.isneginf(logits)
       squares = jnp.square(jnp.where(visible, logits, 0))
       return jnp.sum(squares) / jnp.sum(visible)
 
     def magnitudes(examples, key):
       del key
-      return jax.tree.map(jnp.abs, jax.grad(output)(theta, examples))
+      grads = jax.grad(output)(theta, examples)
+      return jax.tree.map(lambda g: jnp.abs(trees.wide(g)), grads)
 
     new = fisher.mean(magnitudes, ending, tasks, group=tasks.batch_size)
     new = anchors.by_slope(new, phi, ending.alpha, space, 1, tasks.where)

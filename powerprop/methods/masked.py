@@ -180,7 +180,7 @@ def in_phi(brief: Brief, phi: Params, alpha: Alpha) -> dict[str, jax.Array]:
   if not any(under.values()):
     return stored
   return {
-    name: x if under[name] else reparam.inverse_power(x, alpha)
+    name: x if under[name] else reparam.inverse_power(trees.wide(x), alpha)
     for name, x in stored.items()
   }
 
@@ -218,10 +218,11 @@ def scores(
     return {name: 1 + x for name, x in uniform(key, stored).items()}
   if criterion == 'magnitude' and target.pooled:
     return in_phi(brief, phi, alpha)
-  theta = reparam.to_theta(stored, alpha, brief.where)
+  wide = {name: trees.wide(x) for name, x in stored.items()}
+  theta = reparam.to_theta(wide, alpha, brief.where)
   if criterion == 'saliency':
     grads = leaves(target, dense)
-    return {name: x * grads[name] for name, x in theta.items()}
+    return {name: x * trees.wide(grads[name]) for name, x in theta.items()}
   return {
     name: x
     if target.patterns[name].kind in ('unstructured', 'n_m')
@@ -303,7 +304,7 @@ def regrow(
   """
 
   def layer(x, start, stay, sign):
-    total = jnp.sum(jnp.where(stay, jnp.abs(x), 0))
+    total = jnp.sum(jnp.where(stay, trees.wide(jnp.abs(x)), 0))
     value = rule.scale * total / jnp.maximum(jnp.sum(stay), 1)
     value = jnp.where(jnp.asarray(alpha) > 1, value, 0).astype(x.dtype)
     return jnp.where(start, jnp.where(sign < 0, -value, value), x)
@@ -346,7 +347,8 @@ def uniform(
   """
   sizes = [x.size for x in like.values()]
   parts = jnp.split(
-    jax.random.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1].tolist()
+    jax.random.uniform(key, (sum(sizes),), jnp.float32),
+    np.cumsum(sizes)[:-1].tolist(),
   )
   return {
     name: part.reshape(x.shape)

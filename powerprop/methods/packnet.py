@@ -59,7 +59,7 @@ def packnet(
     # numbers that differ in the last bit have an entry too few.
     least = jnp.finfo(jnp.float32).tiny  # free weights at zero rank above used
     ranks = {
-      n: jnp.where(state.used[n], 0, jnp.maximum(jnp.abs(x), least))
+      n: jnp.where(state.used[n], 0, jnp.maximum(trees.wide(jnp.abs(x)), least))
       for n, x in packing.governed(where, phi).items()
     }
     number = {n: jnp.asarray(c)[ending.task] for n, c in counts.items()}

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from powerprop import trees
+
 Shape = tuple[int, ...]
 
 
@@ -234,7 +236,7 @@ def unit_scores(pattern: Pattern, x: jax.Array, stacked: int = 0) -> jax.Array:
   """
   if pattern.kind == 'unstructured':
     return x
-  x = jnp.abs(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+  x = trees.wide(jnp.abs(x))
   if pattern.kind == 'channel':
     return jnp.sum(x, range(stacked, x.ndim - 1))
   _, n, m = pattern

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from powerprop import trees
 from powerprop.methods import sequential
 from powerprop.types import Ending, Examples, Method, Updates
 
@@ -147,9 +148,12 @@ def a_gem(
     length = _dot(remembered, remembered)
     # Where the product is negative the length is not zero, but may underflow.
     scale = along / jnp.where(length > 0, length, 1.0)
-    return jax.tree.map(
-      lambda g, r: jnp.where(along < 0, g - scale * r, g), dense, remembered
-    )
+
+    def leaf(g, r):
+      projected = trees.wide(g) - scale * trees.wide(r)
+      return jnp.where(along < 0, projected.astype(g.dtype), g)
+
+    return jax.tree.map(leaf, dense, remembered)
 
   return _method(tasks, memory_size, replay_batch, project)
 
@@ -197,5 +201,7 @@ def _method(
 
 def _dot(a: Updates, b: Updates) -> jax.Array:
   """The inner product; as a sum, so that no accelerator rounds it to TF32."""
-  parts = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+  parts = jax.tree.map(
+    lambda x, y: jnp.sum(trees.wide(x) * trees.wide(y)), a, b
+  )
   return jax.tree.reduce(jnp.add, parts)

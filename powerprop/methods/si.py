@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from powerprop import trees
 from powerprop.methods import anchors
 from powerprop.methods.sequential import Tasks
 from powerprop.types import Method, Params
@@ -16,7 +17,7 @@ class Path(NamedTuple):
   Attributes:
     importance: as in `anchors.Anchor`.
     anchor: as there, and so the parameters that the task started from.
-    omega: float arrays, how far each has lowered the loss in this task.
+    omega: arrays like them, how far each has lowered the loss in this task.
   """
 
   importance: Params
@@ -55,14 +56,14 @@ def si(tasks: Tasks, *, space: str = 'theta', damping: float = 0.1) -> Method:
 
   def init(key, phi, alpha, gradient):
     del key, gradient
-    zeros = lambda: jax.tree.map(jnp.zeros_like, phi)
-    return phi, Path(
-      zeros(), anchors.in_space(phi, alpha, space, tasks.where), zeros()
-    )
+    at = anchors.in_space(phi, alpha, space, tasks.where)
+    return phi, Path(anchors.zeros(phi), at, anchors.zeros(phi))
 
   def track(dense, before, after, state):
     omega = jax.tree.map(
-      lambda o, g, old, new: o - g * (new - old),
+      lambda o, g, old, new: (
+        o - trees.wide(g) * (trees.wide(new) - trees.wide(old))
+      ),
       state.omega,
       dense,
       before,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from powerprop import costs
+from powerprop import trees
 from powerprop.methods import drop_grow
 from powerprop.methods import masked
 from powerprop.types import Event, Masks, Method
@@ -16,7 +17,8 @@ class SnfsState(NamedTuple):
 
   Attributes:
     masks: by layer path.
-    momentum: moving average of the dense gradient, by layer path.
+    momentum: moving average of the dense gradient, by layer path; float32 or
+      wider.
   """
 
   masks: dict[str, jax.Array]
@@ -70,13 +72,14 @@ def snfs(
 
   def init(key, phi, alpha, gradient):
     phi, masks = start.init(key, phi, alpha, gradient)
-    zeros = jax.tree.map(jnp.zeros_like, masked.leaves(brief.target, phi))
+    layers = masked.leaves(brief.target, phi)
+    zeros = {n: jnp.zeros_like(trees.wide(x)) for n, x in layers.items()}
     return phi, SnfsState(masks, zeros)
 
   def observe(dense, state: SnfsState):
     grads = masked.leaves(brief.target, dense)
     average = {
-      name: momentum * m + (1 - momentum) * grads[name]
+      name: momentum * m + (1 - momentum) * trees.wide(grads[name])
       for name, m in state.momentum.items()
     }
     return state._replace(momentum=average)

@@ -81,7 +81,9 @@ def take_step(
     grads = method.gradients(event.dense, theta, state)
     if method.penalty is not None:
       pull = penalty_gradient(method, phi, theta, event.alpha, state)
-      grads = jax.tree.map(lambda g, p: g + event.coefficient * p, grads, pull)
+      grads = jax.tree.map(
+        lambda g, p: (g + event.coefficient * p).astype(g.dtype), grads, pull
+      )
     # What does not learn must not matter: a trust ratio has norms of layers.
     learning = method.constrain(phi, state)
     updates, opt = tx.update(grads, opt, learning)
@@ -139,17 +141,18 @@ def penalty_gradient(
     state: the method's.
 
   Returns:
-    A tree like `theta`.
+    A tree like `theta`, float32 or wider.
   """
   penalty = method.penalty
   assert penalty is not None
   if method.space == 'theta':
-    return jax.grad(penalty)(theta, state)
+    return jax.grad(penalty)(jax.tree.map(trees.wide, theta), state)
 
   def through(g, x):
     s = reparam.slope(x, alpha)
     return g * s / (s * s + _TINY_SLOPE)
 
+  phi = jax.tree.map(trees.wide, phi)
   pull = jax.grad(penalty)(phi, state)
   return trees.map_where(through, method.where, pull, phi)
 

@@ -93,6 +93,7 @@ def divergence(q: Gaussian, p: Gaussian, counts: Params) -> jax.Array:
   """
 
   def leaf(m, s, prior_m, prior_s, count):
+    m, s, prior_m, prior_s = map(trees.wide, (m, s, prior_m, prior_s))
     ratio = s - prior_s
     # expm1: exactly zero, with slope zero, where q = p.
     spread = 0.5 * jnp.expm1(2 * ratio) - ratio
@@ -237,6 +238,8 @@ def vcl(
 
   def refined(ending: Ending, q: Gaussian, state: State, key) -> Params:
     optimiser = optax.adam(coreset_learning_rate)
+    dtypes = jax.tree.map(lambda x: x.dtype, q.mean)
+    q = jax.tree.map(trees.wide, q)  # Adam's ε is zero in half precision
     count = counts(q.mean, state.seen)
 
     def loss(copy, key):
@@ -259,7 +262,7 @@ def vcl(
 
     keys = jax.random.split(key, coreset_steps)
     (copy, _), _ = jax.lax.scan(step, (q, optimiser.init(q)), keys)
-    return copy.mean
+    return jax.tree.map(lambda x, d: x.astype(d), copy.mean, dtypes)
 
   def end_task(ending, phi, state):
     q = posterior(reparam.to_theta(phi, ending.alpha, tasks.where))
