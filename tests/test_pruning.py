@@ -132,6 +132,12 @@ _W = np.ones((2, 4), np.float32)
     ),
     (lambda: magnitude.counts({'w': _W}, [0.5, 2.0]), 'density is 2.0 but'),
     (lambda: trees.kept(8, 0.0), 'density is 0.0 but'),
+    (
+      lambda: methods.select(
+        methods.make_target({'w': _W}, 0.5), {'w': _W}, 1.5
+      ),
+      r'share is 1.5 but must be in \[0, 1\]',
+    ),
   ],
 )
 def test_bad_input_gets_a_sentence(call, match):

@@ -295,6 +295,8 @@ def _numbers(target: Target, share: float | jax.Array) -> jax.Array:
   ]
   if target.pooled:
     sizes, kept, units = sizes.sum(keepdims=True), kept.sum(keepdims=True), [1]
+  if isinstance(share, int | float | np.number) and not 0 <= share <= 1:
+    raise ValueError(f'share is {share} but must be in [0, 1]')
   share = jnp.asarray(share, jnp.float32)
   gone = jnp.floor(share * (sizes - kept).astype(np.float32) + 0.5)
   left = jnp.clip(sizes - gone.astype(jnp.int32), kept, sizes)
@@ -338,6 +340,9 @@ def select(
     By layer path, boolean arrays. If the target is pooled, the counts are exact
     in their sum, every layer keeps its largest, and ties go to the layer that
     comes first.
+
+  Raises:
+    ValueError: if the share is out of range, unless traced.
   """
   left = _numbers(target, share)
   if target.pooled:
