@@ -11,6 +11,7 @@ import optax
 
 from powerprop import continual_settings
 from powerprop import data
+from powerprop import fitting
 from powerprop import lifetime
 from powerprop import population
 from powerprop import settings as settings_lib
@@ -134,7 +135,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
     mine.training.learning_rate_schedule,
     lambda: settings_lib.schedule(mine.training),
   )
-  settings_lib.check_data(mine.training, dataset)
+  fitting.check_data(mine.training, dataset)
   recipe = train.make_recipe(mine.training, dataset)
   recipe = recipe._replace(num_train=size, sequence=sequence)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))

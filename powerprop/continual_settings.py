@@ -10,6 +10,7 @@ import ml_collections
 
 from powerprop import data
 from powerprop import estimates
+from powerprop import fitting
 from powerprop import methods
 from powerprop import settings
 from powerprop import trees
@@ -374,7 +375,7 @@ def heads(sequence: data.Sequence, shapes: Params) -> tuple[str, ...]:
   every = trees.weights(shapes, lambda *_: True)
   return tuple(
     n
-    for n in settings.output_leaves(shapes)
+    for n in fitting.output_leaves(shapes)
     if jax.numpy.shape(every[n])[-1:] == (sequence.num_outputs,)
   )
 

@@ -16,6 +16,7 @@ from powerprop import analysis
 from powerprop import data
 from powerprop import estimates
 from powerprop import fit
+from powerprop import fitting
 from powerprop import plots
 from powerprop import population
 from powerprop import progress
@@ -106,8 +107,8 @@ def dry_run(s: Settings, data_dir: str | None = None) -> str:
 def _prepare(s: Settings, data_dir: str | None):
   """What the members share, the members, their cells, and the data."""
   dataset = data.load(s.dataset, data_dir)
-  settings_lib.check_data(s, dataset)
-  settings_lib.warn_of_long_periods(s, {})
+  fitting.check_data(s, dataset)
+  fitting.warn_of_long_periods(s, {})
   recipe = train.make_recipe(s, dataset)
   adaptive = ('adaptive_powerprop',)
   several = len(make_members(s._replace(seeds=1), adaptive))
@@ -134,7 +135,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   test = jax.tree.map(jnp.asarray, dataset.test)
   shapes = jax.eval_shape(lambda: train.initial_theta(recipe, 0)[0])
   layers = list(trees.weights(shapes))
-  output = settings_lib.output_leaves(shapes)
+  output = fitting.output_leaves(shapes)
   kept = magnitude.counts(
     shapes,
     (*s.densities, _ANALYSIS_DENSITY),

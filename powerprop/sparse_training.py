@@ -21,11 +21,11 @@ from powerprop import costs
 from powerprop import data
 from powerprop import estimates
 from powerprop import fit
+from powerprop import fitting
 from powerprop import population
 from powerprop import progress
 from powerprop import redraw
 from powerprop import runs
-from powerprop import settings as settings_lib
 from powerprop import sparse_analysis
 from powerprop import sparse_plan
 from powerprop import sparse_plots
@@ -150,8 +150,8 @@ class _Prepared(NamedTuple):
 def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   t = s.training
   dataset = data.load(t.dataset, data_dir)
-  settings_lib.check_data(t, dataset)
-  settings_lib.warn_of_long_periods(t, sparse_settings.periods(s))
+  fitting.check_data(t, dataset)
+  fitting.warn_of_long_periods(t, sparse_settings.periods(s))
   recipe = train.make_recipe(t, dataset)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   recipe = recipe._replace(

@@ -14,6 +14,7 @@ import tiny
 
 from configs import digits
 from powerprop import data
+from powerprop import fitting
 from powerprop import folder
 from powerprop import runs
 from powerprop import settings
@@ -102,7 +103,7 @@ def _is_one_sentence(text):
 def test_a_config_field_is_wrong(fields, parts):
   with pytest.raises(settings.ConfigError) as error:
     checked = settings.check(tiny.config(**fields))
-    settings.check_data(checked, data.load('digits'))
+    fitting.check_data(checked, data.load('digits'))
   text = str(error.value)
   assert all(part in text for part in parts), text
   assert _is_one_sentence(text), text
@@ -132,7 +133,7 @@ def test_a_config_field_is_missing():
 )
 def test_a_number_for_a_tuple_and_other_handy_things_are_right(fields):
   checked = settings.check(tiny.config(**fields))
-  settings.check_data(checked, data.load('digits'))
+  fitting.check_data(checked, data.load('digits'))
   for name, value in fields.items():
     if isinstance(value, tuple | list) or isinstance(
       getattr(checked, name), tuple

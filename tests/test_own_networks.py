@@ -10,6 +10,7 @@ import tiny
 from powerprop import continual_cells
 from powerprop import continual_settings
 from powerprop import data
+from powerprop import fitting
 from powerprop import networks
 from powerprop import settings
 
@@ -79,7 +80,7 @@ def test_a_network_is_not_as_it_is_called(monkeypatch, make, parts):
   monkeypatch.setitem(networks.NETWORKS, 'mine', make)
   checked = settings.check(tiny.config(network='mine', network_kwargs={}))
   with pytest.raises(settings.ConfigError) as error:
-    settings.check_data(checked, data.load('digits'))
+    fitting.check_data(checked, data.load('digits'))
   text = str(error.value)
   assert all(part in text for part in ["network 'mine'", *parts]), text
   assert text.endswith('.') and '\n' not in text and len(text) < 500, text
@@ -100,7 +101,7 @@ def test_the_output_layer_may_lie_deeper_or_not_be_needed(monkeypatch):
     checked = settings.check(
       tiny.config(network=name, network_kwargs={}, output_density_factor=factor)
     )
-    settings.check_data(checked, digits)
+    fitting.check_data(checked, digits)
 
 
 @pytest.mark.parametrize('scenario', ['task', 'class'])

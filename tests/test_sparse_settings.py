@@ -10,6 +10,7 @@ from configs import digits_sparse
 from configs import fig3_cifar10
 from configs import table1_cifar10
 from powerprop import data
+from powerprop import fitting
 from powerprop import settings
 from powerprop import sparse_settings
 from powerprop import train
@@ -20,7 +21,7 @@ def _checked(config):
   """Settings, targets and methods of a config; nothing is computed."""
   s = sparse_settings.check(config)
   dataset = _dataset(s.training.dataset)
-  settings.check_data(s.training, dataset)
+  fitting.check_data(s.training, dataset)
   recipe = train.make_recipe(s.training, dataset)
   shapes, _ = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   aims = sparse_settings.make_targets(s, shapes, {})
