@@ -179,10 +179,10 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
     )
     for c in coefficients(s, name):
       validation.require(
-        0 <= c < math.inf,
+        0 <= c <= validation.LARGEST_FLOAT,
         f'method_kwargs.{name}.coefficient',
         f'{c:g}',
-        'finite and at least 0',
+        'finite in float32 and at least 0',
       )
     needs_identity = name in s.methods and method_of(s, name) in _NEED_IDENTITY
     if s.scenario == 'class' and needs_identity:

@@ -98,6 +98,13 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
     distributions=validation.names('distributions', s.distributions),
     exclude=validation.names('exclude', s.exclude, empty=True),
   )
+  for regex, density in s.layer_densities.items():
+    validation.require(
+      not isinstance(density, bool),
+      f'layer_densities[{regex!r}]',
+      density,
+      'a number in (0, 1]',
+    )
   for name in (*s.methods, *s.method_kwargs):
     method = _method_of(s, name)
     mine = [n for n in method_names() if method == name or n not in DENSE]

@@ -174,6 +174,16 @@ _EVERY = 'adaptive_powerprop'
       ['method_kwargs.l2.coefficient is True', 'a number'],
     ),
     (
+      'continual',
+      {'methods': 'l2', 'method_kwargs': {'l2': {'coefficient': 1e39}}},
+      ['method_kwargs.l2.coefficient is 1e+39', 'finite in float32'],
+    ),
+    (
+      'sparse_training',
+      {'layer_densities': (('hidden', True),)},
+      ["layer_densities['hidden'] is True", 'a number in (0, 1]'],
+    ),
+    (
       'sparse_training',
       {'training_multiplier': 1e30},
       ['steps times training_multiplier 1e+30', 'at most 2147483647'],
