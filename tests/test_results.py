@@ -6,6 +6,7 @@ import re
 import tiny
 
 from powerprop import continual_tables
+from powerprop import redraw
 from powerprop import sparse_tables
 from powerprop import tables
 
@@ -19,11 +20,22 @@ def _markdown(path):
   results = json.loads(path.read_text(encoding='utf-8'))
   if 'rows' not in results:
     return ''
+  results = redraw.labelled(results, path.parent)
   if 'plans' in results:
     return sparse_tables.markdown(results)
   if results.get('experiment') == 'continual':
     return continual_tables.markdown(results)
   return tables.markdown(results)
+
+
+def test_committed_tables_are_those_of_their_records():
+  paths = sorted(_RESULTS.glob('*/tables.md'))
+  old = [
+    path.parent.name
+    for path in paths
+    if path.read_text('utf-8') != _markdown(path.with_name('results.json'))
+  ]
+  assert len(paths) > 15 and not old, f'run make figures: {old} are old'
 
 
 def test_every_difference_on_the_page_is_in_a_record_and_the_other_way_round():
