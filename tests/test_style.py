@@ -330,3 +330,30 @@ def test_text_of_figures_has_no_raw_names(name):
       for text in figure.findobj(matplotlib.text.Text):
         if text.get_visible():
           assert not re.search('[a-z]_[a-z]', text.get_text()), key
+
+
+def _texts(figure):
+  return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
+
+
+def test_labels_of_the_config_name_what_is_drawn():
+  results, records = _one_shot()
+  labels = {'powerprop': 'ours', 'adaptive_powerprop': 'ours, adaptive'}
+  figure = plots.figure1(results | {'labels': labels}, records)
+  assert set(labels.values()) <= _texts(figure)
+
+  labels = {'method_1': 'RigL, regrow 0.25', 'erk': 'by layer'}
+  results = {'rows': _sparse(sparsities=(0.9,)), 'labels': labels}
+  metrics = test_sparse_plots._metrics(results['rows'])
+  for name, figure in sparse_plots._figures(results, {}, metrics):
+    texts = '\n'.join(_texts(figure))
+    assert 'RigL, regrow 0.25' in texts and 'method 1' not in texts, name
+    assert 'by layer' in texts and 'ERK' not in texts, name
+
+  labels = {'packnet': 'PackNet, T = 4'}
+  results, records = _continual(*_FEW)
+  results = results | {'labels': labels}
+  for name, figure in continual_plots._figures(results, records):
+    texts = '\n'.join(_texts(figure))
+    alone = name in ('used_weights', 'overlap')  # of one method, α is told
+    assert alone or 'PackNet, T = 4' in texts, name
