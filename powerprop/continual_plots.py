@@ -388,6 +388,8 @@ def _lines(
     handles.append(_mark(axes, line, place, labels))
   continual_panels.task_axis(axes, last)
   axes.set(xlabel='number of tasks', ylabel=label)
+  methods = {title(key[0], labels) for key in courses}
+  axes.set_title(methods.pop() if len(methods) == 1 else '')
   style.percent_limits(axes)
   if fewer:
     axes.set_ylim(bottom=0)
@@ -433,13 +435,15 @@ def _maps(
     every.append(axes)
     image = continual_panels.draw_map(axes, matrix, limits, text)
     name = continual_panels.label_of(key, maps, labels)
+    method = title(key[0], labels)
+    name = name if method in name else f'{method}, {name}'
     axes.set_title(textwrap.fill(name, 26), fontsize=10)
     if i % across == 0:
       axes.set_ylabel(names[1])
     if i >= len(maps) - across:
       axes.set_xlabel(names[0])
   figure.colorbar(
-    image, ax=every, label=f'{names[2]}; {note}', aspect=15 * down
+    image, ax=every, label=f'{names[2]}\n({note})', aspect=15 * down
   )
   return figure
 

@@ -371,7 +371,9 @@ def density_over_steps(
       handles.append(Line2D([], [], label=names, **look))
     for axes, distribution in zip(line, distributions, strict=True):
       axes.set_title(place_title(distribution, sparsity, labels))
-    style.legend_beside(line[-1], handles, 'same course: one line')
+    together = any(len(methods) > 1 for _, methods in some)
+    note = 'same course: one line' if together else ''
+    style.legend_beside(line[-1], handles, note)
     line[0].set(ylabel='weights kept (%)', ylim=(0, 103))
   for axes in grid[-1]:
     axes.set_xlabel('step (a value holds until the next mark)')
