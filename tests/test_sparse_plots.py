@@ -65,9 +65,10 @@ def _metrics(rows):
   """Two steps of every sparse net; the first of `iterative` is dense."""
   out = []
   for row in rows:
-    line = {k: row[k] for k in ('method', 'distribution', 'sparsity', 'seed')}
+    who = ('transform', 'alpha', 'learning_rate', 'seed')
+    line = {k: row[k] for k in ('method', 'distribution', 'sparsity', *who)}
     if row['method'] == 'dense':
-      out.append({'step': 10, 'seed': row['seed'], 'loss': 1.0})
+      out.append({k: row[k] for k in who} | {'step': 10, 'loss': 1.0})
       continue
     for step in (10, 20):
       early = row['method'] == 'iterative' and step == 10
