@@ -394,15 +394,13 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
 
   Raises:
     FileNotFoundError: the folder or its results.json is missing.
-    ValueError: a file cannot be read.
+    ValueError: one of the first two files cannot be read. Of metrics.jsonl,
+      what can be read is drawn.
   """
   workdir = pathlib.Path(workdir)
   results, records = redraw.load(workdir)
-  path = workdir / 'metrics.jsonl'
-  try:
-    metrics = runs.read_metrics(workdir) if path.is_file() else []
-  except ValueError as error:
-    raise ValueError(f'{path} cannot be read: {error}') from error
+  logged = (workdir / 'metrics.jsonl').is_file()
+  metrics = runs.read_metrics(workdir) if logged else []
   return style.save_all(_figures(results, records, metrics), workdir)
 
 

@@ -312,7 +312,6 @@ def test_draw_without_results_says_so(tmp_path):
   [
     ('results.json', '{', 'results.json cannot be read'),
     ('records.npz', 'PK', 'records.npz cannot be read'),
-    ('metrics.jsonl', '{"step": 1}\n{"st', 'metrics.jsonl cannot be read'),
   ],
 )
 def test_draw_names_a_file_that_it_cannot_read(tmp_path, name, content, says):
