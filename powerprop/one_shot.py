@@ -112,7 +112,7 @@ def _prepare(s: Settings, data_dir: str | None):
   recipe = train.make_recipe(s, dataset)
   adaptive = ('adaptive_powerprop',)
   several = len(make_members(s._replace(seeds=1), adaptive))
-  estimates.few(several * s.seeds, s.seeds)
+  estimates.few(several * s.seeds, 'seeds', s.seeds)
   members = make_members(s, adaptive)
   if 1.0 in s.alphas and not any(m.alpha == 1 for m in members):
     raise settings_lib.ConfigError(
