@@ -70,18 +70,17 @@ class Estimate(NamedTuple):
     )
 
 
-def few(trainings: int, field: str, value: int) -> None:
+def few(trainings: int, seeds: int) -> None:
   """Raises ConfigError where a population is too large to be listed.
 
   Args:
     trainings: how many there would be.
-    field: of the config, that makes so many.
-    value: of the field.
+    seeds: of each.
   """
   if trainings > MOST_TRAININGS:
     raise ConfigError(
-      f'{field} is {value}, which makes {trainings:,} trainings, but a run has'
-      f' at most {MOST_TRAININGS:,}: lower {field}.'
+      f'seeds is {seeds}, which makes {trainings:,} trainings, but a run has at'
+      f' most {MOST_TRAININGS:,}: lower seeds.'
     )
 
 

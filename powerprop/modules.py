@@ -12,10 +12,17 @@ from typing import Any, TypeVar
 import haiku as hk
 import jax
 
+from powerprop import checks
 from powerprop import reparam
 from powerprop import trees
 from powerprop.types import Alpha, Where
 
+_TRANSFORMED = (
+  hk.Transformed,
+  hk.TransformedWithState,
+  hk.MultiTransformed,
+  hk.MultiTransformedWithState,
+)
 _Net = TypeVar('_Net', bound=Any)
 
 # Whether a net is being run under `reparameterise`.
@@ -44,7 +51,11 @@ def reparameterise(
     The same type: `init` returns φ, `apply` takes φ.
 
   Raises:
-    ValueError: if α is below 1 or not finite.
+    ValueError: if α is no power, `where` no function or `net` none of these.
+
+  Warns:
+    UserWarning: at `init`, unless it is traced, if a leaf under Ψ is zero all
+      over and α > 1: it would never move.
 
   Example:
     >>> import haiku as hk, jax, jax.numpy as jnp
@@ -54,7 +65,15 @@ def reparameterise(
     >>> net.apply(phi, None, jnp.ones([1, 8])).shape
     (1, 10)
   """
+  given: Any = net
+  if not isinstance(given, _TRANSFORMED):
+    raise ValueError(
+      f'net is {checks.brief(net)} but must be what hk.transform returned (or'
+      ' hk.transform_with_state, or one of their multi_ kin); for nets of other'
+      ' libraries use powerprop.to_phi and powerprop.value_and_grad.'
+    )
   alpha = reparam.check_alpha(alpha)
+  checks.check_where(where)
   psi = reparam.power if chain_rule else reparam.power_straight_through
   has_state = isinstance(
     net, hk.TransformedWithState | hk.MultiTransformedWithState
@@ -70,10 +89,10 @@ def reparameterise(
   @functools.wraps(net.init)  # Haiku keeps notes in the function's __dict__
   def init(*args, **kwargs):
     out = run(net.init, *args, **kwargs)
-    if has_state:
-      theta, state = out
-      return reparam.to_phi(theta, alpha, where), state
-    return reparam.to_phi(out, alpha, where)
+    theta, *state = out if has_state else (out,)
+    checks.warn_of_stuck(theta, alpha, where)
+    phi = reparam.to_phi(theta, alpha, where)
+    return (phi, *state) if has_state else phi
 
   def under_psi(apply):
     @functools.wraps(apply)
@@ -92,7 +111,10 @@ def _under_psi(alpha: Alpha, chain_rule: bool) -> contextlib.ExitStack:
 
   def creator(next_creator, shape, dtype, init, context):
     value = next_creator(shape, dtype, init)
-    return reparam.inverse_power(value, alpha) if context.name == 'w' else value
+    if context.name != 'w':
+      return value
+    checks.warn_of_stuck({context.full_name: value}, alpha, lambda *_: True)
+    return reparam.inverse_power(value, alpha)
 
   def getter(next_getter, value, context):
     return next_getter(psi(value, alpha) if context.name == 'w' else value)

@@ -16,28 +16,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from powerprop import checks
 from powerprop import trees
 from powerprop.types import Alpha, Params, Where
 
 
 def check_alpha(alpha: Any) -> Any:
-  """Returns α, as a float where it is static; raises where it is below 1.
+  """Returns α, as a float where it is static; raises where it is no power.
 
   Args:
-    alpha: a Python or NumPy number, or an array (checked unless traced).
+    alpha: a Python or NumPy number, or an array with no axes, whose value is
+      checked unless it is traced.
 
   Returns:
     A float for a number, else the array itself.
 
   Raises:
-    ValueError: if α is not a finite number of at least 1.
+    ValueError: if α is not one finite number of at least 1.
   """
-  if isinstance(alpha, jax.core.Tracer):
+  scalar = (
+    isinstance(alpha, int | float | np.generic | np.ndarray | jax.Array)
+    and np.ndim(alpha) == 0
+    and any(
+      jnp.issubdtype(jnp.result_type(alpha), kind)
+      for kind in (jnp.floating, jnp.integer)
+    )
+  )
+  if scalar and isinstance(alpha, jax.core.Tracer):
     return alpha
-  if not np.all(np.isfinite(alpha)) or np.any(np.asarray(alpha) < 1):
+  if not scalar or not np.isfinite(alpha) or np.asarray(alpha) < 1:
+    if callable(alpha):
+      remedy = 'give a schedule to powerprop.powerprop, and read current_alpha'
+    elif type(alpha) in (list, tuple) or np.ndim(alpha):
+      remedy = 'for several of them use jax.vmap'
+    else:
+      remedy = 'choose alpha >= 1'
     raise ValueError(
-      f'alpha is {alpha}, but the power α must be a finite number of at'
-      ' least 1 (1 is ordinary training); choose alpha >= 1.'
+      f'alpha is {checks.brief(alpha)}, but the power α must be a finite number'
+      f' of at least 1 (1 is ordinary training); {remedy}.'
     )
   if isinstance(alpha, int | float | np.number):
     return float(alpha)
@@ -297,6 +313,7 @@ def to_theta(
     ValueError: if α is below 1 or not finite.
   """
   alpha = check_alpha(alpha)
+  checks.check_where(where)
   return trees.map_where(lambda x: power(x, alpha), where, phi)
 
 
@@ -317,6 +334,7 @@ def to_phi(
     ValueError: if α is below 1 or not finite.
   """
   alpha = check_alpha(alpha)
+  checks.check_where(where)
   return trees.map_where(lambda x: inverse_power(x, alpha), where, theta)
 
 

@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from powerprop import checks
 from powerprop import reparam
 from powerprop import trees
+from powerprop.transforms import inner as inner_lib
 from powerprop.transforms import target_propagation as target
 from powerprop.types import Alpha, Params, Where
 
@@ -39,9 +42,21 @@ def near_zero_share(
 
   Returns:
     A float32 scalar in [0, 1].
+
+  Raises:
+    ValueError: if `where` chooses none of the leaves.
   """
+  checks.check_where(where)
   leaves = trees.weights(theta, where).values()
-  small = sum(jnp.sum(jnp.abs(x) < epsilon, dtype=jnp.float32) for x in leaves)
+  # optax.tree.map_params asks for the state of a tree without any leaves.
+  if not leaves and jax.tree.leaves(theta):
+    raise ValueError(
+      f'where is {checks.brief(where)} but chooses no leaf, so that no share of'
+      ' small weights can be taken; let it choose one at least.'
+    )
+  # A small ε would be zero in half precision.
+  wide = [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in leaves]
+  small = sum(jnp.sum(jnp.abs(x) < epsilon, dtype=jnp.float32) for x in wide)
   # XLA may compile a division into this product: equal counts must give equal
   # shares, compiled or not.
   size = max(1, sum(x.size for x in leaves))
@@ -89,25 +104,35 @@ def adaptive_powerprop(
     An optax transformation; `current_alpha` reads α from its state.
 
   Raises:
-    ValueError: if an argument is out of its range.
+    ValueError: if an argument is out of its range; at `init` as `powerprop`,
+      and if `where` chooses no leaf.
+
+  Warns:
+    UserWarning: as `powerprop` does.
 
   Reference: Jain, Raj and Asgaonkar, Powerpropagation (report, 2022), section
     5, Algorithm 1.
   """
-  if not isinstance(alpha, jax.core.Tracer) and not 1 < alpha < float('inf'):
+  alpha = reparam.check_alpha(alpha)
+  if not isinstance(alpha, jax.core.Tracer) and np.asarray(alpha) == 1:
     raise ValueError(
       f'alpha is {alpha}, but an adaptive α must start at a finite number'
       ' above 1, which the rule never leaves; choose for instance alpha=1.25.'
     )
-  for name, value, ok, must in (
-    ('every', every, every >= 1, 'at least 1'),
-    ('factor', factor, factor > 1, 'above 1'),
-    ('increment', increment, increment > 0, 'above 0'),
-    ('epsilon', epsilon, epsilon > 0, 'above 0'),
-    ('max_alpha', max_alpha, max_alpha > 1, 'above 1'),
+  for name, value, low, must in (
+    ('every', every, 1, 'at least 1'),
+    ('factor', factor, 1, 'above 1'),
+    ('increment', increment, 0, 'above 0'),
+    ('epsilon', epsilon, 0, 'above 0'),
+    ('max_alpha', max_alpha, 1, 'above 1'),
   ):
-    if not ok:
-      raise ValueError(f'{name} is {value} but must be {must}.')
+    if not isinstance(value, int | float | np.number):
+      must = f'a number {must}'
+    elif value > low or (value == low and must.startswith('at least')):
+      continue
+    raise ValueError(f'{name} is {checks.brief(value)} but must be {must}.')
+  inner = inner_lib.supported(inner)
+  checks.check_where(where)
 
   # The α in the state decides; a schedule that never moves would re-map at
   # every update, so the base is rebuilt around the array instead.

@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 import optax
 
+from powerprop import checks
 from powerprop import trees
+from powerprop.transforms import inner as inner_lib
 from powerprop.transforms import target_propagation as target
 from powerprop.types import Alpha, Where
 
@@ -21,7 +23,8 @@ def chain_rule(
   the slope; the paper argues that this weakens the effect.
 
   Args:
-    inner: any optax transformation but one whose line search calls the loss.
+    inner: any optax transformation but lookahead or one with a line search; see
+      docs/transforms.md.
     alpha: a number ≥ 1 (compiled in) or an array (traced). No schedule: the
       inner optimiser's moments live in φ's space, which must not move.
     where: `where(path, leaf)`: which leaves live under Ψ.
@@ -30,8 +33,12 @@ def chain_rule(
     An optax transformation whose state is a `PowerpropState`.
 
   Raises:
-    ValueError: if α is below 1 or a schedule, or `inner` needs a line search;
-      at `update` if params are missing.
+    ValueError: if α is no power or a schedule, `where` no function or `inner`
+      no optimiser; at `init` if `inner` is one that is refused; at `update` if
+      params are missing.
+
+  Warns:
+    UserWarning: as `powerprop` does.
 
   Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 2, eq. (1)
     and footnote 1.
@@ -41,13 +48,15 @@ def chain_rule(
       'chain_rule needs a constant α, as its moments live in the space of φ;'
       ' use powerprop for a scheduled α.'
     )
-  inner = optax.with_extra_args_support(inner)
+  inner = inner_lib.supported(inner)
+  checks.check_where(where)
   target.stored(alpha)
 
   def init_fn(phi):
-    count = jnp.zeros((), jnp.int32)
-    state = target.PowerpropState(count, target.stored(alpha), inner.init(phi))
-    target.refuse_line_search(state.inner)
+    count, now = jnp.zeros((), jnp.int32), target.stored(alpha)
+    checks.warn_of_stuck(phi, target.read(now), where)
+    state = target.PowerpropState(count, now, inner.init(phi))
+    inner_lib.refuse(state.inner, naive=True)
     return state
 
   def update_fn(updates, state, params=None, **extra_args):

@@ -1,23 +1,21 @@
-"""`powerprop`: Δφ = optim(∂L/∂θ)·α|φ|^(α−1), around any optax optimiser."""
+"""`powerprop`: Δφ = optim(∂L/∂θ)·α|φ|^(α−1), around an optax optimiser."""
 
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from powerprop import checks
 from powerprop import reparam
 from powerprop import trees
+from powerprop.transforms import inner as inner_lib
 from powerprop.types import Alpha, Params, Schedule, Updates, Where
 
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class StaticAlpha:
-  """A number α in a state: part of the program, no leaf of the tree."""
-
-  value: float
+# A number α in a state: {'2.5': None}. That has no leaves: a number in the key
+# is part of the tree's structure, and so of the program. And what saves trees
+# by their fields and keys (flax.serialization) needs to know no class of ours.
+StaticAlpha: TypeAlias = dict[str, None]
 
 
 class PowerpropState(NamedTuple):
@@ -48,13 +46,13 @@ def stored(alpha: Any) -> StaticAlpha | jax.Array:
   """How a state keeps α: numbers as part of the program, arrays as leaves."""
   alpha = reparam.check_alpha(alpha)
   if isinstance(alpha, float):
-    return StaticAlpha(alpha)
+    return {repr(alpha): None}
   return jnp.asarray(alpha, jnp.float32)
 
 
 def read(alpha: StaticAlpha | jax.Array) -> Alpha:
   """The inverse of `stored`."""
-  return alpha.value if isinstance(alpha, StaticAlpha) else alpha
+  return float(next(iter(alpha))) if isinstance(alpha, dict) else alpha
 
 
 def current_alpha(opt_state: optax.OptState) -> Alpha:
@@ -69,12 +67,13 @@ def current_alpha(opt_state: optax.OptState) -> Alpha:
     state is that of a vmapped population).
 
   Raises:
-    ValueError: if the state holds no α, or several of them.
+    ValueError: if the state holds no α, or several that are not one number.
   """
   is_ours = lambda x: isinstance(x, PowerpropState)
   leaves = jax.tree.leaves(opt_state, is_leaf=is_ours)
   found = [read(x.alpha) for x in leaves if isinstance(x, PowerpropState)]
-  if len(found) != 1:
+  same = all(isinstance(a, float) and a == found[0] for a in found)
+  if not found or (len(found) > 1 and not same):
     raise ValueError(
       f'found {len(found)} Powerprop states in this optimiser state where one'
       ' was expected; pass the state of the transformation that you mean.'
@@ -82,36 +81,12 @@ def current_alpha(opt_state: optax.OptState) -> Alpha:
   return found[0]
 
 
-def refuse_line_search(inner_state: optax.OptState) -> None:
-  """Raises where an optimiser would call the loss: it would do so at θ, not φ.
-
-  Args:
-    inner_state: the inner optimiser's state.
-
-  Raises:
-    ValueError: if the state belongs to a line search.
-  """
-  searches = (
-    optax.ScaleByBacktrackingLinesearchState,
-    optax.ScaleByZoomLinesearchState,
-  )
-  is_search = lambda x: isinstance(x, searches)
-  for leaf in jax.tree.leaves(inner_state, is_leaf=is_search):
-    if is_search(leaf):
-      raise ValueError(
-        f'the inner optimiser holds a line search ({type(leaf).__name__}, as'
-        ' optax.lbfgs does) that calls the loss with its own parameters; '
-        'Powerprop cannot wrap it: use one without, such as '
-        'optax.lbfgs(linesearch=None), or a first-order optimiser.'
-      )
-
-
 def powerprop(
   inner: optax.GradientTransformation,
   alpha: Alpha | Schedule,
   where: Where = trees.is_weight,
 ) -> optax.GradientTransformationExtraArgs:
-  """Powerpropagation around any optax optimiser: target propagation.
+  """Powerpropagation around an optax optimiser: target propagation.
 
   .. math::
     Δφ = optim(∂L/∂θ) · α|φ|^{α−1},  θ = φ|φ|^{α−1}
@@ -126,8 +101,9 @@ def powerprop(
   the slope would be applied twice: use the plain optimiser there.
 
   Args:
-    inner: any optax transformation but one whose line search calls the loss.
-      Extra arguments of `update` are handed on to it.
+    inner: an optax transformation that answers with a step; docs/transforms.md
+      lists those that do, and those that are refused, as they need to know
+      where their steps lead. Extra arguments of `update` are handed on to it.
     alpha: a number ≥ 1 (compiled in), an array ≥ 1 (traced; taken as it is at
       every update, so that `optax.inject_hyperparams` may change it), or an
       optax schedule of the update count. With a schedule, φ is re-mapped at
@@ -140,8 +116,13 @@ def powerprop(
     An optax transformation whose state is a `PowerpropState`.
 
   Raises:
-    ValueError: if α is below 1, or `inner` needs a line search; at `update` if
-      params are missing.
+    ValueError: if α is no power, `where` no function or `inner` no optimiser;
+      at `init` if `inner` is one that is refused; at `update` if params are
+      missing.
+
+  Warns:
+    UserWarning: at `init`, unless it is traced, if a leaf under Ψ is zero all
+      over and α > 1, as it would never move.
 
   Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 2.
 
@@ -153,7 +134,8 @@ def powerprop(
     >>> [round(float(x), 4) for x in updates['w']]
     [-0.4, -0.0]
   """
-  inner = optax.with_extra_args_support(inner)
+  inner = inner_lib.supported(inner)
+  checks.check_where(where)
   schedule = alpha if callable(alpha) else None
   kind = PowerpropState if schedule is None else MovingState
   if schedule is None:
@@ -162,9 +144,10 @@ def powerprop(
   def init_fn(phi):
     count = jnp.zeros((), jnp.int32)
     now = stored(schedule(count) if schedule else alpha)
+    checks.warn_of_stuck(phi, read(now), where)
     theta = reparam.to_theta(phi, read(now), where)
     state = kind(count, now, inner.init(theta))
-    refuse_line_search(state.inner)
+    inner_lib.refuse(state.inner)
     return state
 
   def update_fn(updates, state, params=None, **extra_args):
