@@ -71,7 +71,7 @@ def run(
   cells_of = functools.partial(
     continual_cells.make_cells, plans, executor=executor
   )
-  estimates.check(_estimate(s, sequence, plans))
+  estimates.check(_estimate(s, sequence, plans, exact=False))
   with (
     runs.disk_errors(workdir),
     runs.lock(workdir),
@@ -147,17 +147,21 @@ def run(
 def dry_run(s: ContinualSettings, data_dir: str | None = None) -> str:
   """What a run will take, in Markdown; trains and writes nothing."""
   sequence, plans, _ = _prepare(s, data_dir)
-  return _estimate(s, sequence, plans).markdown()
+  return _estimate(s, sequence, plans, exact=True).markdown()
 
 
-def _estimate(s: ContinualSettings, sequence, plans) -> estimates.Estimate:
+def _estimate(
+  s: ContinualSettings, sequence, plans, exact: bool
+) -> estimates.Estimate:
   """Of searches and sequences, with two coefficients where some are tried."""
   keys = continual_cells.keys(s, plans)
-  seeds = s.training.seeds
-  estimates.few(len(keys) * seeds, seeds)
   options = {
     key: continual_settings.coefficients(s, key.method) for key in keys
   }
+  number = sum(map(len, options.values()))
+  seeds = s.training.seeds
+  estimates.few(number * seeds, 'seeds', seeds)
+  estimates.few(number * s.search_seeds, 'search_seeds', s.search_seeds)
   several = {k: c for k, c in options.items() if len(c) > 1}
   at_most = {k: c[:2] for k, c in options.items()}
   every = []
@@ -168,47 +172,57 @@ def _estimate(s: ContinualSettings, sequence, plans) -> estimates.Estimate:
     members = continual_cells.make_members(s, plans, chosen, search)
     executor = population.choose_executor(s.training.executor)
     every += continual_cells.make_cells(plans, members, executor, tasks)
-  return _of_cells(every, sequence)
+  return _of_cells(every, sequence, exact)
 
 
-def _of_cells(cells: list[Cell], sequence: data.Sequence) -> estimates.Estimate:
-  """What learning the sequences of cells will take."""
+def _of_cells(
+  cells: list[Cell], sequence: data.Sequence, exact: bool
+) -> estimates.Estimate:
+  """What learning the sequences of cells will take.
+
+  Args:
+    cells: of the searches and of the sequences.
+    sequence: that they learn.
+    exact: whether states and records are traced, which takes a while; else
+      their bytes are those of the parameters, the least that they can be.
+  """
   splits = {name: getattr(sequence.dataset, name) for name in data.SPLITS}
   number: Any = jax.ShapeDtypeStruct((), jnp.int32)
-  sizes: dict[int, tuple[int, int, int]] = {}
+  known: dict[int, tuple[int, int, int, float]] = {}
   on_device, on_disk = [], 0
   steps, flops = 0, 0.0
   for cell in cells:
-    which = id(cell.life)
-    if which not in sizes:
-      tables = jax.vmap(sequence.tables) if cell.stacked else sequence.tables
-      tables = jax.eval_shape(tables, cell.hyper.seed)
-      source = data.Source(splits, tables, number, number)
-      state = jax.eval_shape(cell.life.start, cell.hyper, source)
-      archive = jax.eval_shape(cell.life.archive, state, cell.hyper, source)
-      packed = estimates.size_of(state, {'bool': 1 / 8})
-      sizes[which] = (
-        estimates.size_of(state),
-        packed,
-        estimates.size_of(archive[1]),
+    which, plan = id(cell.life), cell.plan
+    if which not in known:
+      state, record = plan.shapes, ()
+      if exact:
+        tables = jax.vmap(sequence.tables) if cell.stacked else sequence.tables
+        tables = jax.eval_shape(tables, cell.hyper.seed)
+        source = data.Source(splits, tables, number, number)
+        state = jax.eval_shape(cell.life.start, cell.hyper, source)
+        _, record = jax.eval_shape(cell.life.archive, state, cell.hyper, source)
+      forward = sparse_plan.layer_flops(
+        plan.recipe.net, plan.shapes, plan.net_state, plan.recipe.image_shape
       )
-    state_bytes, packed, record = sizes[which]
-    records = record * cell.num_tasks
+      known[which] = (
+        estimates.size_of(state),
+        estimates.size_of(state, {'bool': 1 / 8}),
+        estimates.size_of(record),
+        sum(forward.values()),
+      )
+    state_bytes, packed, record_bytes, cost = known[which]
+    records = record_bytes * cell.num_tasks
     # The state, that of the task's start, and the next; both of them on disk.
     on_device.append(3 * state_bytes + records)
     on_disk += 2 * 2 * packed + records
-    plan = cell.plan
     members = len(set(cell.members))
     mine = (plan.steps + plan.retrain_steps) * cell.num_tasks * members
-    forward = sparse_plan.layer_flops(
-      plan.recipe.net, plan.shapes, plan.net_state, plan.recipe.image_shape
-    )
     steps += mine
-    flops += 3.0 * sum(forward.values()) * plan.recipe.batch_size * mine
+    flops += 3.0 * cost * plan.recipe.batch_size * mine
   at_once = sorted(on_device)[-population.workers() :]
   return estimates.Estimate(
     trainings=sum(len(set(c.members)) for c in cells),
-    programs=len(sizes),
+    programs=len(known),
     parameters=max(
       sum(x.size for x in jax.tree.leaves(c.plan.shapes)) for c in cells
     ),

@@ -70,17 +70,18 @@ class Estimate(NamedTuple):
     )
 
 
-def few(trainings: int, seeds: int) -> None:
+def few(trainings: int, field: str, value: int) -> None:
   """Raises ConfigError where a population is too large to be listed.
 
   Args:
     trainings: how many there would be.
-    seeds: of each.
+    field: of the config, that makes so many.
+    value: of the field.
   """
   if trainings > MOST_TRAININGS:
     raise ConfigError(
-      f'seeds is {seeds}, which makes {trainings:,} trainings, but a run has at'
-      f' most {MOST_TRAININGS:,}: lower seeds.'
+      f'{field} is {value}, which makes {trainings:,} trainings, but a run has'
+      f' at most {MOST_TRAININGS:,}: lower {field}.'
     )
 
 

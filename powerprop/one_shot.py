@@ -112,7 +112,7 @@ def _prepare(s: Settings, data_dir: str | None):
   recipe = train.make_recipe(s, dataset)
   adaptive = ('adaptive_powerprop',)
   several = len(make_members(s._replace(seeds=1), adaptive))
-  estimates.few(several * s.seeds, s.seeds)
+  estimates.few(several * s.seeds, 'seeds', s.seeds)
   members = make_members(s, adaptive)
   if 1.0 in s.alphas and not any(m.alpha == 1 for m in members):
     raise settings_lib.ConfigError(
@@ -297,7 +297,9 @@ def _records(groups, layers, workdir):
       # A few weights grow far beyond all others: they fall in the last bins.
       reach = max(np.quantile(np.abs(f[j]), 0.999) for f in everything) or 1.0
       every = [f[j] for f in everything]
-      edges = analysis.histogram_edges(every, float(reach), _BINS)
+      # Of few weights, narrow bins would show nothing but chance.
+      bins = min(_BINS, max(21, int(final[j].size ** 0.5)))
+      edges = analysis.histogram_edges(every, float(reach), bins)
       inside = np.clip(final[j].astype(np.float64), edges[0], edges[-1])
       counts, edges = np.histogram(inside, edges)
       records[f'g{g}/layer{j}/counts'] = counts

@@ -68,12 +68,15 @@ def test_an_estimate_of_sequences():
     )
   )
   sequence, plans, _ = continual_training._prepare(s, None)
-  e = continual_training._estimate(s, sequence, plans)
+  e = continual_training._estimate(s, sequence, plans, exact=True)
   # Two α: one sequence with masks, two at most with a penalty, three searches.
   assert e.trainings == 2 * (1 + 2 + 3) and e.programs == 3
   assert e.steps == 6 * 2 * (3 * 3 + 3 * 2)
   assert e.flops == 3 * _FORWARD * 60 * e.steps
   assert e.disk_bytes > 2 * 2 * 4 * _PARAMETERS * e.trainings
+  least = continual_training._estimate(s, sequence, plans, exact=False)
+  assert least.device_bytes < e.device_bytes
+  assert least[:5] == e[:5]  # all but the bytes
 
 
 @pytest.mark.parametrize(
@@ -107,6 +110,8 @@ def test_a_population_that_is_too_large(tmp_path, monkeypatch):
   monkeypatch.setattr(estimates, 'memory', lambda: 10**9)
   with pytest.raises(settings.ConfigError, match='num_tasks is 10000000'):
     continual_run_tiny.run(tmp_path / 'tasks', num_tasks=10_000_000)
+  with pytest.raises(settings.ConfigError, match='search_seeds is 99999999'):
+    continual_run_tiny.run(tmp_path / 'search', search_seeds=99_999_999)
   with pytest.raises(settings.ConfigError, match='number of epochs is 1e'):
     continual_run_tiny.run(tmp_path / 'epochs', epochs=1e20)
 

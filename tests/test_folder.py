@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 
 import continual_run_tiny
 import numpy as np
@@ -266,3 +267,20 @@ def test_a_damaged_log_costs_its_lines_and_no_more(finished, tmp_path, caplog):
     powers = [found[f'g{g}/alpha_over_steps'] for g in (0, 1)]
   # The third is of a seed that is not drawn.
   assert [int(np.isnan(x).sum()) for x in powers] == [1, 1]
+
+
+def test_a_record_has_the_commit_of_the_runs_start(tmp_path, monkeypatch):
+  head = 'first'
+
+  def git(command, **_):
+    text = head if 'rev-parse' in command else ''
+    return subprocess.CompletedProcess(command, 0, stdout=text)
+
+  monkeypatch.setattr(runs.subprocess, 'run', git)
+  runs.commit.cache_clear()
+  try:
+    folder.open_folder(tmp_path, {'steps': 1}, settings.Rules())
+    head = 'second'  # somebody commits while it trains
+    assert runs.environment()['commit'] == 'first'
+  finally:
+    runs.commit.cache_clear()

@@ -89,7 +89,8 @@ def test_what_a_run_records(finished):
   assert environment['executor'] == 'map'
 
   config = json.loads((folder / 'config.json').read_bytes())
-  assert config == json.loads(runs.to_json(tiny.config().to_dict()))
+  whole = settings.resolved(tiny.config().to_dict())
+  assert config == json.loads(runs.to_json(whole))
   log = runs.read_metrics(folder)
   assert [r['step'] for r in log] == [10] * 4 + [20] * 4 + [30] * 4 + [40] * 4
   assert all(0 <= r['validation_accuracy'] <= 1 for r in log)

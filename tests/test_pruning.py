@@ -158,7 +158,7 @@ def test_dsr_leaves_no_layer_empty_before_training():
   """
   theta = _theta()
   target = methods.make_target(theta, 0.3)
-  method = methods.dsr(methods.Brief(target, 100), begin=0, fraction=0.9)
+  method = methods.dsr(methods.Brief(target, 100), begin=0, fraction=1.0)
   phi = reparam.to_phi(theta, 2.0)
   init = jax.jit(lambda phi: method.init(jax.random.key(0), phi, 2.0, None))
   _, masks = init(phi)

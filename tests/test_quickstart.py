@@ -32,6 +32,7 @@ from powerprop import continual_records
 from powerprop import continual_settings
 from powerprop import continual_training
 from powerprop import data
+from powerprop import folder
 from powerprop import methods
 from powerprop import one_shot
 from powerprop import runs
@@ -191,15 +192,15 @@ def test_rounding_decides_nothing_in_the_overridden_run(tmp_path):
   config.densities, config.alphas = (1.0,), (2.5,)
   losses = []
   for name in ('plain', 'nudged'):
-    folder = tmp_path / name
-    runs.open_folder(folder, config.to_dict())
+    workdir = tmp_path / name
+    folder.open_folder(workdir, config.to_dict(), settings.Rules())
     with contextlib.ExitStack() as stack:
       if name == 'nudged':
         stack.enter_context(stability.nudged())
-      results = one_shot.run(settings.check(config), folder)
+      results = one_shot.run(settings.check(config), workdir)
     assert not results['diverged']
     assert min(row['test_accuracy'] for row in results['rows']) > 0.9
-    losses.append([line['loss'] for line in runs.read_metrics(folder)])
+    losses.append([line['loss'] for line in runs.read_metrics(workdir)])
   # With five times the learning rate four of five seeds diverge.
   np.testing.assert_allclose(*losses, atol=0.01)
 

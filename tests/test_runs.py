@@ -323,23 +323,6 @@ def test_environment_says_versions_device_and_commit():
   assert {'python', 'device', 'processor', 'cores', 'commit'} <= set(got)
 
 
-def test_a_record_has_the_commit_of_the_runs_start(tmp_path, monkeypatch):
-  head = 'first'
-
-  def git(command, **_):
-    text = head if 'rev-parse' in command else ''
-    return subprocess.CompletedProcess(command, 0, stdout=text)
-
-  monkeypatch.setattr(runs.subprocess, 'run', git)
-  runs.commit.cache_clear()
-  try:
-    runs.open_folder(tmp_path, {'steps': 1})
-    head = 'second'  # somebody commits while it trains
-    assert runs.environment()['commit'] == 'first'
-  finally:
-    runs.commit.cache_clear()
-
-
 # The binary.
 
 

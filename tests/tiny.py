@@ -1,6 +1,5 @@
 """A run of seconds, shared by the tests of runs, experiments and bad input."""
 
-import contextlib
 import os
 import pathlib
 import subprocess
@@ -65,12 +64,6 @@ def as_users(**variables: str) -> dict[str, str]:
   return environment(
     XLA_FLAGS=flags.strip(), JAX_DISABLE_MOST_OPTIMIZATIONS='false', **variables
   )
-
-
-@contextlib.contextmanager
-def compiled_once():
-  """Nothing any more: conftest.py does it for all tests."""
-  yield
 
 
 def start(*args, **kwargs) -> subprocess.Popen:

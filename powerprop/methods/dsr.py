@@ -60,22 +60,21 @@ def dsr(
 
   def update(event: Event, masks):
     phi = masked.in_phi(brief, event.phi, event.alpha)
+    phi = _largest_above(phi, masks)
     flat = lambda tree: {'': jnp.concatenate([tree[n].ravel() for n in masks])}
     together = flat(masks)
     total = jnp.sum(together[''], dtype=jnp.int32)
     number = jnp.floor(drop(event.step) * total).astype(jnp.int32)
+    number = jnp.minimum(number, total - len(masks))
     left = drop_grow.dropped(flat(phi), together, {'': number})['']
     kept, offset = {}, 0
     for name, m in masks.items():
       kept[name] = left[offset : offset + m.size].reshape(m.shape)
       offset += m.size
-    kept = _none_empty(phi, masks, kept)
     remaining = jnp.stack([jnp.sum(k, dtype=jnp.int32) for k in kept.values()])
     sizes = jnp.array([m.size for m in masks.values()], jnp.int32)
     shares = budgets.spread(
-      remaining.astype(jnp.float32),
-      total - jnp.sum(remaining),
-      sizes - remaining,
+      remaining.astype(jnp.float32), number, sizes - remaining
     )
     ranks = masked.event_scores(brief, 'random', event)
     numbers = dict(zip(masks, shares, strict=True))
@@ -92,16 +91,13 @@ def dsr(
   )
 
 
-def _none_empty(
-  phi: dict[str, jax.Array],
-  masks: dict[str, jax.Array],
-  kept: dict[str, jax.Array],
+def _largest_above(
+  phi: dict[str, jax.Array], masks: dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
-  """What is kept, and the largest active weight of a layer without any."""
+  """φ with each layer's largest active weight above all: it counts as NaN."""
   out = {}
   for name, m in masks.items():
     size = jnp.where(m, jnp.abs(phi[name]), -1).ravel()
     largest = (jnp.arange(m.size) == jnp.argmax(size)).reshape(m.shape)
-    empty = ~jnp.any(kept[name])
-    out[name] = kept[name] | (empty & largest & m)
+    out[name] = jnp.where(largest, jnp.nan, phi[name])
   return out
