@@ -45,3 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
   # on the bits that users get runs in a process `tiny.as_users`.
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
   os.environ['XLA_FLAGS'] = ' '.join([given, *_QUICK]).strip()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """A test's name is the same in every process, or workers cannot share."""
+  for item in items:
+    if ' at 0x' in item.nodeid:
+      raise pytest.UsageError(f'{item.nodeid} has an address in its name')

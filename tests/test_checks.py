@@ -54,7 +54,7 @@ TAKERS = {
     (jnp.full(3, 2.0), 'jax.vmap'),
     (optax.constant_schedule(2.0), 'schedule'),
   ],
-  ids=str,
+  ids=lambda x: None if callable(x) else str(x),
 )
 def test_what_is_no_power_gets_a_sentence(alpha, remedy):
   for name, taker in TAKERS.items():
@@ -117,7 +117,11 @@ def test_adaptive_wants_numbers(kwargs, message):
     pp.adaptive_powerprop(optax.sgd(0.1), 2.0, **({'every': 1} | kwargs))
 
 
-@pytest.mark.parametrize('net', [lambda x: x, hk.Linear, None, {}], ids=str)
+@pytest.mark.parametrize(
+  'net',
+  [lambda x: x, hk.Linear, None, {}],
+  ids=['function', 'class', 'None', 'dict'],
+)
 def test_reparameterise_wants_a_transformed_net(net):
   with pytest.raises(ValueError, match='^net is .* hk.transform returned'):
     pp.reparameterise(net, 2.0)

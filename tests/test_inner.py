@@ -469,7 +469,6 @@ def _schedule(count):
     ({'adam': 1e-3}, ''),
     ((optax.adam(1e-3).init, optax.adam(1e-3).update), ''),
   ],
-  ids=str,
 )
 def test_what_is_no_optimiser_gets_a_sentence(inner, hint):
   for make in (
