@@ -123,6 +123,7 @@ def make_learners(
     'network_kwargs': {'hidden': size.hidden},
     'learning_rate': (1e-3,),
     'method_training': {},
+    'labels': {},
     'batch_size': size.batch_size,
     'num_tasks': 2,
     'seeds': 1,
