@@ -17,9 +17,13 @@ import requests
 
 from powerprop import data
 from powerprop.data import cache
+from powerprop.data import datasets
 from powerprop.data import prepared
 
-_TRAIN, _TEST = 5_012, 24  # 12 to train on, 5,000 to validate.
+_PUBLISHED = datasets._VALIDATION_SIZE
+# The small data set below: fewer pictures to decode, again and again.
+_VALIDATION, _TEST = 50, 24
+_TRAIN = 12 + _VALIDATION
 _FOLDER = pathlib.Path('mnist', '3.0.1')
 _TEST_FILE = 'mnist-test.array_record-00000-of-00001'
 
@@ -27,6 +31,7 @@ _TEST_FILE = 'mnist-test.array_record-00000-of-00001'
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  monkeypatch.setattr(datasets, '_VALIDATION_SIZE', _VALIDATION)
 
 
 # A small prepared data set, written without TensorFlow.
@@ -53,7 +58,7 @@ def _record(i):
 
 @pytest.fixture(scope='module')
 def small_dir(tmp_path_factory):
-  """Returns a folder with a prepared 'mnist' of 5,012 and 24 pictures."""
+  """Returns a folder with a prepared 'mnist' of 62 and 24 pictures."""
   from array_record.python import array_record_module
 
   root = tmp_path_factory.mktemp('tfds')
@@ -92,8 +97,8 @@ def copy_dir(small_dir, tmp_path):
 
 def _assert_small(ds):
   for split, first, size in (
-    (ds.train, 0, _TRAIN - 5_000),
-    (ds.validation, _TRAIN - 5_000, 5_000),
+    (ds.train, 0, _TRAIN - _VALIDATION),
+    (ds.validation, _TRAIN - _VALIDATION, _VALIDATION),
     (ds.test, 0, _TEST),
   ):
     indices = range(first, first + size)
@@ -184,6 +189,7 @@ def test_imports_are_lazy_and_reading_needs_no_tensorflow(small_dir):
   program = (
     'import sys\n'
     'from powerprop import data\n'
+    f'data.datasets._VALIDATION_SIZE = {_VALIDATION}\n'
     'assert "tensorflow_datasets" not in sys.modules\n'
     'assert "sklearn" not in sys.modules\n'
     f'data.load("mnist", {str(small_dir)!r})\n'
@@ -197,6 +203,10 @@ def test_imports_are_lazy_and_reading_needs_no_tensorflow(small_dir):
   )
 
 
+def test_the_last_5000_are_for_validation():
+  assert _PUBLISHED == 5_000
+
+
 def _mnist_dir():
   root = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return pathlib.Path(root).expanduser()
@@ -206,7 +216,8 @@ def _mnist_dir():
   not list(_mnist_dir().glob('mnist/*/*.array_record*')),
   reason='no prepared mnist in TFDS_DATA_DIR or ~/tensorflow_datasets',
 )
-def test_mnist():
+def test_mnist(monkeypatch):
+  monkeypatch.setattr(datasets, '_VALIDATION_SIZE', _PUBLISHED)
   ds = data.load('mnist')
   splits = (ds.train, ds.validation, ds.test)
   assert [s.image.shape for s in splits] == [
@@ -255,7 +266,10 @@ def _empty(file):
   os.truncate(file, 0)
 
 
-def _flip(file, position=100_000):
+def _flip(file):
+  content = np.frombuffer(file.read_bytes(), np.uint8)
+  filled = np.flatnonzero(content)  # files are padded
+  position = filled[len(filled) // 2]
   with open(file, 'r+b') as f:
     f.seek(position)
     byte = f.read(1)[0]
