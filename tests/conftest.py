@@ -51,6 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
   os.environ['XLA_FLAGS'] = ' '.join([given, *_QUICK]).strip()
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _small_pictures() -> None:
+  """Figures are drawn with fewer pixels, which no test counts."""
+  from powerprop import style
+
+  style._STYLE['savefig.dpi'] = 40
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """A test's name is the same in every process, or workers cannot share."""
   for item in items:
