@@ -1,6 +1,7 @@
 """Trainings as functions, populations, executors and sharding."""
 
 import functools
+import os
 import subprocess
 import sys
 import textwrap
@@ -291,15 +292,18 @@ def test_static_alphas_share_programs_by_transform_and_alpha():
 
 
 _AS_USERS = """
-  import jax
   import optax
+  import test_train as t
+
+  for optimizer in (optax.sgd, optax.adam):
+    t.assert_plain_optax(optimizer)
+"""
+_EIGHT = '--xla_force_host_platform_device_count=8'
+_SHARDED = """
+  import jax
   import test_train as t
   import tiny
   from powerprop import population, train
-
-  # Two programs with the same bits, if both are compiled as users have them.
-  for optimizer in (optax.sgd, optax.adam):
-    t.assert_plain_optax(optimizer)
 
   devices = jax.local_devices()
   assert len(devices) == 8, devices
@@ -332,18 +336,26 @@ _AS_USERS = """
 """
 
 
-def test_alpha_one_is_plain_optax_and_sharded_is_unsharded(tmp_path):
-  """On eight simulated CPU devices, in a process of its own."""
-  environment = tiny.as_users(
-    XLA_FLAGS='--xla_force_host_platform_device_count=8',
-    PYTHONPATH=f'{tiny.ROOT}:{tiny.ROOT / "tests"}',
-  )
+def _run(program: str, environment: dict[str, str], *args: str) -> None:
+  """A program that knows these tests, in a process of its own."""
+  path = f'{tiny.ROOT}:{tiny.ROOT / "tests"}'
   done = subprocess.run(
-    [sys.executable, '-c', textwrap.dedent(_AS_USERS), str(tmp_path)],
+    [sys.executable, '-c', textwrap.dedent(program), *args],
     cwd=tiny.ROOT,
-    env=environment,
+    env=environment | {'PYTHONPATH': path},
     capture_output=True,
     text=True,
     timeout=600,
   )
   assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_static_alpha_one_is_plain_optax():
+  """Two programs with the same bits, if compiled as users have them."""
+  _run(_AS_USERS, tiny.as_users())
+
+
+def test_sharded_is_unsharded(tmp_path):
+  """On eight simulated CPU devices."""
+  flags = [os.environ.get('XLA_FLAGS', ''), _EIGHT]
+  _run(_SHARDED, tiny.environment(XLA_FLAGS=' '.join(flags)), str(tmp_path))

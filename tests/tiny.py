@@ -60,9 +60,10 @@ def environment(**variables: str) -> dict[str, str]:
 
 def as_users(**variables: str) -> dict[str, str]:
   """For a process whose programs are compiled as they are outside of tests."""
-  flags = f'{os.environ["USERS_XLA_FLAGS"]} {variables.pop("XLA_FLAGS", "")}'
   return environment(
-    XLA_FLAGS=flags.strip(), JAX_DISABLE_MOST_OPTIMIZATIONS='false', **variables
+    XLA_FLAGS=os.environ['USERS_XLA_FLAGS'],
+    JAX_DISABLE_MOST_OPTIMIZATIONS='false',
+    **variables,
   )
 
 
