@@ -2,7 +2,8 @@
 # installs what it needs, once, and again when the requirements change.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist loadgroup
+# A file's tests run in one process: what they share is trained once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -15,9 +15,6 @@ from powerprop import methods
 from powerprop import population
 from powerprop import transforms
 
-# In one process: the life of a method is shared by many tests.
-pytestmark = pytest.mark.xdist_group('continual')
-
 _OPTIONS: dict[str, dict[str, Any]] = {
   'a_gem': {'memory_size': 40, 'replay_batch': 10},
   'efficient_packnet': {'rates': (0.1, 0.2, 0.4, 0.7, 1.0)},

@@ -49,10 +49,6 @@ _FIELDS = {
 _TOTAL = 64 * 8 + 8 * 10
 
 
-# One worker: what is trained for several tests is trained once.
-pytestmark = pytest.mark.xdist_group('continual_training')
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """A run that nothing disturbed, and its results."""

@@ -25,10 +25,6 @@ from powerprop.types import Method
 PAGE = pathlib.Path(__file__).parents[1] / 'docs' / 'new_method.md'
 
 
-# One worker: what is trained for several tests is trained once.
-pytestmark = pytest.mark.xdist_group('docs_method')
-
-
 @pytest.fixture(scope='module')
 def page():
   """What the page's code blocks define, run in order as one module."""

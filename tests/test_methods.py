@@ -24,9 +24,6 @@ from powerprop.methods import magnitude
 from powerprop.methods import step as steps_lib
 from powerprop.types import Event
 
-# In one process: the trainings of a method are shared by many tests.
-pytestmark = pytest.mark.xdist_group('methods')
-
 
 @pytest.fixture(autouse=True, scope='module')
 def _batches():

@@ -18,9 +18,6 @@ import stability
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / 'docs' / 'quickstart.ipynb'
 
-# One worker: the notebook is run once.
-pytestmark = pytest.mark.xdist_group('notebook')
-
 
 def _code() -> list[dict[str, Any]]:
   cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']

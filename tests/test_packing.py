@@ -17,9 +17,6 @@ from powerprop import train
 from powerprop import trees
 from powerprop.types import Ending, Examples
 
-# In one process: the programs of a life are shared by many tests.
-pytestmark = pytest.mark.xdist_group('packing')
-
 # The module: in `powerprop.methods` the name is the function.
 efficient = importlib.import_module('powerprop.methods.efficient_packnet')
 

@@ -95,10 +95,6 @@ def _two_tasks(method):
   return start, first, second, value, grad
 
 
-# One worker: what is trained for several tests is trained once.
-pytestmark = pytest.mark.xdist_group('penalties')
-
-
 @pytest.fixture(scope='module')
 def by_hand():
   true: dict[str, Any] = {'labels': 'true'}

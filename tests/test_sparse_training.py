@@ -48,10 +48,6 @@ _FIELDS = {
 }
 
 
-# One worker: what is trained for several tests is trained once.
-pytestmark = pytest.mark.xdist_group('sparse_training')
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
   """Both α, two seeds, two densities; a program has all members of a kind."""
