@@ -15,6 +15,7 @@ import numpy as np
 
 from powerprop import analysis
 from powerprop.analysis import Row
+from powerprop.naming import display_name
 from powerprop.naming import NO_LABELS
 
 Records = Mapping[str, np.ndarray]
@@ -53,8 +54,7 @@ def title(method: str, labels: Mapping[str, str] = NO_LABELS) -> str:
   >>> title('a_gem'), title('my_method'), title('mine', {'mine': 'Mine, 0.5'})
   ('A-GEM', 'my method', 'Mine, 0.5')
   """
-  names = METHODS | dict(labels)
-  return names.get(method, method.replace('_', ' '))
+  return display_name(method, METHODS, labels)
 
 
 def member_name(row: Row) -> str:

@@ -10,6 +10,13 @@ from types import MappingProxyType
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
+def display_name(
+  name: str, names: Mapping[str, str], labels: Mapping[str, str]
+) -> str:
+  """A config's label, else a name of ours, else its own without underscores."""
+  return labels.get(name) or names.get(name, name.replace('_', ' '))
+
+
 def transform_name(
   transform: str, labels: Mapping[str, str] = NO_LABELS
 ) -> str:
@@ -25,8 +32,7 @@ def transform_name(
   names = {'powerprop': 'Powerprop', 'chain_rule': 'naive chain rule'}
   if 'adaptive' in transform:
     names[transform] = 'adaptive from that α'
-  name = names.get(transform, transform.replace('_', ' '))
-  return labels.get(transform, name)
+  return display_name(transform, names, labels)
 
 
 def setting_name(

@@ -16,6 +16,7 @@ import numpy as np
 from powerprop import analysis
 from powerprop import differences
 from powerprop.analysis import Row
+from powerprop.naming import display_name
 from powerprop.naming import NO_LABELS
 
 # In the order of the tables, with what they are called there.
@@ -54,8 +55,7 @@ def title(name: str, labels: Mapping[str, str] = NO_LABELS) -> str:
   >>> title('rigl'), title('my_method'), title('mine', {'mine': 'Mine, 0.5'})
   ('RigL', 'my method', 'Mine, 0.5')
   """
-  name_of = METHODS | _DISTRIBUTIONS | dict(labels)
-  return name_of.get(name, name.replace('_', ' '))
+  return display_name(name, METHODS | _DISTRIBUTIONS, labels)
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
