@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import ml_collections
+import tiny
 
 from configs import digits_sparse
 from powerprop import folder
@@ -50,7 +51,8 @@ def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   c = config(**fields)
   checked = sparse_settings.check(c)
   folder.open_folder(workdir, c.to_dict(), sparse_settings.rules(checked))
-  return sparse_training.run(checked, workdir)
+  with tiny.prepared_once(sparse_training):
+    return sparse_training.run(checked, workdir)
 
 
 def command(workdir: pathlib.Path, **fields: Any) -> list[str]:

@@ -1,15 +1,21 @@
 """A run of seconds, shared by the tests of runs, experiments and bad input."""
 
+from collections.abc import Iterator
+import contextlib
+import functools
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import ml_collections
+import pytest
 
 from configs import digits
 from powerprop import folder
 from powerprop import one_shot
+from powerprop import population
 from powerprop import settings
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -32,12 +38,50 @@ def config(**fields) -> ml_collections.ConfigDict:
   return out
 
 
+_PREPARED: dict[object, Any] = {}
+
+
+@contextlib.contextmanager
+def prepared_once(experiment) -> Iterator[None]:
+  """What runs of the same settings prepare, and so trace, is made once.
+
+  These are functions and arrays, which a run leaves as they are. The binary,
+  and each fork of it, makes them anew.
+
+  Args:
+    experiment: the module with the `_prepare` of its runs.
+  """
+  prepare, estimate = experiment._prepare, experiment._estimate
+  initial = population.initial_states
+
+  def once(kind, make, s, *args):
+    t = getattr(s, 'training', s)._replace(checkpoint_seconds=0.0)
+    key = kind, repr(s._replace(training=t) if hasattr(s, 'training') else t)
+    if key not in _PREPARED:
+      _PREPARED[key] = make(s, *args)
+    return _PREPARED[key]
+
+  def start(recipe, cells, train):
+    # The cells are those of the settings, and so is what they start from. They
+    # are kept, so that nothing else gets their number.
+    if (key := id(cells)) not in _PREPARED:
+      _PREPARED[key] = cells, initial(recipe, cells, train)
+    return list(_PREPARED[key][1])
+
+  with pytest.MonkeyPatch.context() as patch:
+    for name, make in (('_prepare', prepare), ('_estimate', estimate)):
+      patch.setattr(experiment, name, functools.partial(once, name, make))
+    patch.setattr(population, 'initial_states', start)
+    yield
+
+
 def run(workdir: pathlib.Path, **fields):
   """A run in this process, without its figures."""
   c = config(**fields)
   checked = settings.check(c)
   folder.open_folder(workdir, c.to_dict(), settings.rules(checked))
-  return one_shot.run(checked, workdir)
+  with prepared_once(one_shot):
+    return one_shot.run(checked, workdir)
 
 
 def command(workdir: pathlib.Path, **fields) -> list[str]:
