@@ -230,7 +230,11 @@ def make_members(
 
 
 def make_cells(
-  plans: Mapping[str, Plan], members: list[Member], executor: str, tasks: int
+  plans: Mapping[str, Plan],
+  members: list[Member],
+  executor: str,
+  tasks: int,
+  lives: dict[Any, Life] | None = None,
 ) -> list[Cell]:
   """Arranges a population into programs.
 
@@ -241,23 +245,23 @@ def make_cells(
       sharded over the local devices (padded with copies of the last to fill
       them); 'map': one call per member, α static.
     tasks: how many tasks they learn at most.
+    lives: those of earlier calls with these plans and this executor, to which
+      new ones are added: what one call's cells compile, another's need not.
 
   Returns:
     Cells that cover the members.
   """
   cells = []
+  lives = {} if lives is None else lives
   if executor == 'map':
-    compiled: dict[tuple[Any, ...], Life] = {}
     for m in members:
       plan = plans[m.method]
       which = (m.method, m.transform, m.alpha)
-      if which not in compiled:
-        compiled[which] = _jit(make_life(plan, m.transform, m.alpha))
+      if which not in lives:
+        lives[which] = _jit(make_life(plan, m.transform, m.alpha))
       hyper = jax.tree.map(lambda x: x[0], _hyper([m]))
       limit = min(tasks, plan.num_tasks)
-      cells.append(
-        Cell(m.name, (m,), plan, limit, compiled[which], hyper, False)
-      )
+      cells.append(Cell(m.name, (m,), plan, limit, lives[which], hyper, False))
     return cells
   sharding = population.member_sharding()
   for (method, transform), group in itertools.groupby(
@@ -267,13 +271,15 @@ def make_cells(
     ms += [ms[-1]] * (-len(ms) % sharding.num_devices)
     plan = plans[method]
     kind = 'search/' if ms[0].search else ''
+    if (method, transform) not in lives:
+      lives[method, transform] = _jit(_vmap(make_life(plan, transform, None)))
     cells.append(
       Cell(
         f'{kind}{method}/{transform}',
         tuple(ms),
         plan,
         min(tasks, plan.num_tasks),
-        _jit(_vmap(make_life(plan, transform, None))),
+        lives[method, transform],
         jax.device_put(_hyper(ms), sharding),
         True,
       )

@@ -69,7 +69,7 @@ def run(
     )
   executor = population.choose_executor(s.training.executor)
   cells_of = functools.partial(
-    continual_cells.make_cells, plans, executor=executor
+    continual_cells.make_cells, plans, executor=executor, lives={}
   )
   estimates.check(_estimate(s, sequence, plans, exact=False))
   with (

@@ -18,7 +18,7 @@ SGD = {'optimizer': 'sgd', 'optimizer_kwargs': {}, 'learning_rate': (0.1,)}
 def config(**fields: Any) -> ml_collections.ConfigDict:
   """configs/digits_continual.py, made tiny.
 
-  A task is six steps in three chunks, each a checkpoint.
+  A task is six steps in two chunks, each a checkpoint.
 
   Args:
     **fields: of the config, which replace what is there.
@@ -38,7 +38,7 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     'method_training': {},
     'failure_accuracy': 0.0,
     'executor': 'vmap',
-    'chunk_steps': 2,
+    'chunk_steps': 3,
     'checkpoint_seconds': 0.0,
   }
   with out.ignore_type(), out.unlocked():

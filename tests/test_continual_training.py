@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import types
+from typing import NamedTuple
 
 import continual_run_tiny
 import jax
@@ -281,7 +282,7 @@ def test_params_for_gives_the_net_of_a_task(whole, tmp_path):
   folder, results = whole
   s = continual_settings.check(continual_run_tiny.config(**_WHOLE))
   name = f'{_PACK}/powerprop/alpha_2/coefficient_0/lr_0.1/seed_0'
-  for row in _rows(results, method=_PACK, alpha=2.0):
+  for row in _rows(results, method=_PACK, alpha=2.0)[::2]:
     w = continual_training.params_for(s, folder, name, row['task'])
     kept = sum(np.count_nonzero(x['w']) for x in w.values())
     assert kept == row['new_weights'] + row['reused_weights']
@@ -365,10 +366,12 @@ def test_the_log_has_a_line_for_a_member_and_task(whole):
 
 def test_map_is_vmap(whole, tmp_path):
   """To rounding; a picture or two may fall on the other side."""
-  results = continual_run_tiny.run(tmp_path, executor='map', alphas=(2.0,))
+  results = continual_run_tiny.run(
+    tmp_path, executor='map', alphas=(2.0,), **_MASKS
+  )
   assert results['environment']['executor'] == 'map'
   rows = _rows(results)
-  assert len(rows) == 6
+  assert len(rows) == 3
   for row in rows:
     (twin,) = _rows(whole[1], method=row['method'], alpha=2.0, task=row['task'])
     assert row.keys() == twin.keys()
@@ -470,12 +473,12 @@ def test_a_run_trains_no_longer_than_it_takes(whole):
 def test_a_first_task_that_diverges(whole, tmp_path, caplog):
   """And beside it, in the same program, a member that learns as ever."""
   results = continual_run_tiny.run(
-    tmp_path, alphas=(2.0,), learning_rate=(0.1, 1e30), retries=1
+    tmp_path, alphas=(2.0,), learning_rate=(0.1, 1e30), retries=1, **_MASKS
   )
   rows = _rows(results, learning_rate=1e30)
-  assert len(rows) == 2 * 3 and all(r['failed'] for r in rows)
+  assert len(rows) == 3 and all(r['failed'] for r in rows)
   assert {r['attempts'] for r in rows} == {2}
-  for row in _rows(results, method=_PACK, learning_rate=1e30):
+  for row in rows:
     assert row['used_weights'] == 0 and row['new_weights'] == 0
     assert row['accuracy_when_learned'] < 0.2  # a net without weights
   assert 'in task 1 at learning rate 3e+29: it is given up' in caplog.text
@@ -606,9 +609,9 @@ def test_damage_that_can_be_mended(whole, tmp_path, caplog):
 
 
 def test_a_full_disk_loses_nothing(whole, tmp_path, monkeypatch):
-  cell = _unfinished(whole, tmp_path, _PACK)
+  cell = _unfinished(whole, tmp_path, 'naive')
   shutil.rmtree(cell)
-  real, left = os.fsync, 5
+  real, left = os.fsync, 3  # then in the midst of the second task
 
   def fsync(fd):
     nonlocal left
@@ -628,27 +631,54 @@ def test_a_full_disk_loses_nothing(whole, tmp_path, monkeypatch):
 
 
 # The binary. One process does its imports, and a fork of it each command line;
-# a signal comes just before or after a file is written.
+# a signal comes just before or after a file is written. Two cells live at a
+# time, and one may be held up where it is until the process ends.
 
 _FORKS = """
-  import json, os, pathlib, sys, traceback
+  import json, os, pathlib, sys, threading, traceback
   from experiments import cli
   from experiments import continual
   from powerprop import continual_plots
+  from powerprop import population
   from powerprop import runs
+  from powerprop import style
 
-  def signal_at(part, count, when, signum):
-    real, seen = runs.write_atomically, [0]
+  draw = style.Figure.savefig
+
+  def savefig(self, path, format, metadata):
+    if format == 'pdf':  # has tests of its own
+      path.write_bytes(b'%PDF')
+    else:
+      draw(self, path, format=format, metadata=metadata)
+
+  style.Figure.savefig = savefig
+  style._STYLE['savefig.dpi'] = 40
+  population.workers = lambda: 2
+
+  def signals_at(places):
+    real, seen = runs.write_atomically, [0] * len(places)
+    waiting = threading.Event()
 
     def write(path, content):
-      here = part in str(path)
-      seen[0] += here
-      due = here and seen[0] == count
-      if due and when == 'before':
-        os.kill(os.getpid(), signum)
+      due = []
+      for i, (part, count, when, signum) in enumerate(places):
+        here = part in str(path)
+        seen[i] += here
+        if here and seen[i] == count:
+          due.append((when, signum))
+      act('before', due)
       real(path, content)
-      if due and when == 'after':
-        os.kill(os.getpid(), signum)
+      act('after', due)
+
+    def act(now, due):
+      for when, signum in due:
+        if when == now and signum is None:
+          waiting.set()
+          threading.Event().wait()
+        elif when == now:
+          if any(signum is None for *_, signum in places):
+            assert waiting.wait(300)
+          os.kill(os.getpid(), signum)
 
     runs.write_atomically = write
 
@@ -658,7 +688,7 @@ _FORKS = """
         path = pathlib.Path(sys.argv[1], f'{case}.{name}')
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
       if at:
-        signal_at(*at)
+        signals_at(at)
       if at is not None:
         continual_plots.draw = lambda workdir: []  # takes a while
       sys.argv = ['continual', *argv]
@@ -679,8 +709,7 @@ _FORKS = """
 
 
 def _run_all(folder, cases):
-  """[(status, stdout, stderr)] of (flags, where a signal comes)."""
-  folder.mkdir()
+  """[(status, stdout, stderr)] of (flags, where signals come)."""
   done = subprocess.run(
     [sys.executable, '-c', textwrap.dedent(_FORKS), str(folder)],
     cwd=tiny.ROOT,
@@ -698,29 +727,64 @@ def _run_all(folder, cases):
   ]
 
 
-@pytest.mark.slow
-def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, tmp_path):
-  workdir = tmp_path / 'run'
-  flags = continual_run_tiny.flags(workdir, **_WHOLE)
-  kill, term = signal.SIGKILL, signal.SIGTERM
-  mask = f'{_PACK}/powerprop/tasks/0001'
-  # Part of a file's path, its how manieth, when, the signal.
-  stops = [
-    ['files.json', 2, 'before', kill],  # a task's second checkpoint is torn
-    ['naive/powerprop/checkpoints', 1, 'after', kill],  # in the first task
-    [mask, 1, 'after', kill],  # the checkpoint has one task less
-    [f'{_PACK}/powerprop/checkpoints', 2, 'after', term],
-    ['records.npz', 1, 'after', kill],
-    ['records.npz', 1, 'after', term],  # all is learned, nothing asks for it
+_KILL, _TERM = signal.SIGKILL, signal.SIGTERM
+_LAST_MASK = f'{_PACK}/powerprop/tasks/0001'
+# For each start: part of a file's path, its how manieth, when, the signal; with
+# no signal, that cell waits there for the other's.
+_STOPS = [
+  [['files.json', 2, 'before', _KILL]],  # a task's second checkpoint is torn
+  [
+    # One in the first task; the other's checkpoint has one task less.
+    ['naive/powerprop/checkpoints', 1, 'after', None],
+    [_LAST_MASK, 1, 'after', _KILL],
+  ],
+  [[f'{_PACK}/powerprop/checkpoints', 2, 'after', _TERM]],
+  [['records.npz', 1, 'after', _KILL]],
+  [['records.npz', 1, 'after', _TERM]],  # all is learned, nothing asks for it
+]
+
+
+class _Said(NamedTuple):
+  """What the binary said, and where: of the finished run, of the stopped."""
+
+  finished: pathlib.Path
+  kept: dict[pathlib.Path, int]
+  of_finished: list[tuple[int, str, str]]
+  stopped: pathlib.Path
+  of_stopped: list[tuple[int, str, str]]
+
+
+@pytest.fixture(scope='module')
+def said(whole, tmp_path_factory):
+  """All that is asked of the binary here, in one process and its forks."""
+  folder = tmp_path_factory.mktemp('said')
+  finished, stopped = folder / 'finished', folder / 'stopped'
+  shutil.copytree(whole[0], finished)
+  kept = {p: p.stat().st_mtime_ns for p in finished.rglob('*') if p.is_file()}
+  again = continual_run_tiny.flags(finished, **_WHOLE)
+  of_finished = [
+    (again, None),
+    ([*again, '--config.num_tasks=4'], []),
+    ([*again, '--config.methods=ewk'], []),
+    ([*again, '--config.num_task=4'], []),
+    ([*again, '--config.scenario=class'], []),
   ]
-  other = flags + ['--config.epochs=0.7']
-  cases = [(flags, stop) for stop in stops]
-  cases[1:1] = [(other, [])]
-  done = _run_all(tmp_path / 'said', [*cases, (flags, [])])
+  flags = continual_run_tiny.flags(stopped, **_WHOLE)
+  of_stopped = [(flags, stop) for stop in _STOPS]
+  of_stopped[1:1] = [([*flags, '--config.epochs=0.7'], [])]
+  of_stopped.append((flags, []))
+  done = _run_all(folder, of_finished + of_stopped)
+  number = len(of_finished)
+  return _Said(finished, kept, done[:number], stopped, done[number:])
+
+
+@pytest.mark.slow
+def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, said):
+  workdir, done = said.stopped, said.of_stopped
   statuses = [status for status, _, _ in done]
-  assert statuses == [-kill, 1, -kill, -kill, 143, -kill, 143, 0], done
+  assert statuses == [-_KILL, 1, -_KILL, 143, -_KILL, 143, 0], done
   last_lines = [err.strip().splitlines()[-1:] for _, _, err in done]
-  (refused,), (stopped,), (late,) = (last_lines[i] for i in (1, 4, 6))
+  (refused,), (stopped,), (late,) = (last_lines[i] for i in (1, 3, 5))
   assert refused.startswith('Error: ') and refused.endswith('.')
   assert 'another config: epochs was 0.3 and is now 0.7' in refused
   assert (
@@ -735,21 +799,9 @@ def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, tmp_path):
   _assert_same_run(workdir, whole)
 
 
-def test_the_binary_draws_again_and_says_what_is_wrong(whole, tmp_path):
-  folder = tmp_path / 'run'
-  shutil.copytree(whole[0], folder)
-  kept = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
-  flags = continual_run_tiny.flags(folder, **_WHOLE)
-  again, other, unknown, flag, wrong = _run_all(
-    tmp_path / 'said',
-    [
-      (flags, None),
-      ([*flags, '--config.num_tasks=4'], []),
-      ([*flags, '--config.methods=ewk'], []),
-      ([*flags, '--config.num_task=4'], []),
-      ([*flags, '--config.scenario=class'], []),
-    ],
-  )
+def test_the_binary_draws_again_and_says_what_is_wrong(said):
+  folder, kept = said.finished, said.kept
+  again, other, unknown, flag, wrong = said.of_finished
   status, out, err = again
   assert status == 0 and 'Traceback' not in err, err
   assert 'is finished' in out and (folder / 'tables.md').read_text() in out

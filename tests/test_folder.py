@@ -87,7 +87,7 @@ _FALLS = {'learning_rate_schedule': {'kind': 'cosine'}}
     *((x, {}, {'labels': {'powerprop': 'ours'}}, True) for x in _EXPERIMENTS),
     ('one_shot', {}, {'chunk_steps': 3}, True),
     ('sparse_training', {}, {'chunk_steps': 3}, True),
-    ('continual', {}, {'chunk_steps': 3}, False),
+    ('continual', {}, {'chunk_steps': 4}, False),
     *((name, {}, {'executor': 'auto'}, False) for name in _EXPERIMENTS),
     *((name, {}, {'seeds': 3}, False) for name in _EXPERIMENTS),
     ('one_shot', {}, {'steps': 60}, True),
