@@ -37,6 +37,8 @@ _NOT_CLASS = ('efficient_packnet', 'packnet', 'single')
 _HALF = lifetime_tiny.STEPS // 2
 _COEFFICIENT = 100.0
 _RATE = 0.05
+# (α, seed) of each
+_MEMBERS = [(2.0, 0), (1.0, 1)]
 # Mean negative log-likelihood of the first task and of the second, on test
 # pictures, after both. Where a change is meant to move them, take the numbers
 # of the failing test.
@@ -203,28 +205,31 @@ def test_all_that_is_kept_is_arrays_of_the_same_shapes(name):
 @pytest.mark.parametrize('name', _OPTIONS)
 def test_vmapped_on_a_mesh_is_looped(name):
   """Two seeds and two α at once, in one chunk, against one after the other."""
-  members = [(alpha, seed) for alpha in (1.0, 2.0) for seed in (0, 1)]
-  life = _one(name).setup.life
-  stack = lambda *xs: jnp.stack(xs)
+  programs = _one(name)
+  life = programs.setup.life
+  chunk = jax.jit(life.chunk, static_argnums=4)
+
+  def learn(state, hyper, source):
+    # What these jitted functions trace is traced once for all tests.
+    state = life.begin(state, hyper)
+    trained, _ = chunk(state, hyper, source, np.int32(0), 2 * _HALF)
+    return trained, *programs.finish(trained, hyper, source)
+
+  stack = lambda *xs: np.stack(xs)
   place = lambda tree: jax.device_put(tree, population.member_sharding())
-  hypers = place(jax.tree.map(stack, *(_hyper(*m) for m in members)))
-  looped = [_lived(name, *m) for m in members]
+  hypers = place(jax.tree.map(stack, *(_hyper(*m) for m in _MEMBERS)))
+  looped = [jax.device_get(_lived(name, *m)) for m in _MEMBERS]
   state = place(jax.tree.map(stack, *(x.states[0] for x in looped)))
-  learn = jax.jit(
-    jax.vmap(
-      lifetime_tiny.learner(life, (2 * _HALF,), _HALF), in_axes=(0, 0, None)
-    )
-  )
+  learn = jax.jit(jax.vmap(learn, in_axes=(0, 0, None)))
   for task in range(2):
-    learned = learn(state, hypers, _source(task))
-    state = learned.archived
+    trained, state, record, report = learn(state, hypers, _source(task))
+    learned = jax.device_get((trained.phi, state, record, report))
     for m, one in enumerate(looped):
-      mine = jax.tree.map(lambda x, m=m: x[m], learned)
-      _assert_close(mine.trained.phi, one.trained[task].phi)
-      _assert_close(mine.archived.phi, one.states[task + 1].phi)
-      _assert_close(mine.archived.method, one.states[task + 1].method)
-      _assert_close(mine.record, one.records[task])
-      _assert_close(mine.report, one.reports[task])
+      phi, archived, *kept = jax.tree.map(lambda x, m=m: x[m], learned)
+      _assert_close(phi, one.trained[task].phi)
+      _assert_close(archived.phi, one.states[task + 1].phi)
+      _assert_close(archived.method, one.states[task + 1].method)
+      _assert_close(kept, [one.records[task], one.reports[task]])
 
 
 def _assert_close(got, wanted):
@@ -263,7 +268,7 @@ def test_alpha_one_is_no_powerprop(name):
   def none(inner, alpha):
     return transforms.powerprop(inner, alpha, where=lambda path, leaf: False)
 
-  state = _lived(name, 1.0).states[1]
+  state = _lived(name, *_MEMBERS[1]).states[1]
   opt = state.opt._replace(alpha=transforms.target_propagation.stored(1.0))
   found = []
   for kwargs in ({}, {'powerprop': none}):
