@@ -164,14 +164,15 @@ def _estimate(
   estimates.few(number * s.search_seeds, 'search_seeds', s.search_seeds)
   several = {k: c for k, c in options.items() if len(c) > 1}
   at_most = {k: c[:2] for k, c in options.items()}
+  executor = population.choose_executor(s.training.executor)
+  lives: dict[Any, Any] = {}
   every = []
   for chosen, tasks, search in (
     (several, s.search_tasks, True),
     (at_most, sequence.num_tasks, False),
   ):
     members = continual_cells.make_members(s, plans, chosen, search)
-    executor = population.choose_executor(s.training.executor)
-    every += continual_cells.make_cells(plans, members, executor, tasks)
+    every += continual_cells.make_cells(plans, members, executor, tasks, lives)
   return _of_cells(every, sequence, exact)
 
 
@@ -188,11 +189,12 @@ def _of_cells(
   """
   splits = {name: getattr(sequence.dataset, name) for name in data.SPLITS}
   number: Any = jax.ShapeDtypeStruct((), jnp.int32)
-  known: dict[int, tuple[int, int, int, float]] = {}
+  known: dict[tuple[int, int], tuple[int, int, int, float]] = {}
   on_device, on_disk = [], 0
   steps, flops = 0, 0.0
   for cell in cells:
-    which, plan = id(cell.life), cell.plan
+    # One life is a program for each number of members.
+    which, plan = (id(cell.life), len(cell.members)), cell.plan
     if which not in known:
       state, record = plan.shapes, ()
       if exact:

@@ -68,6 +68,10 @@ def test_an_estimate_of_sequences():
     )
   )
   sequence, plans, _ = continual_training._prepare(s, None)
+  t = s.training._replace(executor='map')
+  one_by_one = s._replace(training=t)
+  e = continual_training._estimate(one_by_one, sequence, plans, exact=False)
+  assert e.programs == 2 * 2  # by method and α: searches have the same
   e = continual_training._estimate(s, sequence, plans, exact=True)
   # Two α: one sequence with masks, two at most with a penalty, three searches.
   assert e.trainings == 2 * (1 + 2 + 3) and e.programs == 3
