@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -qq install
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench figures notebook clean
+.PHONY: help demo test lint wheel bench figures notebook clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' \
@@ -28,16 +28,28 @@ lint: $(VENV)/.installed-dev  ## style, formatting, types and doctests
 	@$(PY) -m ruff check
 	@$(PY) -m ruff format --check
 	@$(PY) -m mypy
-	@$(PY) -m pytest -q --doctest-modules powerprop
+	@$(PY) -m pytest -q --doctest-modules powerprop experiments
+
+# The versions of requirements.txt, but no more packages than the wheel asks for.
+wheel: $(VENV)/.installed-dev  ## install the library alone, and run the code in its pages
+	@rm -rf build && $(PYTHON) -m venv build/wheel/env
+	@$(PY) -m pip --disable-pip-version-check -qq wheel --no-deps -w build/wheel .
+	@build/wheel/env/bin/python -m pip --disable-pip-version-check -qq install \
+	  -c requirements.txt build/wheel/powerprop-*.whl
+	@build/wheel/env/bin/python -I tests/alone.py README.md \
+	  docs/sparse_training.md docs/transforms.md
+	@echo 'import powerprop; n: str = powerprop.__version__' > build/wheel/user.py
+	@cd build/wheel && $(CURDIR)/$(PY) -m mypy --config-file= \
+	  --python-executable env/bin/python user.py
 
 bench: $(VENV)/.installed  ## measure what is fast, as ratios
 	@$(PY) -m benchmarks.run
 
 figures: $(VENV)/.installed  ## make all committed figures and tables again from records
-	@$(PY) -m powerprop.continual_plots $(dir $(wildcard docs/results/*/records.npz))
+	@$(PY) -m experiments.report $(dir $(wildcard docs/results/*/records.npz))
 
 notebook: $(VENV)/.installed-dev  ## run docs/quickstart.ipynb and keep its outputs
-	@$(PY) tests/test_notebook.py
+	@$(PY) -m tests.docs.test_notebook
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	@rm -rf $(VENV) build dist *.egg-info

@@ -12,11 +12,11 @@ import numpy as np
 
 from benchmarks import timing
 from configs import fig4_permuted_mnist
-from powerprop import continual_cells
-from powerprop import continual_settings
-from powerprop import data
-from powerprop import population
-from powerprop.continual_cells import Cell
+from experiments import data
+from experiments.continual import cells as continual_cells
+from experiments.continual import settings as continual_settings
+from experiments.continual.cells import Cell
+from experiments.engine import population
 
 _LIMITS = {
   **dict.fromkeys(('efficient_packnet', 'packnet'), 1.05),

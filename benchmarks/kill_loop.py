@@ -25,7 +25,8 @@ from typing import Any
 
 import tabulate
 
-from powerprop import runs
+from experiments.engine import runs
+from experiments.report import files
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _FLAGS = (
@@ -116,7 +117,7 @@ def _outcome(workdir: pathlib.Path) -> dict[str, str]:
   last = workdir / 'checkpoints' / str(_STEPS) / 'extra' / 'metadata'
   return {
     'metrics.jsonl': _digest((workdir / 'metrics.jsonl').read_bytes()),
-    'results.json without environment': _digest(runs.to_json(results)),
+    'results.json without environment': _digest(files.to_json(results)),
     'states in the last checkpoint': json.loads(last.read_bytes())['sha256'],
   }
 
@@ -207,7 +208,7 @@ def main() -> None:
     parser.error(f'--kills is {args.kills} but must be at least 4.')
   with tempfile.TemporaryDirectory() as folder:
     results = measure(args.kills, args.seed, pathlib.Path(folder))
-  runs.write_atomically(args.out, runs.to_json(results))
+  files.write_atomically(args.out, files.to_json(results))
   print(tabulate.tabulate(results['kills'], headers='keys', tablefmt='github'))
   print()
   rows = [

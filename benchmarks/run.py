@@ -24,8 +24,9 @@ from benchmarks import selection
 from benchmarks import sparse
 from benchmarks import timing
 from benchmarks import training
-from experiments import cli
-from powerprop import runs
+from experiments.engine import cli
+from experiments.engine import runs
+from experiments.report import files
 
 _RECORD = pathlib.Path('docs/results/fig1_mnist/results.json')
 _LINE_SECONDS = 15.0  # between lines of progress where there is no terminal
@@ -178,7 +179,7 @@ def main() -> None:
     }
     # After each, so that what was measured is kept.
     path = args.out / 'results.json'
-    runs.write_atomically(path, runs.to_json(results))
+    files.write_atomically(path, files.to_json(results))
   print(f'Written to {path}.')
 
 

@@ -13,10 +13,10 @@ import optax
 from benchmarks import selection
 from benchmarks import timing
 from benchmarks import training
+from experiments.engine import networks
+from experiments.engine import population
+from experiments.engine import train
 from powerprop import methods
-from powerprop import networks
-from powerprop import population
-from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.types import Hyper
@@ -148,7 +148,7 @@ def mask_update(
 
   Args:
     say: told what is going on.
-    big: a net of `powerprop.networks`; None is ResNet-50.
+    big: a net of `experiments.engine.networks`; None is ResNet-50.
     shape: of its pictures.
     rounds: for it; see `timing.compare`.
     small_rounds: for LeNet-300-100.

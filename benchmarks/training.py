@@ -11,11 +11,11 @@ import numpy as np
 import optax
 
 from benchmarks import timing
-from powerprop import data
-from powerprop import networks
-from powerprop import population as populations
+from experiments import data
+from experiments.engine import networks
+from experiments.engine import population as populations
+from experiments.engine import train
 from powerprop import reparam
-from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.transforms import target_propagation

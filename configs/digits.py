@@ -10,7 +10,7 @@ import ml_collections
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """Every field that an experiment has; see powerprop.settings.Settings."""
+  """Every field that an experiment has; see experiments.engine.settings."""
   return ml_collections.ConfigDict(
     {
       'dataset': 'digits',

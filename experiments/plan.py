@@ -12,7 +12,7 @@ import pathlib
 
 import ml_collections
 
-from experiments import cli
+from experiments.engine import cli
 
 
 def experiment(
@@ -22,8 +22,9 @@ def experiment(
 ) -> None:
   """Plans what `config` says."""
   # Not above: the command line is checked before JAX is loaded.
-  from powerprop import runs
-  from powerprop import sparse_plan
+  from experiments.engine import runs
+  from experiments.report import files
+  from experiments.sparse_training import plan as sparse_plan
 
   plans = sparse_plan.of_config(config)
   if workdir is None:
@@ -32,10 +33,10 @@ def experiment(
   with runs.disk_errors(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     text = sparse_plan.markdown(plans, most=len(plans))
-    runs.write_atomically(workdir / 'plan.md', text.encode())
+    files.write_atomically(workdir / 'plan.md', text.encode())
     # The tables are in plan.md, once each.
     costs = [{k: v for k, v in p.items() if k != 'table'} for p in plans]
-    runs.write_atomically(workdir / 'plan.json', runs.to_json(costs))
+    files.write_atomically(workdir / 'plan.json', files.to_json(costs))
   print(sparse_plan.markdown(plans, rest=str(workdir / 'plan.md')))
 
 

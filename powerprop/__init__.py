@@ -2,7 +2,7 @@
 
 from powerprop import methods
 from powerprop.costs import flops
-from powerprop.methods.pruning import prune
+from powerprop.methods.sparse.pruning import prune
 from powerprop.modules import PowerPropConv1D
 from powerprop.modules import PowerPropConv1DTranspose
 from powerprop.modules import PowerPropConv2D

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tabulate
 
 from powerprop import costs
 from powerprop import trees
@@ -90,13 +89,7 @@ class Plan(NamedTuple):
   def layers(self) -> str:
     """A table of the layers in Markdown, with a total."""
     rows = [_cells(r, self.pooled and r.density < 1) for r in self.rows]
-    text = tabulate.tabulate(
-      [*rows, _cells(self.total, False)],
-      _HEADERS,
-      tablefmt='github',
-      disable_numparse=True,
-      colalign=('left', 'left', *['right'] * 5),
-    )
+    text = _markdown([*rows, _cells(self.total, False)])
     if not self.pooled:
       return text
     return (
@@ -216,6 +209,24 @@ def _cells(row: Row, approximate: bool) -> list[str]:
     _human(row.dense_flops),
     about + _human(row.sparse_flops),
   ]
+
+
+def _markdown(rows: list[list[str]]) -> str:
+  """The cells below their headers: two columns of words, then numbers."""
+  widths = [
+    max(len(header) + 2, *map(len, column))
+    for header, *column in zip(_HEADERS, *rows, strict=True)
+  ]
+
+  def text(cells):
+    aligned = [
+      f'{cell:{"<" if i < 2 else ">"}{width}}'
+      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return f'| {" | ".join(aligned)} |'
+
+  rule = '|'.join('-' * (width + 2) for width in widths)
+  return '\n'.join([text(_HEADERS), f'|{rule}|', *map(text, rows)])
 
 
 def _human(x: float) -> str:

@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope='session')
 def _small_pictures() -> None:
   """Figures are drawn with fewer pixels, which no test counts."""
-  from powerprop import style
+  from experiments.report import style
 
   style._STYLE['savefig.dpi'] = 40
 

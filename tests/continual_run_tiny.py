@@ -6,9 +6,9 @@ from typing import Any
 import ml_collections
 
 from configs import digits_continual
-from powerprop import continual_settings
-from powerprop import continual_training
-from powerprop import folder
+from experiments.continual import run as continual_training
+from experiments.continual import settings as continual_settings
+from experiments.engine import folder
 
 # At most 30% of the weights for a task: three of them leave some free.
 PACKING = {'gamma': 0.9, 'rates': (0.1, 0.2, 0.3)}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from powerprop import continual_analysis
-from powerprop import runs
+from experiments.continual import analysis as continual_analysis
+from experiments.report import files
 
 LAYERS = ('mlp/~/linear_0/w', 'mlp/~/linear_1/w', 'mlp/~/linear_2/w')
 SIZES = (64_000, 4_000, 640)
@@ -107,6 +107,6 @@ def run(members):
 def write(folder, results, records):
   """Such a run's folder."""
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / 'results.json').write_bytes(runs.to_json(results))
+  (folder / 'results.json').write_bytes(files.to_json(results))
   if records:
     np.savez(folder / 'records.npz', **records)

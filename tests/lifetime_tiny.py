@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from powerprop import continual_settings
-from powerprop import data
-from powerprop import lifetime
+from experiments import data
+from experiments.continual import settings as continual_settings
+from experiments.engine import lifetime
+from experiments.engine import networks
+from experiments.engine import train
 from powerprop import methods
-from powerprop import networks
-from powerprop import train
 from powerprop import transforms
 from powerprop.types import Hyper, Method, TrainState
 

@@ -5,12 +5,12 @@ import sys
 from typing import Any
 
 import ml_collections
-import tiny
 
 from configs import digits_sparse
-from powerprop import folder
-from powerprop import sparse_settings
-from powerprop import sparse_training
+from experiments.engine import folder
+from experiments.sparse_training import run as sparse_training
+from experiments.sparse_training import settings as sparse_settings
+from tests import tiny
 
 
 def config(**fields: Any) -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ from benchmarks import selection
 from benchmarks import sparse
 from benchmarks import timing
 from benchmarks import training
-from powerprop import networks
+from experiments.engine import networks
 
 
 def _quiet(unused_what):

@@ -13,10 +13,10 @@ import ml_collections
 import pytest
 
 from configs import digits
-from powerprop import folder
-from powerprop import one_shot
-from powerprop import population
-from powerprop import settings
+from experiments.engine import folder
+from experiments.engine import population
+from experiments.engine import settings
+from experiments.one_shot import run as one_shot
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

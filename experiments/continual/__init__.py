@@ -1,0 +1,1 @@
+"""Tasks learned one after the other: the paper's section 6.3."""

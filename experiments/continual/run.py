@@ -1,0 +1,375 @@
+"""Sequences of tasks: search coefficients, train, evaluate, report.
+
+Every cell of the population lives by itself, in a folder of its own below the
+run's `cells/`: checkpoints, metrics, and a file for each task that it has
+learned. Results of all cells are put together at the end.
+
+Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 4 and 6.3.1.
+"""
+
+from concurrent import futures
+import contextlib
+import functools
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from experiments import data
+from experiments.continual import analysis as continual_analysis
+from experiments.continual import cells as continual_cells
+from experiments.continual import plots as continual_plots
+from experiments.continual import records as continual_records
+from experiments.continual import settings as continual_settings
+from experiments.continual import tables as continual_tables
+from experiments.continual.cells import Cell
+from experiments.continual.sequence import Clock
+from experiments.continual.sequence import live
+from experiments.continual.sequence import Sequence
+from experiments.continual.sequence import World
+from experiments.continual.settings import ContinualSettings
+from experiments.engine import estimates
+from experiments.engine import fit
+from experiments.engine import networks
+from experiments.engine import population
+from experiments.engine import runs
+from experiments.report import files
+from experiments.report import progress
+
+
+def run(
+  s: ContinualSettings, workdir: pathlib.Path, data_dir: str | None = None
+) -> dict[str, Any]:
+  """Searches, trains and evaluates; goes on where an earlier call stopped.
+
+  Args:
+    s: checked settings.
+    workdir: the run's folder, already opened with `folder.open_folder`.
+    data_dir: where TFDS's prepared data lie; None for TFDS's default.
+
+  Returns:
+    What results.json holds.
+
+  Raises:
+    experiments.data.DataError: if the data are missing or damaged.
+    settings.ConfigError: if the settings do not fit the data or the net.
+    runs.RunError: if a file of the run is damaged, or the disk is full.
+    runs.Interrupted: if a signal came; what is done is saved.
+  """
+  begun = time.monotonic()
+  sequence, plans, splits = _prepare(s, data_dir)
+  for name in continual_settings.voids_zero_forgetting(s):
+    logging.warning(
+      "method_kwargs.%s has biases = 'free': earlier tasks' nets change with"
+      ' them, and are forgotten.',
+      name,
+    )
+  executor = population.choose_executor(s.training.executor)
+  cells_of = functools.partial(
+    continual_cells.make_cells, plans, executor=executor, lives={}
+  )
+  estimates.check(_estimate(s, sequence, plans, exact=False))
+  with (
+    runs.disk_errors(workdir),
+    runs.lock(workdir),
+    runs.stop_signals() as signals,
+  ):
+    # From here on the folder belongs to its config: see `folder.open_folder`.
+    (workdir / 'metrics.jsonl').touch()
+    folder, prepared = workdir / 'cells', time.monotonic() - begun
+    world = World(sequence, splits, folder, signals, None, Clock())
+    keys = continual_cells.keys(s, plans)
+    options = {
+      key: continual_settings.coefficients(s, key.method) for key in keys
+    }
+    candidates = continual_cells.make_members(
+      s, plans, {k: c for k, c in options.items() if len(c) > 1}, True
+    )
+    search = _run_cells(
+      cells_of(members=candidates, tasks=s.search_tasks), world, 'searching'
+    )
+    searched = [r for lived in search for r in lived.rows]
+    # The protocol's, and the one that is best on validation data.
+    chosen = {
+      key: tuple(dict.fromkeys((c[0], _best(searched, key, c[0]))))
+      for key, c in options.items()
+    }
+    members = continual_cells.make_members(s, plans, chosen, False)
+    cells = cells_of(members=members, tasks=sequence.num_tasks)
+    lives = _run_cells(cells, world, 'learning')
+    spent = world.clock.seconds()
+    rows = [r for lived in lives for r in lived.rows]
+    if not rows:
+      raise runs.RunError('no task was learned; lower learning_rate or alphas.')
+    _join_metrics(workdir, [*search, *lives])
+    every = [*candidates, *members]
+    results = {
+      'experiment': 'continual',
+      'rows': rows + searched,
+      'chosen': [
+        {**key._asdict(), 'coefficients': value}
+        for key, value in chosen.items()
+      ],
+      'defaults': {
+        name: continual_settings.coefficients(s, name)[0] for name in s.methods
+      },
+      'selected': continual_analysis.select(rows + searched),
+      'sequence': s.sequence,
+      'scenario': s.scenario,
+      'num_tasks': sequence.num_tasks,
+      'dataset': s.training.dataset,
+      'network': s.training.network,
+      'layers': next((p.layers for p in plans.values() if p.layers), ()),
+      'layer_sizes': next(
+        (p.layer_sizes for p in plans.values() if p.layers), ()
+      ),
+      'stopped': [x for lived in lives for x in lived.stopped],
+      'environment': fit.environment(
+        s.training,
+        every,
+        fit.Seconds(spent, prepared + world.clock.seconds()),
+        'continual',
+        workdir,
+      )
+      | _speed(plans, rows + searched, spent),
+    }
+    records = {k: v for lived in lives for k, v in lived.arrays.items()}
+    results['summary'] = continual_records.summary(results, records)
+    fit.write_results(workdir, results, records)
+    if signals:  # while nothing asked for it
+      raise runs.Interrupted(signals[0])
+  return results
+
+
+def dry_run(s: ContinualSettings, data_dir: str | None = None) -> str:
+  """What a run will take, in Markdown; trains and writes nothing."""
+  sequence, plans, _ = _prepare(s, data_dir)
+  return _estimate(s, sequence, plans, exact=True).markdown()
+
+
+def _estimate(
+  s: ContinualSettings, sequence, plans, exact: bool
+) -> estimates.Estimate:
+  """Of searches and sequences, with two coefficients where some are tried."""
+  keys = continual_cells.keys(s, plans)
+  options = {
+    key: continual_settings.coefficients(s, key.method) for key in keys
+  }
+  number = sum(map(len, options.values()))
+  seeds = s.training.seeds
+  estimates.few(number * seeds, 'seeds', seeds)
+  estimates.few(number * s.search_seeds, 'search_seeds', s.search_seeds)
+  several = {k: c for k, c in options.items() if len(c) > 1}
+  at_most = {k: c[:2] for k, c in options.items()}
+  executor = population.choose_executor(s.training.executor)
+  lives: dict[Any, Any] = {}
+  every = []
+  for chosen, tasks, search in (
+    (several, s.search_tasks, True),
+    (at_most, sequence.num_tasks, False),
+  ):
+    members = continual_cells.make_members(s, plans, chosen, search)
+    every += continual_cells.make_cells(plans, members, executor, tasks, lives)
+  return _of_cells(every, sequence, exact)
+
+
+def _of_cells(
+  cells: list[Cell], sequence: data.Sequence, exact: bool
+) -> estimates.Estimate:
+  """What learning the sequences of cells will take.
+
+  Args:
+    cells: of the searches and of the sequences.
+    sequence: that they learn.
+    exact: whether states and records are traced, which takes a while; else
+      their bytes are those of the parameters, the least that they can be.
+  """
+  splits = {name: getattr(sequence.dataset, name) for name in data.SPLITS}
+  number: Any = jax.ShapeDtypeStruct((), jnp.int32)
+  known: dict[tuple[int, int], tuple[int, int, int, float]] = {}
+  on_device, on_disk = [], 0
+  steps, flops = 0, 0.0
+  for cell in cells:
+    # One life is a program for each number of members.
+    which, plan = (id(cell.life), len(cell.members)), cell.plan
+    if which not in known:
+      state, record = plan.shapes, ()
+      if exact:
+        tables = jax.vmap(sequence.tables) if cell.stacked else sequence.tables
+        tables = jax.eval_shape(tables, cell.hyper.seed)
+        source = data.Source(splits, tables, number, number)
+        state = jax.eval_shape(cell.life.start, cell.hyper, source)
+        _, record = jax.eval_shape(cell.life.archive, state, cell.hyper, source)
+      forward = networks.layer_flops(
+        plan.recipe.net, plan.shapes, plan.net_state, plan.recipe.image_shape
+      )
+      known[which] = (
+        estimates.size_of(state),
+        estimates.size_of(state, {'bool': 1 / 8}),
+        estimates.size_of(record),
+        sum(forward.values()),
+      )
+    state_bytes, packed, record_bytes, cost = known[which]
+    records = record_bytes * cell.num_tasks
+    # The state, that of the task's start, and the next; both of them on disk.
+    on_device.append(3 * state_bytes + records)
+    on_disk += 2 * 2 * packed + records
+    members = len(set(cell.members))
+    mine = (plan.steps + plan.retrain_steps) * cell.num_tasks * members
+    steps += mine
+    flops += 3.0 * cost * plan.recipe.batch_size * mine
+  at_once = sorted(on_device)[-population.workers() :]
+  return estimates.Estimate(
+    trainings=sum(len(set(c.members)) for c in cells),
+    programs=len(known),
+    parameters=max(
+      sum(x.size for x in jax.tree.leaves(c.plan.shapes)) for c in cells
+    ),
+    steps=steps,
+    flops=flops,
+    device_bytes=estimates.size_of(splits) + sum(at_once),
+    disk_bytes=on_disk,
+  )
+
+
+def _prepare(s: ContinualSettings, data_dir: str | None):
+  """The sequence, a plan for every method, and the data on the device."""
+  dataset = data.load(s.training.dataset, data_dir)
+  sequence = continual_settings.make_sequence(s, dataset)
+  plans = {
+    name: continual_cells.make_plan(s, name, sequence) for name in s.methods
+  }
+  splits = {
+    name: jax.tree.map(jnp.asarray, getattr(sequence.dataset, name))
+    for name in data.SPLITS
+  }
+  return sequence, plans, splits
+
+
+def params_for(
+  s: ContinualSettings,
+  workdir: pathlib.Path,
+  member: str,
+  task: int,
+  data_dir: str | None = None,
+) -> Any:
+  """The weights of the net that a finished run has for a task.
+
+  Args:
+    s: the run's settings, from `continual_settings.check`.
+    workdir: its folder.
+    member: a name, as the keys of records.npz begin.
+    task: from 0.
+    data_dir: as in `run`.
+
+  Returns:
+    w, as the net's apply takes it: a tree of NumPy arrays.
+
+  Raises:
+    runs.RunError: if there is no such member or task, or a file is damaged.
+  """
+  if (results := files.read_results(workdir)) is None:
+    raise runs.RunError(f'{workdir} holds no finished run; finish it first.')
+  sequence, plans, splits = _prepare(s, data_dir)
+  chosen = {
+    continual_cells.Key(*(c[name] for name in continual_cells.Key._fields)): c[
+      'coefficients'
+    ]
+    for c in results['chosen']
+  }
+  cells = continual_cells.make_cells(
+    plans,
+    continual_cells.make_members(s, plans, chosen, False),
+    results['environment']['executor'],
+    sequence.num_tasks,
+  )
+  world = World(sequence, splits, workdir / 'cells', [], None, Clock())
+  for cell in cells:
+    names = [m.name for m in cell.members]
+    if member in names:
+      lived = Sequence(cell, world, workdir / 'cells' / cell.name)
+      with contextlib.closing(lived.checkpoints):
+        return lived.params_for(names.index(member), task)
+  raise runs.RunError(
+    f'{workdir} has no sequence {member!r}; its records.npz has their names.'
+  )
+
+
+def _run_cells(
+  cells: list[Cell], world: World, what: str
+) -> list[continual_records.Lived]:
+  """Lives all cells, several at a time on CPU, each from where it was."""
+  if not cells:
+    return []
+  bar = progress.Progress(what, sum(c.num_tasks for c in cells), 'task')
+  world = world._replace(progress=bar)
+  try:
+    with futures.ThreadPoolExecutor(population.workers()) as pool:
+      jobs = [pool.submit(live, cell, world) for cell in cells]
+      try:
+        for job in futures.as_completed(jobs):
+          job.result()
+      except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        # The others stop at their next chunk; what they have is saved.
+        world.signals.append(0) if not world.signals else None
+        raise
+    return [job.result() for job in jobs]
+  finally:
+    bar.close()
+
+
+def _speed(plans, rows, seconds: float) -> dict[str, Any]:
+  """Steps and floating-point operations of all trainings, by the second.
+
+  A step is three forward passes of a batch; evaluations, searches and Fisher
+  informations are in the seconds, but not among the operations.
+  """
+  total, operations = 0, 0.0
+  for name, plan in plans.items():
+    forward = networks.layer_flops(
+      plan.recipe.net, plan.shapes, plan.net_state, plan.recipe.image_shape
+    )
+    steps = sum(
+      r['attempts'] * plan.steps + plan.retrain_steps
+      for r in rows
+      if r['method'] == name
+    )
+    total += steps
+    operations += 3 * sum(forward.values()) * plan.recipe.batch_size * steps
+  return {
+    'steps_per_second': total / seconds if seconds else None,
+    'training_flops': operations,
+    'flops_per_second': operations / seconds if seconds else None,
+  }
+
+
+def _best(searched, key, default: float) -> float:
+  """The coefficient that is best on validation data; the default untried."""
+  mine = [
+    r
+    for r in searched
+    if all(r[name] == value for name, value in key._asdict().items())
+  ]
+  found = continual_analysis.select(mine)
+  return found[0]['coefficient'] if found else default
+
+
+def _join_metrics(workdir, lives) -> None:
+  """metrics.jsonl of the run: those of its cells, one after the other."""
+  logs = [workdir / 'cells' / x.name / 'metrics.jsonl' for x in lives]
+  text = b''.join(f.read_bytes() for f in logs if f.exists())
+  files.write_atomically(workdir / 'metrics.jsonl', text)
+
+
+def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
+  """Prints the tables and draws the figures of a finished run."""
+  with runs.disk_errors(workdir):
+    drawn = continual_plots.draw(workdir)
+    text = continual_tables.markdown(files.labelled(results, workdir))
+    files.write_atomically(workdir / 'tables.md', text.encode())
+  print(text)
+  print(fit.closing_line(results, drawn))

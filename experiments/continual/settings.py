@@ -1,0 +1,398 @@
+"""A config of `experiments.continual`, checked."""
+
+from collections.abc import Mapping
+import inspect
+import math
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from experiments import data
+from experiments.engine import estimates
+from experiments.engine import fitting
+from experiments.engine import settings
+from experiments.engine import validation
+from experiments.engine.settings import ConfigError
+from experiments.engine.settings import Settings
+from powerprop import methods
+from powerprop import trees
+from powerprop.methods.continual import sequential
+from powerprop.types import Method, Params
+
+_EXAMPLE = 'configs/digits_continual.py'
+# Fields of `Settings` that mean nothing here, and what stands in for them.
+_UNUSED = {
+  'steps': 10**9,  # follows from the epochs; schedules are checked with it
+  'densities': (1.0,),
+  'output_density_factor': 1.0,
+  'near_zero': 0.01,
+}
+# What a method may have otherwise than the rest of the run.
+OVERRIDES = (
+  'network_kwargs',
+  'optimizer',
+  'optimizer_kwargs',
+  'learning_rate',
+  'learning_rate_schedule',
+  'batch_size',
+  'l2',
+  'label_smoothing',
+  'epochs',
+  'retrain_epochs',
+  'clip_norm',
+  'reset_optimizer',
+  'num_tasks',
+  'alphas',
+  'evaluate_every',
+)
+# Names of methods that keep what a task was learned with.
+PACKING = ('packnet', 'efficient_packnet')
+# Without the task's identity at test time these cannot choose a net.
+_NEED_IDENTITY = (*PACKING, 'single')
+
+
+class ContinualSettings(NamedTuple):
+  """What `experiments.continual` is told.
+
+  Attributes:
+    training: the fields that it shares with `experiments.one_shot`; its steps
+      are those of a task.
+    sequence: a name in `experiments.data.SEQUENCES`.
+    scenario: 'task', 'domain' or 'class'.
+    num_tasks: T ≥ 1.
+    epochs: over a task's training examples, > 0.
+    retrain_epochs: of methods that retrain under their mask, ≥ 0.
+    methods: names in `powerprop.methods`, or names of your own for which
+      `method_kwargs` has the method.
+    method_kwargs: by name, the method's keyword arguments. Two more are for
+      all: 'method', what the name stands for; and 'coefficient', of the
+      penalty: a number, or several. The first is the protocol's; where there
+      are several, one is chosen on validation data.
+    method_training: by name, fields that this method has otherwise: of
+      `OVERRIDES`. Of `network_kwargs` only those named are replaced.
+    search_tasks: tasks of the trainings that choose a coefficient, ≥ 1.
+    search_seeds: their number of seeds, ≥ 1.
+    reset_optimizer: whether every task begins with fresh moments.
+    clip_norm: global norm to which gradients are clipped; 0 is not at all.
+    evaluate_every: all earlier tasks are evaluated after every so many, and
+      after the last.
+    forward_transfer: whether each task is evaluated before it is learned too.
+    retries: how often a task that failed is tried again.
+    retry_factor: in (0, 1), on the learning rate of each further try.
+    failure_accuracy: a task whose net has at most this validation accuracy
+      before pruning counts as failed, as one that diverged does.
+  """
+
+  training: Settings
+  sequence: str
+  scenario: str
+  num_tasks: int
+  epochs: float
+  retrain_epochs: float
+  methods: tuple[str, ...]
+  method_kwargs: dict[str, dict[str, Any]]
+  method_training: dict[str, dict[str, Any]] = {}
+  search_tasks: int = 3
+  search_seeds: int = 1
+  reset_optimizer: bool = False
+  clip_norm: float = 0.0
+  evaluate_every: int = 1
+  forward_transfer: bool = True
+  retries: int = 2
+  retry_factor: float = 0.3
+  failure_accuracy: float = 0.0
+
+
+def method_names() -> list[str]:
+  """Names of methods for several tasks: functions of `Tasks`."""
+
+  def takes_tasks(fn: Any) -> bool:
+    return (
+      inspect.isfunction(fn) and 'tasks' in inspect.signature(fn).parameters
+    )
+
+  return sorted(n for n in dir(methods) if takes_tasks(getattr(methods, n)))
+
+
+def method_of(s: ContinualSettings, name: str) -> str:
+  """What a name stands for: the method among its options, or itself."""
+  kwargs = s.method_kwargs.get(name, {})
+  return kwargs.get('method', name) if isinstance(kwargs, dict) else name
+
+
+def coefficients(s: ContinualSettings, name: str) -> tuple[float, ...]:
+  """The candidates for a method's coefficient; the protocol's is the first."""
+  method = method_of(s, name)
+  given = s.method_kwargs.get(name, {}).get(
+    'coefficient', methods.COEFFICIENTS.get(method, 0.0)
+  )
+  return validation.numbers(f'method_kwargs.{name}.coefficient', given)
+
+
+def check(config: ml_collections.ConfigDict) -> ContinualSettings:
+  """Checks a config by itself; what depends on data and net comes later.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+
+  Returns:
+    Settings.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or out of
+      range.
+  """
+  s: ContinualSettings = settings.check_extended(
+    config, ContinualSettings, _UNUSED, _EXAMPLE
+  )
+  for name in ('method_kwargs', 'method_training'):
+    value = getattr(s, name)
+    validation.require(
+      isinstance(value, dict)
+      and all(isinstance(v, dict) for v in value.values()),
+      name,
+      repr(value),
+      'a dict of dicts, by method',
+    )
+  s = s._replace(methods=validation.names('methods', s.methods))
+  validation.known('sequence', s.sequence, list(data.SEQUENCES))
+  validation.known('scenario', s.scenario, list(data.SCENARIOS))
+  _check_numbers(s)
+  if 'adaptive_powerprop' in s.training.transforms:
+    raise ConfigError(
+      'transforms has adaptive_powerprop, but what was learned is kept at a'
+      ' constant alpha: choose powerprop or chain_rule.'
+    )
+  for name in {**dict.fromkeys(s.methods), **s.method_kwargs}:
+    validation.known('method', method_of(s, name), method_names())
+    method = method_of(s, name)
+    validation.check_options(
+      f'method_kwargs.{name}',
+      method,
+      getattr(methods, method),
+      {
+        k: v
+        for k, v in s.method_kwargs.get(name, {}).items()
+        if k not in ('method', 'coefficient')
+      },
+    )
+    for c in coefficients(s, name):
+      validation.require(
+        0 <= c <= validation.LARGEST_FLOAT,
+        f'method_kwargs.{name}.coefficient',
+        f'{c:g}',
+        'finite in float32 and at least 0',
+      )
+    needs_identity = name in s.methods and method_of(s, name) in _NEED_IDENTITY
+    if s.scenario == 'class' and needs_identity:
+      raise ConfigError(
+        f"scenario is 'class' but {name} must know which task a picture is"
+        " of, to choose its net: choose scenario 'task' or 'domain', or leave"
+        ' it out of methods.'
+      )
+  settings.check_labels(
+    s.training, [*s.methods, *s.method_kwargs, *method_names()]
+  )
+  for name, fields in s.method_training.items():
+    # Those that this run leaves out may stay in a config.
+    there = [*s.methods, *s.method_kwargs, *method_names()]
+    validation.known('method of method_training', name, there)
+    for field in fields:
+      validation.known(f'field of method_training.{name}', field, [*OVERRIDES])
+    of_method(s, name)
+  for name in s.methods:
+    mine = of_method(s, name)
+    if mine.retries and settings.rate_is_of_the_start(mine.training):
+      raise ConfigError(
+        f'retries is {s.retries} but optimizer {mine.training.optimizer!r}, of'
+        f' {name}, looks at the learning rate once, for its first step sizes:'
+        ' retry_factor would change nothing; set retries to 0, or choose'
+        ' another optimizer.'
+      )
+  return s
+
+
+def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+  """A config with all defaults; see `settings.resolved`."""
+  out = {**ContinualSettings._field_defaults, **settings.resolved(given)}
+  kwargs = out.get('method_kwargs')
+  if isinstance(kwargs, dict):
+    chosen = out.get('methods', ())
+    every = [*([chosen] if isinstance(chosen, str) else chosen), *kwargs]
+    made = {}
+    for name in dict.fromkeys(every):
+      mine = kwargs.get(name, {})
+      method = mine.get('method', name) if isinstance(mine, dict) else name
+      fn = getattr(methods, str(method), None)
+      made[name] = validation.with_defaults(fn, mine)
+      if method in methods.COEFFICIENTS and isinstance(mine, dict):
+        made[name].setdefault('coefficient', methods.COEFFICIENTS[method])
+    out['method_kwargs'] = {k: v for k, v in made.items() if v or k in kwargs}
+  return out
+
+
+def rules(s: ContinualSettings) -> settings.Rules:
+  """What of a config may change when its run goes on.
+
+  A task's row has the mean loss of its last chunk, so chunks are no free field.
+  """
+  del s
+  return settings.Rules(resolved, ('checkpoint_seconds', 'labels'))
+
+
+def _check_numbers(s: ContinualSettings) -> None:
+  validation.check_whole(
+    s,
+    {
+      'num_tasks': 1,
+      'search_tasks': 1,
+      'search_seeds': 1,
+      'evaluate_every': 1,
+      'retries': 0,
+    },
+  )
+  at_least_0 = 'a number of at least 0', lambda x: x >= 0
+  validation.check_ranges(
+    s,
+    {
+      'epochs': ('a number above 0', lambda x: x > 0),
+      'retrain_epochs': at_least_0,
+      'clip_norm': at_least_0,
+      'retry_factor': ('a number in (0, 1)', lambda x: 0 < x < 1),
+      'failure_accuracy': ('a number in [0, 1)', lambda x: 0 <= x < 1),
+    },
+  )
+  for name in ('reset_optimizer', 'forward_transfer'):
+    value = getattr(s, name)
+    validation.require(
+      isinstance(value, bool), name, repr(value), 'True or False'
+    )
+
+
+def of_method(s: ContinualSettings, name: str) -> ContinualSettings:
+  """The settings with what one method has otherwise.
+
+  Raises:
+    ConfigError: naming what is out of range.
+  """
+  fields = dict(s.method_training.get(name, {}))
+  if not fields:
+    return s
+  if isinstance(fields.get('network_kwargs'), dict):
+    shared = s.training.network_kwargs
+    fields['network_kwargs'] = shared | fields['network_kwargs']
+  own = {k: v for k, v in fields.items() if k in ContinualSettings._fields}
+  given = s.training._asdict() | {
+    k: v for k, v in fields.items() if k not in own
+  }
+  try:
+    training = settings.check_fields(given, Settings, _EXAMPLE)
+    s = s._replace(training=training, **own)
+    _check_numbers(s)
+  except ConfigError as e:
+    raise ConfigError(f'method_training.{name}: {e}') from None
+  return s
+
+
+def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
+  """The sequence that the settings name.
+
+  Raises:
+    ConfigError: if the data set cannot be made into it.
+  """
+  pixels = math.prod(dataset.train.image.shape[1:])
+  estimates.require_memory(
+    4 * pixels * s.num_tasks, f'num_tasks is {s.num_tasks}: their tables'
+  )
+  try:
+    return data.SEQUENCES[s.sequence](dataset, s.num_tasks, s.scenario)
+  except data.DataError as e:
+    raise ConfigError(str(e)) from None
+
+
+def steps(s: ContinualSettings, sequence: data.Sequence, epochs: float) -> int:
+  """Steps of so many epochs over the largest task."""
+  per_epoch = int(sequence.sizes['train'].max()) // s.training.batch_size
+  number = max(1, round(epochs * per_epoch)) if epochs else 0
+  validation.require(
+    number <= validation.LARGEST,
+    'the number of epochs',
+    f'{epochs:g}, which makes {number:g} steps a task,',
+    f'lower: {validation.LARGEST} steps at most',
+  )
+  return number
+
+
+def make_method(
+  s: ContinualSettings, name: str, sequence: data.Sequence, shapes: Params
+) -> Method:
+  """A method, for the sequence and the net.
+
+  Args:
+    s: settings of the method, from `of_method`.
+    name: in s.methods.
+    sequence: of `make_sequence`.
+    shapes: the net's parameters, or their shapes.
+
+  Returns:
+    The method.
+
+  Raises:
+    ConfigError: if an argument is out of range.
+  """
+  kwargs = {
+    k: tuple(v) if isinstance(v, list) else v
+    for k, v in s.method_kwargs.get(name, {}).items()
+    if k not in ('method', 'coefficient')
+  }
+  tasks = sequential.Tasks(
+    shapes=shapes,
+    number=min(s.num_tasks, sequence.num_tasks),
+    num_outputs=sequence.num_outputs,
+    image_shape=sequence.dataset.train.image.shape[1:],
+    num_train=int(sequence.sizes['train'].max()),
+    batch_size=s.training.batch_size,
+    heads=heads(sequence, shapes),
+    scenario=sequence.scenario,
+    retrain_steps=steps(s, sequence, s.retrain_epochs),
+  )
+  try:
+    return getattr(methods, method_of(s, name))(tasks, **kwargs)
+  except (TypeError, ValueError) as e:
+    raise ConfigError(
+      f'method_kwargs.{name} is {kwargs}: {str(e).rstrip(".")}.'
+    ) from None
+
+
+def heads(sequence: data.Sequence, shapes: Params) -> tuple[str, ...]:
+  """Leaves whose last axis is the outputs, where tasks have some of their own.
+
+  They are those of the net's last module, `output`.
+  """
+  if sequence.scenario == 'domain':
+    return ()
+  every = trees.weights(shapes, lambda *_: True)
+  return tuple(
+    n
+    for n in fitting.output_leaves(shapes)
+    if jax.numpy.shape(every[n])[-1:] == (sequence.num_outputs,)
+  )
+
+
+def voids_zero_forgetting(s: ContinualSettings) -> list[str]:
+  """Methods of the run whose options let earlier tasks be forgotten."""
+  return [
+    name
+    for name in s.methods
+    if method_of(s, name) in PACKING
+    and s.method_kwargs.get(name, {}).get('biases') == 'free'
+  ]
+
+
+def governed(sequence: data.Sequence, shapes: Params) -> dict[str, int]:
+  """Layers that packing methods mask, in their order, with their sizes."""
+  mine = heads(sequence, shapes)
+  return {
+    n: int(x.size) for n, x in trees.weights(shapes).items() if n not in mine
+  }

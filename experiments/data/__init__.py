@@ -1,0 +1,37 @@
+"""Data sets as arrays, sequences of tasks, batches as functions of a key."""
+
+from experiments.data.augment import AUGMENTATIONS
+from experiments.data.augment import crop_flip
+from experiments.data.batches import batch_indices
+from experiments.data.batches import normalise
+from experiments.data.datasets import load
+from experiments.data.datasets import names
+from experiments.data.sequences import examples
+from experiments.data.sequences import SCENARIOS
+from experiments.data.sequences import Sequence
+from experiments.data.sequences import SEQUENCES
+from experiments.data.sequences import Source
+from experiments.data.sequences import SPLITS
+from experiments.data.sequences import visible_outputs
+from experiments.data.types import DataError
+from experiments.data.types import Dataset
+from experiments.data.types import Split
+
+__all__ = (
+  'AUGMENTATIONS',
+  'DataError',
+  'Dataset',
+  'SCENARIOS',
+  'SEQUENCES',
+  'SPLITS',
+  'Sequence',
+  'Source',
+  'Split',
+  'batch_indices',
+  'crop_flip',
+  'examples',
+  'load',
+  'names',
+  'normalise',
+  'visible_outputs',
+)

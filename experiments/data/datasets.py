@@ -1,0 +1,99 @@
+"""`load`: a data set by name."""
+
+import difflib
+import os
+
+import numpy as np
+
+from experiments.data import prepared
+from experiments.data.types import checked
+from experiments.data.types import DataError
+from experiments.data.types import Dataset
+from experiments.data.types import Split
+
+_EMBEDDED = ('digits',)
+_TFDS = ('mnist', 'fashion_mnist', 'cifar10', 'cifar100')
+
+_VALIDATION_SIZE = 5_000
+
+
+def names() -> tuple[str, ...]:
+  """Returns the names that `load` knows."""
+  return _EMBEDDED + _TFDS
+
+
+def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+  """Loads a data set into memory.
+
+  `digits` comes with scikit-learn: 1,797 pictures of 8x8 pixels with values
+  0..16. It has no published splits. Picture i belongs to block b = i // 10, and
+  b % 5 == 0 is the test set (360), b % 10 == 1 the validation set (180), the
+  rest the training set (1,257). Blocks, because the labels often run 0, 1, …, 9
+  in file order, so that strides of 5 or 10 would favour some classes.
+
+  All others are TensorFlow Datasets, at the version and with the test set that
+  TFDS publishes; the last 5,000 training examples are the validation set.
+  cifar100 has its fine labels. Data that were prepared in the array_record
+  format are read without TensorFlow; if there are none, TFDS downloads and
+  prepares them, which does need TensorFlow (`pip install -e '.[prepare]'`)
+  and a network. The decoded arrays are cached in `$XDG_CACHE_HOME` or
+  `~/.cache`, under `powerprop/data`, and can be deleted at any time.
+
+  Args:
+    name: one of `names()`.
+    data_dir: where TFDS's prepared data are or will be; the default is the
+      environment's TFDS_DATA_DIR, else `~/tensorflow_datasets`. Embedded data
+      ignore it.
+
+  Returns:
+    The data set, as arrays on the host.
+
+  Raises:
+    DataError: if the name is unknown, or the data are missing and cannot be
+      downloaded, or are damaged, or are not what `Dataset` promises.
+  """
+  if name == 'digits':
+    return checked(_digits())
+  if name in _TFDS:
+    return checked(_from_tfds(name, data_dir))
+  near = difflib.get_close_matches(str(name), names(), n=1)
+  hint = f'did you mean {near[0]!r}? Known' if near else 'known'
+  raise DataError(
+    f'Unknown data set {name!r}: {hint} names are {", ".join(names())}.'
+  )
+
+
+def _digits() -> Dataset:
+  from sklearn import datasets
+
+  images, labels = datasets.load_digits(return_X_y=True)
+  images = images.reshape(-1, 8, 8, 1).astype(np.uint8)
+  labels = labels.astype(np.int32)
+  block = np.arange(len(labels)) // 10
+  test, validation = block % 5 == 0, block % 10 == 1
+
+  def pick(rows: np.ndarray) -> Split:
+    return Split(images[rows], labels[rows])
+
+  return Dataset(
+    name='digits',
+    train=pick(~test & ~validation),
+    validation=pick(validation),
+    test=pick(test),
+    num_classes=10,
+    scale=1 / 16,
+  )
+
+
+def _from_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
+  arrays, num_classes = prepared.read(name, data_dir)
+  image, label = arrays['train_image'], arrays['train_label']
+  cut = len(label) - _VALIDATION_SIZE
+  return Dataset(
+    name=name,
+    train=Split(image[:cut], label[:cut]),
+    validation=Split(image[cut:], label[cut:]),
+    test=Split(arrays['test_image'], arrays['test_label']),
+    num_classes=num_classes,
+    scale=1 / 255,
+  )

@@ -1,0 +1,265 @@
+"""Sequences of tasks, made of one data set on the device.
+
+A sequence is one function that returns a `Sequence`; add yours to `SEQUENCES`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.types import DataError
+from experiments.data.types import Dataset
+from experiments.data.types import Split
+from powerprop.types import Examples
+
+SCENARIOS = ('task', 'domain', 'class')
+SPLITS = ('train', 'validation', 'test')
+
+
+class Sequence(NamedTuple):
+  """Tasks that follow each other; every task is the same shapes.
+
+  Attributes:
+    dataset: with the pictures as the tasks have them, on the host.
+    scenario: 'task', 'domain' or 'class'; see `visible_outputs`.
+    num_tasks: T.
+    num_classes: of one task.
+    num_outputs: width of the net's output layer.
+    sizes: by split, int32 [T], the tasks' numbers of examples.
+    mean: of the pixels in [0, 1], subtracted from them.
+    std: by which they are then divided.
+    tables: seed -> arrays on the device that say what the tasks are.
+    pick: (tables, split, name of the split, task, rows) -> uint8 pictures and
+      their classes within the task; rows in [0, the task's size).
+  """
+
+  dataset: Dataset
+  scenario: str
+  num_tasks: int
+  num_classes: int
+  num_outputs: int
+  sizes: Mapping[str, np.ndarray]
+  mean: float
+  std: float
+  tables: Callable[[Any], Any]
+  pick: Callable[..., tuple[jax.Array, jax.Array]]
+
+
+class Source(NamedTuple):
+  """A task as a training step sees it; all of it may be traced.
+
+  Attributes:
+    splits: by name, on the device; the same for all tasks.
+    tables: of `Sequence.tables`.
+    task: int32, which task.
+    now: int32 ≥ task, the last task that was seen: in the class-incremental
+      scenario its outputs and all before them compete.
+  """
+
+  splits: Mapping[str, Split]
+  tables: Any
+  task: jax.Array
+  now: jax.Array
+
+
+def visible_outputs(
+  sequence: Sequence, task: jax.Array, now: jax.Array
+) -> jax.Array:
+  """Which logits take part.
+
+  Task-incremental: those of the task, which is known at test time.
+  Domain-incremental: all; the tasks share them. Class-incremental: those of all
+  tasks so far.
+
+  Args:
+    sequence: the sequence.
+    task: int32 scalar.
+    now: int32 scalar, the last task that was seen.
+
+  Returns:
+    bool [num_outputs].
+
+  Reference: Hsu et al., Re-evaluating continual learning scenarios, 2018,
+    section 2; van de Ven and Tolias, 2019.
+  """
+  output = jnp.arange(sequence.num_outputs)
+  if sequence.scenario == 'domain':
+    return jnp.ones(sequence.num_outputs, bool)
+  owner = output // sequence.num_classes
+  return owner == task if sequence.scenario == 'task' else owner <= now
+
+
+def examples(
+  sequence: Sequence, source: Source, split: str, rows: jax.Array
+) -> Examples:
+  """Examples of a task.
+
+  Args:
+    sequence: the sequence.
+    source: its arrays, and which task.
+    split: 'train', 'validation' or 'test'.
+    rows: int32 [B] ≥ 0, taken modulo the task's number of examples.
+
+  Returns:
+    Pictures, labels in [0, num_outputs), and the outputs that take part.
+  """
+  rows = rows % jnp.asarray(sequence.sizes[split], jnp.int32)[source.task]
+  image, label = sequence.pick(
+    source.tables, source.splits[split], split, source.task, rows
+  )
+  if sequence.scenario != 'domain':
+    label = label + source.task * sequence.num_classes
+  return Examples(
+    image, label, visible_outputs(sequence, source.task, source.now)
+  )
+
+
+def permuted(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
+  """Each task sees all pixels in an order of its own; the first as they are.
+
+  MNIST is padded by 2 to 32x32 pixels first, and normalised by mean 0.1000 and
+  standard deviation 0.2752, as the protocol has it. Other data sets keep their
+  size and their values in [0, 1]. The orders differ from seed to seed.
+
+  Args:
+    dataset: any.
+    num_tasks: T ≥ 1.
+    scenario: 'task', 'domain' or 'class'.
+
+  Returns:
+    A sequence.
+
+  Reference: Hsu et al. 2018, section 4 and its code; Goodfellow et al., An
+    empirical investigation of catastrophic forgetting, 2014.
+  """
+  mean, std = 0.0, 1.0
+  if dataset.name == 'mnist':
+    dataset = _padded(dataset, 2)
+    mean, std = 0.1000, 0.2752
+  shape = dataset.train.image.shape[1:]
+  pixels = int(np.prod(shape))
+
+  def tables(seed):
+    def order(task):
+      key = jax.random.fold_in(jax.random.key(seed), task)
+      plain = jnp.arange(pixels, dtype=jnp.int32)
+      return jnp.where(task == 0, plain, jax.random.permutation(key, plain))
+
+    return jax.lax.map(order, jnp.arange(num_tasks))
+
+  def pick(tables, split, name, task, rows):
+    del name
+    image = split.image[rows].reshape(len(rows), pixels)[:, tables[task]]
+    return image.reshape(len(rows), *shape), split.label[rows]
+
+  return Sequence(
+    dataset,
+    scenario,
+    num_tasks,
+    dataset.num_classes,
+    dataset.num_classes * (1 if scenario == 'domain' else num_tasks),
+    {
+      name: np.full(num_tasks, len(getattr(dataset, name).label), np.int32)
+      for name in SPLITS
+    },
+    mean,
+    std,
+    tables,
+    pick,
+  )
+
+
+def split(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
+  """The classes in turn, as many in each task: split MNIST is 5 tasks of 2.
+
+  Args:
+    dataset: any.
+    num_tasks: T ≥ 1, a divisor of the number of classes.
+    scenario: 'task', 'domain' or 'class'.
+
+  Returns:
+    A sequence; it is the same for all seeds.
+
+  Raises:
+    DataError: if the classes cannot be shared out, or a task has no examples.
+
+  Reference: Zenke et al., Synaptic intelligence, ICML 2017, section 5.1; Hsu et
+    al. 2018, section 4, where pictures are padded and normalised as well.
+  """
+  if dataset.num_classes % num_tasks:
+    raise DataError(
+      f'num_tasks is {num_tasks} but the {dataset.num_classes} classes of'
+      f' {dataset.name} cannot be shared out among as many tasks: choose a'
+      ' divisor.'
+    )
+  mean, std = 0.0, 1.0
+  if dataset.name == 'mnist':
+    dataset = _padded(dataset, 2)
+    mean, std = 0.1000, 0.2752
+  size = dataset.num_classes // num_tasks
+  chosen = {
+    name: [
+      np.flatnonzero(getattr(dataset, name).label // size == t)
+      for t in range(num_tasks)
+    ]
+    for name in SPLITS
+  }
+  for name, rows in chosen.items():
+    for t, own in enumerate(rows):
+      if not own.size:
+        raise DataError(
+          f'task {t + 1} of {num_tasks} has no {name} examples: {dataset.name}'
+          f' has none of the classes {t * size} to {(t + 1) * size - 1}; lower'
+          ' num_tasks, or change the data set.'
+        )
+  # Rows of all tasks in one rectangle; what fills it is never picked.
+  rows_of = {
+    name: np.stack([np.resize(r, max(map(len, rows))) for r in rows]).astype(
+      np.int32
+    )
+    for name, rows in chosen.items()
+  }
+
+  def tables(seed):
+    del seed
+    return {name: jnp.asarray(rows) for name, rows in rows_of.items()}
+
+  def pick(tables, split, name, task, rows):
+    rows = tables[name][task][rows]
+    return split.image[rows], split.label[rows] - task * size
+
+  return Sequence(
+    dataset,
+    scenario,
+    num_tasks,
+    size,
+    size * (1 if scenario == 'domain' else num_tasks),
+    {
+      n: np.array([len(r) for r in rows], np.int32)
+      for n, rows in chosen.items()
+    },
+    mean,
+    std,
+    tables,
+    pick,
+  )
+
+
+SEQUENCES: Mapping[str, Callable[[Dataset, int, str], Sequence]] = {
+  'permuted': permuted,
+  'split': split,
+}
+
+
+def _padded(dataset: Dataset, by: int) -> Dataset:
+  """A border of black pixels around every picture."""
+  around = [(0, 0), (by, by), (by, by), (0, 0)]
+  pad = lambda s: s._replace(image=np.pad(s.image, around))
+  return dataset._replace(
+    train=pad(dataset.train),
+    validation=pad(dataset.validation),
+    test=pad(dataset.test),
+  )

@@ -1,0 +1,1 @@
+"""What all experiments run on: settings, populations, run folders."""

@@ -1,0 +1,257 @@
+"""The loop around the chunks: progress, metrics, checkpoints, signals."""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import io
+import pathlib
+import shlex
+import sys
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data
+from experiments.engine import folder
+from experiments.engine import population
+from experiments.engine import runs
+from experiments.engine import train
+from experiments.engine.settings import Settings
+from experiments.report import files
+from experiments.report import progress
+from powerprop.types import TrainState
+
+_WORK = ('density', 'inference_flops_ratio', 'training_flops_ratio')
+
+
+class Seconds(NamedTuple):
+  """Time spent, over all starts of a run, without what was lost by kills.
+
+  Attributes:
+    train: in training steps and their reports.
+    wall: in all.
+  """
+
+  train: float
+  wall: float
+
+
+def fit(
+  s: Settings,
+  recipe: train.Recipe,
+  cells: list[population.Cell],
+  dataset: data.Dataset,
+  workdir: pathlib.Path,
+) -> tuple[list[TrainState], Seconds]:
+  """Trains a population to its last step, from its last checkpoint if any.
+
+  Args:
+    s: checked settings.
+    recipe: what the members share.
+    cells: the population, from `population.make_cells`.
+    dataset: on the host; it is put on the device once.
+    workdir: the run's folder, which this process holds.
+
+  Returns:
+    One state per cell, and the time that it took.
+
+  Raises:
+    runs.RunError: if every member diverged.
+    runs.Interrupted: if a signal came; the state is saved.
+  """
+  on_device = lambda split: jax.tree.map(jnp.asarray, split)
+  training, validation = map(on_device, (dataset.train, dataset.validation))
+  since = time.monotonic()
+  states = population.initial_states(recipe, cells, training)
+  checkpoints = runs.Checkpoints(workdir)
+  step, spent = 0, Seconds(0.0, 0.0)
+  offset = 0
+  if (restored := checkpoints.restore(population.pack(states))) is not None:
+    step, packed, extra = restored
+    host = population.unpack(packed, states)
+    states = [
+      jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), h, st)
+      for h, st in zip(host, states, strict=True)
+    ]
+    spent = Seconds(extra['train_seconds'], extra['wall_seconds'])
+    offset = extra['metrics_offset']
+    print(f'Resuming {workdir} at step {step:,} of {s.steps:,}.', flush=True)
+  metrics = runs.Metrics(workdir, offset, step)
+
+  def save():
+    checkpoints.save(
+      step,
+      population.pack(states),
+      {
+        'train_seconds': spent.train,
+        'wall_seconds': spent.wall + time.monotonic() - since,
+        'metrics_offset': metrics.offset,
+      },
+    )
+
+  count = sum(len(c.members) for c in cells)
+  bar = progress.Progress(
+    f'training {count} nets', count * s.steps, 'step', count * step
+  )
+  told: set[population.Member] = set()
+  saved_at, saved_step = time.monotonic(), step if restored else None
+  with (
+    bar,
+    contextlib.closing(checkpoints),
+    contextlib.closing(metrics),
+    runs.stop_signals() as signals,
+  ):
+    while step < s.steps:
+      begun = time.monotonic()
+      num_steps = min(s.chunk_steps, s.steps - step)
+      new: list[Any] = [None] * len(cells)
+      reports: list[Any] = [None] * len(cells)
+      for i, state, report in population.advance(
+        cells, states, num_steps, training, validation
+      ):
+        new[i], reports[i] = state, report
+        bar.add(num_steps * len(cells[i].members), _means([report]))
+        if signals:
+          break
+      if signals:
+        # What this chunk has done so far is dropped: it will be done again.
+        if saved_step != step:
+          save()
+        raise runs.Interrupted(signals[0])
+      states, step = new, step + num_steps
+      spent = spent._replace(train=spent.train + time.monotonic() - begun)
+      rows, alive = _rows(cells, reports, step, told)
+      metrics.write(rows)
+      if not alive:
+        raise runs.RunError(
+          f'every training diverged (the loss is not finite) by step {step:,};'
+          ' lower learning_rate'
+          f' (now {", ".join(f"{r:g}" for r in s.learning_rate)}) or alphas.'
+        )
+      if step == s.steps or time.monotonic() - saved_at >= s.checkpoint_seconds:
+        save()
+        saved_at, saved_step = time.monotonic(), step
+  if signals:
+    raise runs.Interrupted(signals[0])
+  return states, Seconds(spent.train, spent.wall + time.monotonic() - since)
+
+
+def environment(
+  s: Settings,
+  members: Sequence[Any],
+  seconds: Seconds,
+  experiment: str,
+  workdir: pathlib.Path,
+) -> dict[str, Any]:
+  """Where, with what, how fast and by which command a run was made.
+
+  Args:
+    s: checked settings.
+    members: the population.
+    seconds: that it took in all.
+    experiment: the binary's name in `experiments`.
+    workdir: the run's folder.
+
+  Returns:
+    What results.json has under "environment".
+  """
+  return {
+    **runs.environment(),
+    'executor': population.choose_executor(s.executor),
+    'config_changes': folder.changes(workdir),
+    'train_seconds': seconds.train,
+    'wall_seconds': seconds.wall,
+    'steps_per_second': (
+      len(members) * s.steps / seconds.train if seconds.train else None
+    ),
+    # Not sys.argv[0]: a path of the machine, which records do not need.
+    'command': ' '.join(
+      [
+        f'python -m experiments.{experiment}',
+        *map(shlex.quote, sys.argv[1:]),
+      ]
+    ),
+  }
+
+
+def write_results(
+  workdir: pathlib.Path,
+  results: Mapping[str, Any],
+  records: Mapping[str, np.ndarray],
+) -> None:
+  """Writes records.npz, then results.json: where it is, a run is finished."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **records)  # type: ignore[arg-type]
+  files.write_atomically(workdir / 'records.npz', buffer.getvalue())
+  files.write_atomically(workdir / 'results.json', files.to_json(results))
+
+
+def closing_line(
+  results: Mapping[str, Any], drawn: Sequence[pathlib.Path]
+) -> str:
+  """How long a finished run trained, and where its figures are."""
+  e = results['environment']
+  figures = ', '.join(str(p) for p in drawn if p.suffix == '.png')
+  return (
+    f'Trained in {e["train_seconds"]:.0f} s on {e["device"]}'
+    f' ({e["processor"]}).\nFigures: {figures}'
+  )
+
+
+def _means(reports):
+  """Loss and validation accuracy over the members that have not diverged."""
+  loss, accuracy = (
+    np.concatenate(x)
+    for x in zip(
+      *((r.loss, r.validation_accuracy) for r in reports), strict=True
+    )
+  )
+  alive = np.isfinite(loss)
+  mean = lambda x: f'{x[alive].mean():.3f}' if alive.any() else 'nan'
+  return f'loss {mean(loss)}, validation {mean(accuracy)}'
+
+
+def _rows(cells, reports, step, told):
+  """Log rows of a chunk; says once of each member that it diverged."""
+  rows, alive = [], False
+  seen = set()
+  for cell, report in zip(cells, reports, strict=True):
+    for i, m in enumerate(cell.members):
+      if m in seen:
+        continue  # a copy that fills a device
+      seen.add(m)
+      finite = bool(report.finite[i])
+      alive |= finite
+      if not finite and m not in told:
+        told.add(m)
+        what = f'{m.transform}, learning rate {m.learning_rate:g}'
+        if m.variant:
+          name, distribution, sparsity = m.variant
+          what = f'{name}, {distribution}, sparsity {sparsity:g}, {what}'
+        logging.warning(
+          'alpha=%g seed=%d (%s) diverged by step %d: it is left out of the'
+          ' means.',
+          m.alpha,
+          m.seed,
+          what,
+          step,
+        )
+      rows.append(
+        {
+          'step': step,
+          **m.row(),
+          'loss': float(report.loss[i]),
+          'validation_accuracy': float(report.validation_accuracy[i]),
+          'current_alpha': float(report.alpha[i]),
+          'near_zero': float(report.near_zero[i]),
+          **(
+            {name: float(getattr(report, name)[i]) for name in _WORK}
+            if m.variant
+            else {}
+          ),
+        }
+      )
+  return rows, alive

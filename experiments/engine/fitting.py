@@ -1,0 +1,149 @@
+"""Whether data, nets and periods fit the settings, before any training."""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+from absl import logging
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from experiments import data
+from experiments.engine import estimates
+from experiments.engine import settings
+from experiments.engine import validation
+from experiments.engine.settings import Settings
+from experiments.engine.validation import ConfigError
+from powerprop import trees
+from powerprop.types import Params
+
+
+def check_data(s: Settings, dataset: data.Dataset) -> None:
+  """Checks what depends on the data.
+
+  Raises:
+    ConfigError: if a batch is larger than the training data, the network or
+      the optimiser cannot be built for it, or a network of one's own is not as
+      `experiments.engine.networks` promises.
+  """
+  n = len(dataset.train.label)
+  validation.require(
+    s.batch_size <= n,
+    'batch_size',
+    s.batch_size,
+    f"at most {n}, the number of {s.dataset}'s training examples",
+  )
+
+  net = settings.network(s, dataset.num_classes)
+  guide = 'docs/experiments.md says how to add a network'
+  if not isinstance(net, hk.TransformedWithState):
+    raise ConfigError(
+      f'network {s.network!r} gives a {type(net).__name__}, but it must be made'
+      f' by hk.transform_with_state: {guide}.'
+    )
+  image = jnp.zeros((1, *dataset.train.image.shape[1:]))
+  key = jax.random.key(0)
+
+  # Shapes alone: nothing is computed.
+  def init():
+    try:
+      return jax.eval_shape(
+        functools.partial(net.init, key, image, is_training=True)
+      )
+    except TypeError as e:
+      if 'is_training' in str(e):
+        raise ConfigError(
+          f'network {s.network!r} does not take is_training, but it is called'
+          f' as net(image, is_training): {guide}.'
+        ) from None
+      raise
+
+  def update(params):
+    tx = settings.optimizer(s)(0.1)
+    return tx.update(params, tx.init(params), params)
+
+  params, state = validation.attempt('network_kwargs', s.network_kwargs, init)
+  validation.require(
+    all(x.size for x in jax.tree.leaves(params)),
+    'network_kwargs',
+    s.network_kwargs,
+    'such that every layer has some units; one of them has no units',
+  )
+  number = sum(x.size for x in jax.tree.leaves(params))
+  estimates.require_memory(
+    8 * number,  # φ before and after a step
+    f'network_kwargs is {s.network_kwargs}: the {number:,} parameters',
+  )
+  for training in (True, False):
+    _check_logits(s, net, (params, state, image), training, dataset.num_classes)
+  if s.output_density_factor != 1 and not output_leaves(params):
+    raise ConfigError(
+      f'output_density_factor is {s.output_density_factor:g}, but network'
+      f" {s.network!r} has no layer 'output' (it has"
+      f' {", ".join(trees.weights(params))}): give its last layer that name, or'
+      ' set output_density_factor to 1.'
+    )
+  validation.attempt(
+    'optimizer_kwargs',
+    s.optimizer_kwargs,
+    lambda: jax.eval_shape(update, params),
+  )
+
+
+def _check_logits(
+  s: Settings, net: Any, args: tuple[Any, ...], training: bool, classes: int
+) -> None:
+  """Raises ConfigError unless a net gives logits, and its state as it was."""
+  *given, image = args
+  key = jax.random.key(0) if training else None
+  try:
+    logits, state = jax.eval_shape(
+      lambda *a: net.apply(*a, key, image, is_training=training), *given
+    )
+    what = f'{logits.dtype}{list(logits.shape)}'
+  except Exception as e:  # whatever a net of the user's own may raise
+    logits, state, what = None, given[1], f'an error ({validation.why(e)})'
+  ok = logits is not None and logits.shape == (1, classes)
+  shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+  if not ok or not jnp.issubdtype(logits.dtype, jnp.floating):
+    raise ConfigError(
+      f'network {s.network!r} gives {what} for one picture when is_training is'
+      f' {training}, but it must give logits, float32[1, {classes}]: see'
+      ' docs/experiments.md.'
+    )
+  if shapes(state) != shapes(given[1]):
+    raise ConfigError(
+      f'network {s.network!r} changes the shape of its state when it is'
+      f' called with is_training = {training}: see docs/experiments.md.'
+    )
+
+
+def output_leaves(params: Params) -> list[str]:
+  """Paths of the leaves of a net's last layer, which is called `output`."""
+  every = trees.weights(params, lambda *_: True)
+  return [n for n in every if 'output' in n.split('/')]
+
+
+def warn_of_long_periods(
+  s: Settings, periods: Mapping[str, int | None]
+) -> None:
+  """Warns of what changes once in the training or never, for a long period.
+
+  Args:
+    s: checked settings.
+    periods: by field, in steps, beside that of an adaptive α.
+  """
+  adaptive = 'adaptive_powerprop'
+  if adaptive in s.transforms:
+    every = s.transform_kwargs.get(adaptive, {}).get('every')
+    periods = {**periods, f'transform_kwargs.{adaptive}.every': every}
+  for name, period in periods.items():
+    if period and period > s.steps > 0:
+      logging.warning(
+        '%s is %d but a training has %d steps: what changes by it changes at'
+        ' most once; lower it, or raise steps.',
+        name,
+        period,
+        s.steps,
+      )

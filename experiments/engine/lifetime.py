@@ -1,0 +1,175 @@
+"""A member's life through a sequence of tasks, as pure functions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import data
+from experiments.engine import train
+from experiments.engine.train import Recipe
+from experiments.engine.train import Score
+from powerprop import transforms
+from powerprop.types import Ending, Hyper, Method, Params, TrainState
+
+
+class Life(NamedTuple):
+  """The pure functions of one member; a population vmaps them.
+
+  `source` is a `data.Source`: it says which task. All tasks have the same
+  shapes, so each function is compiled once.
+
+  Attributes:
+    start: (hyper, source) -> the state before the first task.
+    begin: (state, hyper) -> the state before a task's first step.
+    chunk: (state, hyper, source, step, number of steps) -> state, mean loss;
+      steps count from the task's first.
+    rechunk: the same in the retraining phase; None where there is none.
+    end: (state, hyper, source) -> state, report of the method.
+    archive: (state, hyper, source) -> state, record of the task.
+    live: (state, source, split) -> Score of the net as it is being trained.
+    params_for: (state, record) -> w, the net of the task whose record it is.
+    recall: (state, record, source, split) -> Score of that net.
+  """
+
+  start: Callable[..., TrainState]
+  begin: Callable[..., TrainState]
+  chunk: Callable[..., tuple[TrainState, jax.Array]]
+  rechunk: Callable[..., tuple[TrainState, jax.Array]] | None
+  end: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+  archive: Callable[..., tuple[TrainState, Any]]
+  live: Callable[..., Score]
+  params_for: Callable[..., Params]
+  recall: Callable[..., Score]
+
+
+def make_life(
+  recipe: Recipe,
+  transform: str,
+  method: Method,
+  alpha: float | None = None,
+  reset_optimizer: bool = False,
+  retrain_schedule: Callable[[jax.Array], jax.Array] | None = None,
+) -> Life:
+  """Builds the functions of one member.
+
+  Args:
+    recipe: what the population shares; with a sequence.
+    transform: a name in recipe.transforms.
+    method: how it learns tasks.
+    alpha: a static α, or None to take it, traced, from the hyperparameters.
+    reset_optimizer: whether every task begins with fresh moments.
+    retrain_schedule: step -> factor on the learning rate in the retraining
+      phase; None is 1.
+
+  Returns:
+    Functions to be jitted, vmapped and sharded at will.
+  """
+  sequence = recipe.sequence
+  assert sequence is not None
+  training = train.make_training(recipe, transform, alpha, method)
+  again = None
+  if method.retraining is not None:
+    again = train.make_training(
+      recipe._replace(schedule=retrain_schedule),
+      transform,
+      alpha,
+      method.retraining,
+    )
+
+  def of_task(hyper: Hyper, source: data.Source, phase: int) -> Hyper:
+    """Each task has a seed of its own for batches and noise."""
+    key = jax.random.fold_in(jax.random.key(hyper.seed), source.task)
+    bits = jax.random.bits(jax.random.fold_in(key, phase), (), jnp.uint32)
+    return hyper._replace(seed=bits)
+
+  def chunk(state, hyper, source, step, num_steps):
+    return training.chunk(
+      state, of_task(hyper, source, 0), source, step, num_steps
+    )
+
+  def rechunk(state, hyper, source, step, num_steps):
+    assert again is not None
+    return again.chunk(
+      state, of_task(hyper, source, 1), source, step, num_steps
+    )
+
+  def begin(state: TrainState, hyper: Hyper) -> TrainState:
+    opt = state.opt
+    if reset_optimizer:
+      power = hyper.alpha if alpha is None else alpha
+      tx = recipe.transforms[transform](
+        recipe.optimizer(hyper.learning_rate), alpha=power
+      )
+      opt = tx.init(state.phi)
+    return state._replace(
+      opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
+    )
+
+  def scored(w, net_state, source, split) -> Score:
+    sizes = sequence.sizes[split]
+    return train.score(
+      recipe,
+      w,
+      net_state,
+      lambda rows: data.examples(sequence, source, split, rows),
+      int(sizes.max()),
+      jnp.asarray(sizes, jnp.int32)[source.task],
+    )
+
+  def ending(state: TrainState, hyper: Hyper, source: data.Source, phase: int):
+    key = jax.random.key(of_task(hyper, source, phase).seed)
+    return Ending(
+      key=jax.random.fold_in(key, 0),
+      task=source.task,
+      alpha=transforms.current_alpha(state.opt),
+      examples=lambda split, rows: data.examples(sequence, source, split, rows),
+      sizes={
+        name: jnp.asarray(n, jnp.int32)[source.task]
+        for name, n in sequence.sizes.items()
+      },
+      apply=lambda w, some: train.apply(recipe, w, state.net, some),
+      accuracy=lambda w: scored(w, state.net, source, 'validation').accuracy,
+      fresh=lambda: train.initial_theta(
+        recipe, jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
+      )[0],
+    )
+
+  def end(state, hyper, source):
+    phi, kept, report = method.end_task(
+      ending(state, hyper, source, 2), state.phi, state.method
+    )
+    return state._replace(phi=phi, method=kept), report
+
+  def archive(state, hyper, source):
+    phi, kept, record = method.archive(
+      ending(state, hyper, source, 3), state.phi, state.method
+    )
+    # Where a task keeps its net, the net's own state (moving averages) as well.
+    net_state = state.net if jax.tree.leaves(record) else ()
+    return state._replace(phi=phi, method=kept), (record, net_state)
+
+  def live(state, source, split):
+    return scored(training.weights(state), state.net, source, split)
+
+  def params_for(state, record):
+    kept, _ = record
+    return method.predict(training.read(state), kept)
+
+  def recall(state, record, source, split):
+    kept, net_state = record
+    net_state = net_state if jax.tree.leaves(kept) else state.net
+    return scored(params_for(state, record), net_state, source, split)
+
+  return Life(
+    start=training.init,
+    begin=begin,
+    chunk=chunk,
+    rechunk=None if again is None else rechunk,
+    end=end,
+    archive=archive,
+    live=live,
+    params_for=params_for,
+    recall=recall,
+  )

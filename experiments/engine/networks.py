@@ -1,0 +1,409 @@
+"""Plain Haiku nets: image [B, H, W, C] -> logits [B, classes].
+
+They know nothing of Powerprop. Every function takes the number of classes and
+returns a `hk.TransformedWithState` whose apply is called with (params, state,
+rng, images, is_training). The last layer is always called `output`.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from powerprop import costs
+from powerprop.types import Params
+
+# Truncated normal, fan-in, scale 1: Haiku divides by 0.8796, which makes the
+# standard deviation after truncation √(1/fan_in).
+_INIT = hk.initializers.VarianceScaling(1.0, 'fan_in', 'truncated_normal')
+_HE = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
+# What all batch normalisation here is made with.
+_NORM: dict[str, Any] = {
+  'create_scale': True,
+  'create_offset': True,
+  'decay_rate': 0.9,
+  'eps': 1e-5,
+}
+
+
+def mlp(
+  num_classes: int,
+  hidden: tuple[int, ...] = (300, 100),
+  init_scale: float = 1.0,
+  with_bias: bool = True,
+) -> hk.TransformedWithState:
+  """A ReLU perceptron on flattened pixels; by default LeNet-300-100.
+
+  Args:
+    num_classes: width of the output layer.
+    hidden: widths of the hidden layers.
+    init_scale: s > 0; weights start with variance s/fan_in.
+    with_bias: whether units have biases, which start at 0.
+
+  Returns:
+    The transformed net; on 28x28 pictures LeNet-300-100 has 266,200 weights.
+
+  Reference: the Powerpropagation release (deepmind-research,
+    powerpropagation.ipynb): layers, initialisation, zero biases.
+  """
+  if not init_scale > 0:
+    raise ValueError(f'init_scale is {init_scale} but must be above 0')
+  init = hk.initializers.VarianceScaling(
+    init_scale, 'fan_in', 'truncated_normal'
+  )
+  linear = functools.partial(hk.Linear, with_bias=with_bias, w_init=init)
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    del is_training
+    x = image.reshape(image.shape[0], -1)
+    for i, size in enumerate(hidden):
+      x = jax.nn.relu(linear(size, name=f'hidden_{i}')(x))
+    return linear(num_classes, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+class SlicedConv2D(hk.Module):
+  """A convolution as slices and one matrix product; `hk.Conv2D`'s values.
+
+  On CPU, XLA's own convolution took 99 ms a step inside a scan against 8 ms
+  outside it, this one 6 ms in both; under vmap it stays a batched product where
+  XLA's becomes a slow grouped convolution. Padding is 'SAME'.
+  """
+
+  def __init__(self, channels: int, kernel: int, stride: int, name: str):
+    """Constructs the module.
+
+    Args:
+      channels: number of output channels.
+      kernel: side of the square kernel.
+      stride: step between output pixels.
+      name: the module's name.
+    """
+    super().__init__(name)
+    self._channels, self._kernel, self._stride = channels, kernel, stride
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, channels]."""
+    k, step = self._kernel, self._stride
+    shape = (k, k, x.shape[-1], self._channels)
+    w = hk.get_parameter('w', shape, x.dtype, _INIT)
+    b = hk.get_parameter('b', shape[-1:], x.dtype, jnp.zeros)
+    out_h, out_w = -(-x.shape[1] // step), -(-x.shape[2] // step)
+    spare = [
+      max((out - 1) * step + k - size, 0)
+      for out, size in ((out_h, x.shape[1]), (out_w, x.shape[2]))
+    ]
+    x = jnp.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in spare), (0, 0)])
+    patches = jnp.concatenate(
+      [
+        x[
+          :,
+          i : i + (out_h - 1) * step + 1 : step,
+          j : j + (out_w - 1) * step + 1 : step,
+        ]
+        for i in range(k)
+        for j in range(k)
+      ],
+      axis=-1,
+    )
+    return patches @ w.reshape(-1, self._channels) + b
+
+
+def _conv_net(
+  num_classes: int,
+  channels: tuple[int, ...],
+  hidden: tuple[int, ...],
+  kernel: int = 5,
+  pool: bool = False,
+  norm: bool = False,
+) -> hk.TransformedWithState:
+  """Convolutions with ReLU that halve the picture, then a ReLU perceptron.
+
+  Args:
+    num_classes: width of the output layer.
+    channels: of the convolutions.
+    hidden: widths of the hidden layers.
+    kernel: side of the kernels.
+    pool: whether a 3x3 max pool halves the picture, or the convolution itself.
+    norm: whether batch normalisation comes before every ReLU.
+
+  Returns:
+    The transformed net.
+  """
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    def active(x, name):
+      if norm:
+        return _norm_relu(x, is_training, f'{name}_norm')
+      return jax.nn.relu(x)
+
+    x = image
+    for i, size in enumerate(channels):
+      stride = 1 if pool else 2
+      name = f'conv_{i}'
+      x = active(SlicedConv2D(size, kernel, stride, name=name)(x), name)
+      if pool:
+        x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'SAME')
+    x = jnp.reshape(x, (x.shape[0], -1))
+    for i, size in enumerate(hidden):
+      name = f'hidden_{i}'
+      x = active(hk.Linear(size, w_init=_INIT, name=name)(x), name)
+    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+def mnist_conv(num_classes: int) -> hk.TransformedWithState:
+  """Three layers: conv 16, conv 32, linear.
+
+  The report shows histograms of three layers and says no more: the sizes are a
+  default of ours.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; on 28x28x1 pictures it has 28,880 weights.
+
+  Reference: Jain, Raj and Asgaonkar (report, 2022), section 3.2.
+  """
+  return _conv_net(num_classes, channels=(16, 32), hidden=())
+
+
+def cifar10_conv(num_classes: int) -> hk.TransformedWithState:
+  """Five layers: conv 6, conv 16, linear 120, 84, and the output.
+
+  The report shows histograms of five layers and says no more: the widths are
+  LeNet-5's, a default of ours.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; on 32x32x3 pictures it has 136,650 weights.
+
+  Reference: Jain, Raj and Asgaonkar (report, 2022), section 3.3.
+  """
+  return _conv_net(num_classes, channels=(6, 16), hidden=(120, 84))
+
+
+def small_conv(
+  num_classes: int,
+  channels: tuple[int, ...] = (16, 32, 64),
+  hidden: tuple[int, ...] = (128,),
+  norm: bool = True,
+) -> hk.TransformedWithState:
+  """3x3 convolutions of stride 2 and a hidden layer: for trials on a CPU.
+
+  Without normalisation, a net that is very sparse from the start hardly learns:
+  what its few weights let through shrinks from layer to layer.
+
+  Args:
+    num_classes: width of the output layer.
+    channels: of the convolutions.
+    hidden: widths of the hidden layers.
+    norm: whether batch normalisation comes before every ReLU.
+
+  Returns:
+    The transformed net; on 32x32x3 pictures it has 155,824 weights.
+  """
+  return _conv_net(num_classes, channels, hidden, kernel=3, norm=norm)
+
+
+def small_alexnet(num_classes: int) -> hk.TransformedWithState:
+  """Two 5x5 convolutions of 64 channels with max pools, then 384, 192, output.
+
+  The paper says "a smaller version of AlexNet" and no more. This one is a
+  default of ours: the small AlexNet of Zhang et al., without its local response
+  normalisation.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; on 32x32x3 pictures it has 1,755,712 weights.
+
+  Reference: Zhang et al., Understanding deep learning requires rethinking
+    generalization (2017), appendix A.
+  """
+  return _conv_net(num_classes, channels=(64, 64), hidden=(384, 192), pool=True)
+
+
+def _norm_relu(x: jax.Array, is_training: bool, name: str) -> jax.Array:
+  return jax.nn.relu(hk.BatchNorm(name=name, **_NORM)(x, is_training))
+
+
+def wide_resnet(
+  num_classes: int, depth: int = 22, width: int = 2, dropout: float = 0.3
+) -> hk.TransformedWithState:
+  """A wide residual net for CIFAR; by default WRN-22-2, as in RigL's protocol.
+
+  A 3x3 convolution, three groups of (depth − 4)/6 blocks of 16, 32 and 64 times
+  `width` channels, and a mean over the picture. A block is twice batch
+  normalisation, ReLU and a 3x3 convolution; a 1x1 convolution takes the input
+  past it where the number of channels changes. Kernels have no biases and He's
+  initialisation.
+
+  Args:
+    num_classes: width of the output layer.
+    depth: number of layers, 6n + 4.
+    width: factor on the channels.
+    dropout: rate of dropout between a block's convolutions, in [0, 1); RigL's
+      code has 0.3.
+
+  Returns:
+    The transformed net; WRN-22-2 has 1,076,912 weights for 10 classes.
+
+  Raises:
+    ValueError: if no net has this depth.
+
+  Reference: Zagoruyko and Komodakis, Wide residual networks (2016); RigL's
+    public code (rigl/cifar_resnet), whose kernels are Glorot's.
+  """
+  blocks, rest = divmod(depth - 4, 6)
+  if rest or blocks < 1:
+    raise ValueError(
+      f'depth is {depth} but must be 6n + 4: 10, 16, 22, 28 and so on'
+    )
+
+  def conv(x: jax.Array, channels: int, kernel: int, stride: int, name: str):
+    return hk.Conv2D(
+      channels, kernel, stride, with_bias=False, w_init=_HE, name=name
+    )(x)
+
+  def block(
+    x: jax.Array, channels: int, stride: int, is_training: bool, name: str
+  ) -> jax.Array:
+    y = _norm_relu(x, is_training, f'{name}_norm_0')
+    if x.shape[-1] != channels:
+      x = conv(y, channels, 1, stride, f'{name}_shortcut')
+    y = conv(y, channels, 3, stride, f'{name}_conv_0')
+    y = _norm_relu(y, is_training, f'{name}_norm_1')
+    if is_training and dropout:
+      y = hk.dropout(hk.next_rng_key(), dropout, y)
+    return x + conv(y, channels, 3, 1, f'{name}_conv_1')
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    x = conv(image, 16, 3, 1, 'conv')
+    for group in range(3):
+      for i in range(blocks):
+        stride = 2 if group and not i else 1
+        name = f'group_{group}_block_{i}'
+        x = block(x, 2**group * 16 * width, stride, is_training, name)
+    x = _norm_relu(x, is_training, 'norm')
+    x = jnp.mean(x, axis=(1, 2))
+    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+def _resnet(
+  num_classes: int, blocks: tuple[int, ...], bottleneck: bool, large: bool
+) -> hk.TransformedWithState:
+  """A residual net of Haiku's own blocks, under names that tell the layers."""
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    kernel, stride = (7, 2) if large else (3, 1)
+    x = hk.Conv2D(64, kernel, stride, with_bias=False, name='conv')(image)
+    x = _norm_relu(x, is_training, 'conv_norm')
+    if large:
+      x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'SAME')
+    for i, number in enumerate(blocks):
+      group = hk.nets.ResNet.BlockGroup(
+        channels=2**i * (256 if bottleneck else 64),
+        num_blocks=number,
+        stride=2 if i else 1,
+        bn_config=_NORM,
+        resnet_v2=False,
+        bottleneck=bottleneck,
+        use_projection=bottleneck or i > 0,
+        name=f'group_{i}',
+      )
+      x = group(x, is_training, test_local_stats=False)
+    x = jnp.mean(x, axis=(1, 2))
+    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+def resnet18(num_classes: int) -> hk.TransformedWithState:
+  """ResNet-18 for small pictures: a 3x3 convolution first, and no max pool.
+
+  Kernels are truncated normal with fan-in scale 1.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; it has 11,164,352 weights for 10 classes.
+
+  Reference: He et al., Deep residual learning for image recognition (2016).
+  """
+  return _resnet(num_classes, (2, 2, 2, 2), bottleneck=False, large=False)
+
+
+def resnet50(num_classes: int) -> hk.TransformedWithState:
+  """ResNet-50 v1.5 for ImageNet: its strides are in the 3x3 convolutions.
+
+  Haiku's, but for the names and for the output layer: that one starts at zero
+  there, and a weight at zero never moves under Ψ. The last scale of each block
+  starts at zero, so that the blocks start as identities. Kernels are truncated
+  normal with fan-in scale 1.
+
+  Args:
+    num_classes: width of the output layer.
+
+  Returns:
+    The transformed net; it has 25,502,912 weights for 1,000 classes.
+
+  Reference: He et al. (2016); Goyal et al., Accurate, large minibatch SGD
+    (2017), section 5.1.
+  """
+  return _resnet(num_classes, (3, 4, 6, 3), bottleneck=True, large=True)
+
+
+NETWORKS: dict[str, Callable[..., hk.TransformedWithState]] = {
+  f.__name__: f
+  for f in (
+    mlp,
+    mnist_conv,
+    cifar10_conv,
+    small_conv,
+    small_alexnet,
+    wide_resnet,
+    resnet18,
+    resnet50,
+  )
+}
+
+
+def layer_flops(
+  net: hk.TransformedWithState,
+  shapes: Params,
+  net_state: Any,
+  image_shape: tuple[int, ...],
+) -> dict[str, float]:
+  """FLOPs of a dense forward pass of one picture, by parameter path.
+
+  Args:
+    net: one of these, or one like them.
+    shapes: of its parameters.
+    net_state: its state, or the shapes of that.
+    image_shape: (H, W, C).
+
+  Returns:
+    What `powerprop.flops` returns.
+  """
+  image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  return costs.flops(
+    lambda params, state, x: net.apply(
+      params, state, None, x, is_training=False
+    )[0],
+    shapes,
+    net_state,
+    image,
+  )

@@ -1,0 +1,399 @@
+"""A config, checked: one clear sentence for whatever is wrong with it."""
+
+from collections.abc import Callable, Collection, Mapping
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from experiments import data
+from experiments.engine import networks
+from experiments.engine import validation
+from experiments.engine.validation import ConfigError
+from powerprop import schedules
+from powerprop import transforms
+
+
+class Settings(NamedTuple):
+  """What `experiments.one_shot` is told; the fields of every config.
+
+  Attributes:
+    dataset: a name in `experiments.data.names()`.
+    network: a function of `experiments.engine.networks`.
+    network_kwargs: its keyword arguments.
+    optimizer: an optax alias.
+    optimizer_kwargs: its keyword arguments but the learning rate.
+    learning_rate: one or several, each ≥ 0; several are a sweep.
+    transforms: names in `powerprop.transforms`; several are compared. α = 1 is
+      the same for all, and runs once, under the first.
+    transform_kwargs: by transform, its keyword arguments.
+    alphas: powers ≥ 1 (where they start, for an adaptive transform).
+    seeds: how many, from 0; a seed's θ at the start is the same for every α.
+    steps: optimisation steps, ≥ 0.
+    batch_size: examples per step.
+    densities: shares kept by pruning, each in (0, 1].
+    output_density_factor: the output layer keeps min(1, factor·density).
+    executor: 'auto', 'map' or 'vmap'; see `population.make_cells`.
+    chunk_steps: steps between two reports (and so between two checkpoints).
+    checkpoint_seconds: least time between two checkpoints.
+    near_zero: ε; weights in (−ε, ε) count as near zero.
+    learning_rate_schedule: kind ('constant', 'piecewise' or 'cosine') and the
+      arguments of `powerprop.schedules.learning_rate`; steps are those of the
+      config.
+    augment: 'none' or 'crop_flip', applied to training pictures.
+    l2: coefficient of ½‖w‖² over the kernels, as part of the loss.
+    label_smoothing: share in [0, 1) of a label spread over all classes.
+    labels: what tables and figures call transforms and methods, by what the
+      config calls them; no two alike.
+  """
+
+  dataset: str
+  network: str
+  network_kwargs: dict[str, Any]
+  optimizer: str
+  optimizer_kwargs: dict[str, Any]
+  learning_rate: tuple[float, ...]
+  transforms: tuple[str, ...]
+  transform_kwargs: dict[str, Any]
+  alphas: tuple[float, ...]
+  seeds: int
+  steps: int
+  batch_size: int
+  densities: tuple[float, ...]
+  output_density_factor: float
+  executor: str
+  chunk_steps: int
+  checkpoint_seconds: float
+  near_zero: float
+  # A config may leave out what comes below.
+  learning_rate_schedule: dict[str, Any] = {'kind': 'constant'}
+  augment: str = 'none'
+  l2: float = 0.0
+  label_smoothing: float = 0.0
+  labels: dict[str, str] = {}
+
+
+class Rules(NamedTuple):
+  """How the config of a run may differ from the one that it began with.
+
+  Attributes:
+    resolve: config -> the same with all defaults, as config.json keeps it: a
+      default that changes later does not change what a record means.
+    free: fields that touch no result.
+    growing: fields that may rise; results of before are set aside.
+  """
+
+  resolve: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+  free: Collection[str] = ()
+  growing: Collection[str] = ()
+
+
+def optimizers() -> list[str]:
+  """Names of optax's optimisers: what takes a learning rate first.
+
+  Left out are those that need the loss, which a training step does not give
+  them, one that needs a random key, and a deprecated alias.
+  """
+  skipped = ('lbfgs', 'noisy_sgd', 'optimistic_adam', 'polyak_sgd')
+
+  def first_argument(fn: Any) -> str:
+    try:
+      return next(iter(inspect.signature(fn).parameters), '')
+    except (TypeError, ValueError):
+      return ''
+
+  return [
+    name
+    for name in dir(optax)
+    if name not in skipped
+    and not name.startswith(('_', 'scale_by_'))
+    and not isinstance(getattr(optax, name), type)
+    and first_argument(getattr(optax, name)) == 'learning_rate'
+  ]
+
+
+def transform_names() -> list[str]:
+  """Names of the transformations that a config may choose."""
+  return ['adaptive_powerprop', 'chain_rule', 'powerprop']
+
+
+def check(config: ml_collections.ConfigDict) -> Settings:
+  """Checks a config of `experiments.one_shot` by itself.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+
+  Returns:
+    Settings.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or out of
+      range.
+  """
+  s = check_fields(config.to_dict(), Settings, 'configs/digits.py')
+  check_labels(s, ())
+  return s
+
+
+def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
+  """Checks the fields of `Settings`; see `check`."""
+  validation.check_names(given, kind._fields, kind._field_defaults, example)
+  s = Settings(**given)
+  for name in (
+    'network_kwargs',
+    'optimizer_kwargs',
+    'transform_kwargs',
+    'learning_rate_schedule',
+    'labels',
+  ):
+    value = getattr(s, name)
+    validation.require(isinstance(value, dict), name, repr(value), 'a dict')
+  validation.known('data set', s.dataset, list(data.names()))
+  validation.known('network', s.network, list(networks.NETWORKS))
+  validation.known('optimizer', s.optimizer, optimizers())
+  chosen = validation.names('transforms', s.transforms)
+  for name in (*chosen, *s.transform_kwargs):
+    validation.known('transform', name, transform_names())
+  validation.known('executor', s.executor, ['auto', 'map', 'vmap'])
+  validation.known('augment', s.augment, list(data.AUGMENTATIONS))
+
+  s = s._replace(
+    transforms=chosen,
+    learning_rate=validation.numbers('learning_rate', s.learning_rate),
+    alphas=validation.numbers('alphas', s.alphas),
+    densities=tuple(
+      sorted(validation.numbers('densities', s.densities), reverse=True)
+    ),
+  )
+  for a in s.alphas:
+    validation.require(
+      1 <= a <= validation.LARGEST_FLOAT,
+      'alphas',
+      f'{a:g}',
+      'finite in float32 and at least 1 (1 is ordinary training)',
+    )
+  for d in s.densities:
+    validation.require(
+      0 < d <= 1, 'densities', f'{d:g}', 'in (0, 1], the share kept'
+    )
+  for rate in s.learning_rate:
+    validation.require(
+      0 <= rate <= validation.LARGEST_FLOAT,
+      'learning_rate',
+      f'{rate:g}',
+      'finite in float32 and at least 0',
+    )
+  validation.check_whole(
+    s, {'seeds': 1, 'steps': 0, 'batch_size': 1, 'chunk_steps': 1}
+  )
+  validation.check_ranges(
+    s,
+    {
+      'output_density_factor': ('a number above 0', lambda x: x > 0),
+      'near_zero': ('a number above 0', lambda x: x > 0),
+      'checkpoint_seconds': ('a number of at least 0', lambda x: x >= 0),
+      'l2': ('a number of at least 0', lambda x: x >= 0),
+      'label_smoothing': ('a number in [0, 1)', lambda x: 0 <= x < 1),
+    },
+  )
+  for name in (
+    'network_kwargs',
+    'optimizer_kwargs',
+    'transform_kwargs',
+    'learning_rate_schedule',
+  ):
+    validation.no_nan(name, getattr(s, name))
+  validation.check_types(
+    'network_kwargs', networks.NETWORKS[s.network], s.network_kwargs
+  )
+  validation.attempt('network_kwargs', s.network_kwargs, lambda: network(s, 10))
+  validation.attempt(
+    'learning_rate_schedule', s.learning_rate_schedule, lambda: schedule(s)
+  )
+  validation.attempt(
+    'optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1)
+  )
+  given_rates = s.learning_rate_schedule
+  varies = given_rates.get('kind') != 'constant' or given_rates.get('warmup')
+  if varies and rate_is_of_the_start(s):
+    raise ConfigError(
+      f'learning_rate_schedule is {given_rates} but optimizer {s.optimizer!r}'
+      ' looks at the learning rate once, for its first step sizes: leave the'
+      ' schedule out, or choose another optimizer.'
+    )
+  for name, kwargs in s.transform_kwargs.items():
+    path = f'transform_kwargs.{name}'
+    validation.require(isinstance(kwargs, dict), path, repr(kwargs), 'a dict')
+    validation.check_types(path, getattr(transforms, name), kwargs)
+  for name, tx in make_transforms(s).items():
+    build = functools.partial(tx, optax.sgd(0.1), alpha=2.0)
+    given = s.transform_kwargs.get(name, {})
+    validation.attempt(f'transform_kwargs.{name}', given, build)
+  return s
+
+
+def check_extended(
+  config: ml_collections.ConfigDict,
+  kind: Any,
+  unused: Mapping[str, Any],
+  example: str,
+) -> Any:
+  """Checks a config that has the fields of `Settings` and others.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+    kind: a NamedTuple of `training`, which are the `Settings`, and its own
+      fields.
+    unused: fields of `Settings` that such a config does not have, and what
+      stands in for them.
+    example: a config to point to.
+
+  Returns:
+    A `kind`; its own fields are as they were given.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or, of
+      `Settings`, out of range.
+  """
+  given = config.to_dict()
+  own = [n for n in kind._fields if n != 'training']
+  shared = [n for n in Settings._fields if n not in unused]
+  optional = {**kind._field_defaults, **Settings._field_defaults}
+  validation.check_names(given, [*own, *shared], optional, example)
+  rest = {k: v for k, v in given.items() if k not in own}
+  training = check_fields({**rest, **unused}, Settings, example)
+  return kind(training, **{k: v for k, v in given.items() if k in own})
+
+
+def check_labels(s: Settings, methods: Collection[str]) -> None:
+  """Checks that labels name what there is, and tell it apart.
+
+  Args:
+    s: checked otherwise.
+    methods: that the config has names for, or may choose.
+
+  Raises:
+    ConfigError: naming the label that is wrong.
+  """
+  there = sorted({*transform_names(), *methods})
+  for name, label in s.labels.items():
+    validation.known('label of', name, there)
+    validation.require(
+      isinstance(label, str) and bool(label.strip()) and label.isprintable(),
+      f'labels.{name}',
+      repr(label),
+      'a line of text',
+    )
+    others = [n for n in s.labels if n != name and s.labels[n] == label]
+    validation.require(
+      not others,
+      f'labels.{name}',
+      f'{label!r}, as is that of {", ".join(others)},',
+      'different',
+    )
+
+
+def attempt(name: str, value: Any, build: Callable[[], Any]) -> None:
+  """Raises ConfigError, naming the value, where it cannot be built with."""
+  try:
+    build()
+  except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
+    why = ' '.join(str(e).split())
+    why = why if len(why) <= 200 else why[:199] + '…'
+    raise ConfigError(
+      f'{name} is {value} but that does not fit ({why}); change or remove it.'
+    ) from None
+
+
+def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+  """A config with every field, and all defaults of what it names.
+
+  Args:
+    given: a config, as a dict; also of an earlier version.
+
+  Returns:
+    The same with the fields that it leaves out, and the keyword arguments that
+    it leaves out of nets, optimisers, transforms and schedules.
+  """
+  out = {**Settings._field_defaults, **given}
+  functions = {
+    'network_kwargs': networks.NETWORKS.get(str(out.get('network'))),
+    'optimizer_kwargs': getattr(optax, str(out.get('optimizer')), None),
+    'learning_rate_schedule': schedules.learning_rate,
+  }
+  for name, fn in functions.items():
+    out[name] = validation.with_defaults(fn, out.get(name))
+  chosen = out.get('transforms', ())
+  kwargs = out.get('transform_kwargs')
+  if isinstance(kwargs, dict):
+    for name in [chosen] if isinstance(chosen, str) else chosen:
+      fn = getattr(transforms, str(name), None)
+      made = validation.with_defaults(fn, kwargs.get(name, {}))
+      kwargs = {**kwargs, name: made}
+    out['transform_kwargs'] = kwargs
+  return out
+
+
+def rules(s: Settings) -> Rules:
+  """What of a config may change when its run goes on.
+
+  The steps of a training do not depend on how many are in a chunk, nor, where
+  the learning rate is constant, on how many there will be.
+  """
+  growing = ('steps',) if schedule(s) is None else ()
+  free = ('checkpoint_seconds', 'chunk_steps', 'labels')
+  return Rules(resolved, free, growing)
+
+
+def network(s: Settings, num_classes: int) -> Any:
+  """The net that the settings name."""
+  kwargs = {
+    k: tuple(v) if isinstance(v, list) else v
+    for k, v in s.network_kwargs.items()
+  }
+  return networks.NETWORKS[s.network](num_classes, **kwargs)
+
+
+def optimizer(s: Settings) -> Callable[[Any], optax.GradientTransformation]:
+  """learning rate -> the optimiser that the settings name."""
+  return lambda rate: getattr(optax, s.optimizer)(rate, **s.optimizer_kwargs)
+
+
+def rate_is_of_the_start(s: Settings) -> bool:
+  """Whether the optimiser's updates do not depend on its learning rate.
+
+  Rprop's does not: its first state has step sizes from it, which adapt. What
+  changes the rate later on, a schedule or a retry, would change nothing.
+
+  Args:
+    s: whose optimiser and its arguments have been checked.
+  """
+  x = jnp.zeros((2, 2))
+  state = optimizer(s)(0.1).init(x)
+  update = lambda rate: optimizer(s)(rate).update(x, state, x)
+  program = jax.make_jaxpr(update)(0.1).jaxpr  # nothing is computed
+  return not any(program.invars[0] in e.invars for e in program.eqns)
+
+
+def schedule(s: Settings) -> Callable[[Any], Any] | None:
+  """step -> factor on the learning rate; None where it is always 1."""
+  if s.learning_rate_schedule == {'kind': 'constant'}:
+    return None
+  return schedules.learning_rate(steps=s.steps, **s.learning_rate_schedule)
+
+
+def make_transforms(
+  s: Settings,
+) -> Mapping[str, Callable[..., optax.GradientTransformation]]:
+  """By name, (inner, alpha) -> the transformation with its arguments."""
+
+  def make(name):
+    fn = getattr(transforms, name)
+    kwargs = s.transform_kwargs.get(name, {})
+    return lambda inner, alpha: fn(inner, alpha=alpha, **kwargs)
+
+  return {name: make(name) for name in s.transforms}

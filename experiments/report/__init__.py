@@ -1,0 +1,1 @@
+"""What all tables and figures share; makes those of any run again."""

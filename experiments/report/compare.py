@@ -1,0 +1,149 @@
+"""Compares two settings of a finished run, seed by seed.
+
+  python -m experiments.report.compare DIR BASELINE OTHER
+
+BASELINE and OTHER say what differs, as in `method=epn method=retrain` or
+`alpha=1 alpha=2,learning_rate=0.1`; everything else is the same in both, and
+has a line for each of its values.
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+import io
+import math
+import sys
+from typing import Any
+
+from experiments.report import differences
+from experiments.report import files
+from experiments.report import markup
+from experiments.report.differences import Entry
+
+
+def table(nets: Sequence[Entry], baseline: str, other: str) -> str:
+  """How far one setting is ahead of another.
+
+  Args:
+    nets: of a run.
+    baseline: 'field=value', or several with commas: what is subtracted.
+    other: likewise, of the same fields. All others are the same in both.
+
+  Returns:
+    A table in Markdown with a line for every setting of the other fields that
+    both have, and a line on what its cells are.
+
+  Raises:
+    ValueError: if there is no net, a field or a value is unknown, the two name
+      different fields, or they have nothing in common.
+  """
+  if not nets:
+    raise ValueError('The run has no nets to compare.')
+  wanted = [_parsed(text, nets) for text in (baseline, other)]
+  if wanted[0].keys() != wanted[1].keys():
+    raise ValueError(
+      f'{baseline} and {other} name different fields: name the same in both.'
+    )
+  named = set(wanted[0])
+  sides = [_by_rest(_chosen(nets, fields), named) for fields in wanted]
+  rests = [rest for rest in sides[0] if rest in sides[1]]
+  if not rests:
+    raise ValueError(
+      f'{baseline} and {other} have no setting of the other fields in common:'
+      ' name one of these as well, as in method=epn,learning_rate=0.1.'
+    )
+  shown = [
+    i for i in range(len(rests[0])) if len({rest[i] for rest in rests}) > 1
+  ]
+  measures = list(nets[0].measures)
+  body = []
+  for rest in rests:
+    cells = []
+    for name in measures:
+      first, second = (
+        {
+          net.seed: net.measures[name]
+          for net in side[rest]
+          if math.isfinite(net.measures[name])
+        }
+        for side in sides
+      )
+      found = differences.paired(first, second)
+      cells.append(markup.difference_cell(found, digits=2))
+    body.append([*(_text(rest[i][1]) for i in shown), *cells])
+  names = [rests[0][i][0] for i in shown]
+  headers = [name.replace('_', ' ') for name in (*names, *measures)]
+  lines = markup.grid(body, headers, 'left', max(len(names), 1))
+  return f'{other} minus {baseline}:\n\n{lines}\n\n{markup.DIFFERENCE}'
+
+
+def _parsed(text: str, nets: Sequence[Entry]) -> dict[str, str]:
+  """The fields that a text names, with their values as texts."""
+  known = list(nets[0].setting)
+  out = {}
+  for part in text.split(','):
+    name, equals, value = part.partition('=')
+    if not equals or name not in known:
+      raise ValueError(
+        f'{part!r} is no field=value: the fields are {", ".join(known)}.'
+      )
+    try:
+      out[name] = _text(float(value))
+    except ValueError:
+      out[name] = value
+  return out
+
+
+def _chosen(nets: Sequence[Entry], fields: Mapping[str, str]) -> list[Entry]:
+  """The nets of these fields."""
+  for name, value in fields.items():
+    there = list(dict.fromkeys(_text(net.setting[name]) for net in nets))
+    if value not in there:
+      raise ValueError(f'No {name} is {value}: there are {", ".join(there)}.')
+  return [
+    net
+    for net in nets
+    if all(_text(net.setting[n]) == value for n, value in fields.items())
+  ]
+
+
+def _by_rest(
+  nets: Iterable[Entry], named: set[str]
+) -> dict[tuple[tuple[str, Any], ...], list[Entry]]:
+  """The nets by the fields that nobody named."""
+  out: dict[tuple[tuple[str, Any], ...], list[Entry]] = {}
+  for net in nets:
+    rest = tuple(i for i in net.setting.items() if i[0] not in named)
+    out.setdefault(rest, []).append(net)
+  return out
+
+
+def _text(value: Any) -> str:
+  """A value as it is given on the command line."""
+  return f'{value:g}' if isinstance(value, float) else str(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Prints the table of the settings named on the command line."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='replace')  # a terminal may be ASCII
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.report.compare',
+    description='Compares two settings of a finished run, seeds paired.',
+  )
+  parser.add_argument('workdir', help="a run's folder")
+  parser.add_argument('baseline', help='such as method=rigl, or alpha=1')
+  parser.add_argument('other', help='likewise: what it is subtracted from')
+  given = parser.parse_args(arguments)
+  try:
+    results, _ = files.load(given.workdir)
+    entries = files.part_of(results, 'analysis').entries(results)
+    print(table(entries, given.baseline, given.other))
+  except (OSError, ValueError) as error:
+    print(error, file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

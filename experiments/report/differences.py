@@ -1,0 +1,125 @@
+"""How far one setting is ahead of another, and how sure that is.
+
+Seeds of the same number start from the same weights and see the same batches,
+so what they share cancels in their difference. One setting is called better
+than another only where the 95% interval of the mean difference leaves out zero.
+"""
+
+from collections.abc import Mapping, Sequence
+import math
+from typing import Any, NamedTuple
+
+from scipy import special
+
+from experiments.report import statistics
+from experiments.report.statistics import Row
+
+
+class Difference(NamedTuple):
+  """How far one setting is ahead of another, over the seeds that both have.
+
+  Attributes:
+    mean: of the differences; nan where no seed has both.
+    half: half the width of its 95% interval; nan for fewer than three seeds.
+    n: number of seeds.
+    ahead: number of seeds in which the difference is positive.
+    behind: number of seeds in which it is negative.
+  """
+
+  mean: float
+  half: float
+  n: int
+  ahead: int
+  behind: int
+
+  @property
+  def clear(self) -> bool:
+    """Whether the interval leaves out zero; false where there is none."""
+    return abs(self.mean) > self.half
+
+
+class Entry(NamedTuple):
+  """A trained net.
+
+  Attributes:
+    setting: its fields but for the seed, by name.
+    seed: its seed.
+    measures: shares in [−1, 1], by name; nan where one does not apply.
+  """
+
+  setting: Mapping[str, Any]
+  seed: Any
+  measures: Mapping[str, float]
+
+
+def half_width(std: float, n: int) -> float:
+  r"""Half the width of Student's 95% interval of a mean.
+
+  .. math:: t_{0.975,\, n - 1}\, s / \sqrt{n}
+
+  There is none for two values: the factor is 12.7 then, and two that happen to
+  be equal, as accuracies on a few hundred pictures do, would make it zero.
+
+  Args:
+    std: sample standard deviation s (ddof = 1) of n values, ≥ 0.
+    n: number of values.
+
+  Returns:
+    A number ≥ 0, or nan for fewer than three values.
+
+  >>> round(half_width(1., 5), 3)
+  1.242
+
+  References:
+    Student, The probable error of a mean, Biometrika, 1908.
+  """
+  if n < 3:
+    return math.nan
+  return float(special.stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
+
+
+def paired(
+  baseline: Mapping[Any, float], other: Mapping[Any, float]
+) -> Difference:
+  """How far one setting is ahead of the baseline, seed by seed.
+
+  One difference in twenty that is none has an interval that leaves out zero all
+  the same.
+
+  Args:
+    baseline: a number for each seed; what is subtracted.
+    other: likewise; seeds that only one of the two has are left out.
+
+  Returns:
+    The difference, in the unit of the numbers.
+
+  >>> paired({0: .5, 1: .25, 2: 0.}, {0: .75, 1: .25})
+  Difference(mean=0.125, half=nan, n=2, ahead=1, behind=0)
+  """
+  pairs = [other[s] - baseline[s] for s in baseline if s in other]
+  if not pairs:
+    return Difference(math.nan, math.nan, 0, 0, 0)
+  mean, std = statistics.mean_and_std(pairs)
+  ahead, behind = sum(p > 0 for p in pairs), sum(p < 0 for p in pairs)
+  return Difference(
+    mean, half_width(std, len(pairs)), len(pairs), ahead, behind
+  )
+
+
+def by_seed(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[Any, float]]:
+  """Test accuracies of what did not diverge, for `paired`.
+
+  Args:
+    rows: as `statistics.summarise` takes them.
+
+  Returns:
+    By (transform, alpha, learning rate, density), the accuracy of every seed.
+  """
+  lost = [tuple(member.values()) for member in statistics.diverged(rows)]
+  out: dict[tuple[Any, ...], dict[Any, float]] = {}
+  for row in rows:
+    setting = row['transform'], row['alpha'], row['learning_rate']
+    if (*setting, row['seed']) not in lost:
+      seeds = out.setdefault((*setting, row['density']), {})
+      seeds[row['seed']] = row['test_accuracy']
+  return out

@@ -1,0 +1,328 @@
+"""Sparse training of a population: plan, train, evaluate, report.
+
+Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 4, Tables 1
+and 2, Figures 2 and 3.
+"""
+
+from collections.abc import Iterator
+import functools
+import itertools
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import data
+from experiments.engine import estimates
+from experiments.engine import fit
+from experiments.engine import fitting
+from experiments.engine import networks
+from experiments.engine import population
+from experiments.engine import runs
+from experiments.engine import train
+from experiments.engine.population import Member
+from experiments.report import files
+from experiments.report import progress
+from experiments.report import statistics
+from experiments.sparse_training import analysis as sparse_analysis
+from experiments.sparse_training import plan as sparse_plan
+from experiments.sparse_training import plots as sparse_plots
+from experiments.sparse_training import settings as sparse_settings
+from experiments.sparse_training import tables as sparse_tables
+from experiments.sparse_training.settings import SparseSettings
+from experiments.sparse_training.settings import sparsity
+from powerprop import costs
+from powerprop import transforms
+from powerprop import trees
+from powerprop.methods import magnitude
+from powerprop.methods import step as steps_lib
+from powerprop.methods import targets
+from powerprop.methods.sparse import pruning
+from powerprop.types import Method
+
+_SMALLEST = 100_000  # weights in Figure 2(c)
+
+
+def make_members(
+  s: SparseSettings, variants: list[population.Variant]
+) -> list[Member]:
+  """The population: dense, then every variant, × learning rates × α × seeds.
+
+  α = 1 is the same training for every transform: it runs once, under the first.
+
+  Args:
+    s: the run's settings.
+    variants: the sparse methods with what they aim at.
+
+  Returns:
+    Members, grouped by transform and variant.
+  """
+  t = s.training
+  every: list[Any] = list(variants)
+  if len(sparse_settings.sparse_methods(s)) < len(s.methods):
+    every.insert(0, ())
+  return [
+    Member(transform, alpha, rate, seed, variant)
+    for transform, variant, rate, alpha, seed in itertools.product(
+      t.transforms, every, t.learning_rate, t.alphas, range(t.seeds)
+    )
+    if alpha > 1 or transform == t.transforms[0]
+  ]
+
+
+def run(
+  s: SparseSettings, workdir: pathlib.Path, data_dir: str | None = None
+) -> dict[str, Any]:
+  """Plans, trains and evaluates; goes on where an earlier call stopped.
+
+  Args:
+    s: checked settings.
+    workdir: the run's folder, already opened with `folder.open_folder`.
+    data_dir: where TFDS's prepared data lie; None for TFDS's default.
+
+  Returns:
+    What results.json holds.
+
+  Raises:
+    experiments.data.DataError: if the data are missing or damaged.
+    settings.ConfigError: if the settings do not fit the data or the net.
+    runs.RunError: if every member diverged, or the disk is full.
+    runs.Interrupted: if a signal came; the state is saved.
+  """
+  t = s.training
+  made = _prepare(s, data_dir)
+  recipe, cells, dataset = made.recipe, made.cells, made.dataset
+  aims, sparse, members = made.aims, made.sparse, made.members
+  plans = made.plans
+  print(sparse_plan.markdown(plans), flush=True)
+  _tell_of_shared_moments(s, recipe, made.shapes)
+  estimates.check(_estimate(s, made))
+  with runs.disk_errors(workdir), runs.lock(workdir):
+    states, seconds = fit.fit(t, recipe, cells, dataset, workdir)
+    trained_at = time.monotonic()
+    rows, records = _evaluate(s, recipe, cells, states, aims, sparse, dataset)
+    summary = sparse_analysis.summarise(rows)
+    wall = seconds.wall + time.monotonic() - trained_at
+    results = {
+      'rows': rows,
+      'summary': summary,
+      'selected': sparse_analysis.select(summary),
+      'plans': plans,
+      'diverged': [r for r in rows if not np.isfinite(r['test_nll'])],
+      'dataset': t.dataset,
+      'network': t.network,
+      'steps': t.steps,
+      'environment': fit.environment(
+        t,
+        members,
+        seconds._replace(wall=wall),
+        'sparse_training',
+        workdir,
+      ),
+    }
+    fit.write_results(workdir, results, records)
+  return results
+
+
+def dry_run(s: SparseSettings, data_dir: str | None = None) -> str:
+  """The plan, and what a run will take; trains and writes nothing."""
+  made = _prepare(s, data_dir)
+  text = sparse_plan.markdown(made.plans, most=len(made.plans))
+  return f'{text}\n{_estimate(s, made).markdown()}'
+
+
+class _Prepared(NamedTuple):
+  """A run before its first step; see `_prepare`."""
+
+  recipe: train.Recipe
+  shapes: Any
+  aims: dict[tuple[str, float], targets.Target]
+  sparse: dict[population.Variant, Method]
+  plans: list[dict[str, Any]]
+  members: list[Member]
+  cells: list[population.Cell]
+  dataset: data.Dataset
+
+
+def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
+  t = s.training
+  dataset = data.load(t.dataset, data_dir)
+  fitting.check_data(t, dataset)
+  fitting.warn_of_long_periods(t, sparse_settings.periods(s))
+  recipe = train.make_recipe(t, dataset)
+  shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
+  recipe = recipe._replace(
+    layer_flops=networks.layer_flops(
+      recipe.net, shapes, net_state, recipe.image_shape
+    )
+  )
+  aims = sparse_settings.make_targets(s, shapes, recipe.layer_flops)
+  sparse = sparse_settings.make_methods(s, aims)
+  once = s._replace(training=t._replace(seeds=1))
+  several = len(make_members(once, list(sparse)))
+  estimates.few(several * t.seeds, 'seeds', t.seeds)
+  plans = sparse_plan.make(s, recipe.layer_flops, shapes, aims, sparse)
+  members = make_members(s, list(sparse))
+  executor = population.choose_executor(t.executor)
+  cells = population.make_cells(recipe, members, executor, sparse)
+  return _Prepared(recipe, shapes, aims, sparse, plans, members, cells, dataset)
+
+
+def _estimate(s: SparseSettings, made: _Prepared) -> estimates.Estimate:
+  forward = sum(made.recipe.layer_flops.values())
+  return population.estimate(
+    made.recipe, made.cells, made.dataset, s.training, forward
+  )
+
+
+def _tell_of_shared_moments(s, recipe, shapes):
+  """Logs which optimiser state a method cannot reset."""
+  if not sparse_settings.sparse_methods(s):
+    return
+  tx = recipe.transforms[s.training.transforms[0]](
+    recipe.optimizer(0.1), alpha=2.0
+  )
+  if layers := steps_lib.shared_moments(tx, shapes):
+    logging.warning(
+      '%s keeps factored moments of %s: they are left alone where a method'
+      ' resets the moments of single weights.',
+      s.training.optimizer,
+      ', '.join(layers),
+    )
+
+
+def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
+  """Rows of the results, and what the figures need beside them."""
+  splits = [
+    jax.tree.map(jnp.asarray, x) for x in (dataset.validation, dataset.test)
+  ]
+
+  @jax.jit
+  def measure(theta, net_state, masks, splits):
+    w = magnitude.prune(theta, masks)
+    return [train.evaluate(recipe, w, net_state, split) for split in splits]
+
+  choose = {
+    where: jax.jit(functools.partial(pruning.largest, target))
+    for where, target in aims.items()
+  }
+  rows: list[dict[str, Any]] = []
+  smallest: dict[Any, list[np.ndarray]] = {}
+  count = len({m for c in cells for m in c.members})
+  with progress.Progress('evaluating', count, 'net') as bar:
+    for member, state, theta in _members(cells, states):
+      weights = trees.weights(theta)
+      for names, masks in _nets(s, member, state, choose, sparse):
+        (validation, _), (accuracy, nll) = jax.device_get(
+          measure(theta, state.net, masks, splits)
+        )
+        finite = bool(state.finite) and np.isfinite(nll)
+        shares = {n: float(np.mean(m)) for n, m in masks.items()}
+        rows.append(
+          {
+            'method': names.method,
+            'transform': member.transform,
+            'alpha': member.alpha,
+            'learning_rate': member.learning_rate,
+            'seed': member.seed,
+            'sparsity': names.sparsity,
+            'distribution': names.distribution,
+            'density': _density(masks),
+            'emptied_layers': statistics.emptied(
+              {n: np.where(m, weights[n], 0) for n, m in masks.items()}
+            ),
+            'validation_accuracy': float(validation),
+            'test_accuracy': float(accuracy),
+            'test_nll': float(nll) if finite else float('nan'),
+            'training_flops_ratio': (
+              s.training_multiplier * float(state.work.training)
+            ),
+            'inference_flops_ratio': costs.relative(recipe.layer_flops, shares),
+          }
+        )
+      if not member.variant and bool(state.finite):
+        key = (member.alpha, member.learning_rate)
+        smallest.setdefault(key, []).append(_smallest(theta))
+      bar.add()
+  return rows, _records(rows, smallest)
+
+
+def _members(cells, states) -> Iterator[tuple[Member, Any, Any]]:
+  """Every member once, with its state and θ in NumPy arrays."""
+  done = set()
+  for cell, state in zip(cells, states, strict=True):
+    theta = cell.training.read(state)
+    parts = zip(
+      cell.members,
+      population.unstack(cell, state),
+      population.unstack(cell, theta),
+      strict=True,
+    )
+    for m, member_state, member_theta in parts:
+      if m not in done:
+        done.add(m)
+        yield m, member_state, member_theta
+
+
+def _nets(s, member, state, choose, sparse):
+  """What is evaluated of a member: its name, and masks by layer path."""
+  if member.variant:
+    masks = sparse[member.variant].masks(state.method).forward
+    yield member.variant, jax.tree.map(np.asarray, masks)
+    return
+  if 'dense' in s.methods:
+    yield population.Variant('dense', s.distributions[0], 0.0), {}
+  if 'one_shot' in s.methods:
+    alpha = float(transforms.current_alpha(state.opt))
+    for (distribution, density), largest in choose.items():
+      masks = largest(state.phi, alpha)
+      name = population.Variant('one_shot', distribution, sparsity(density))
+      yield name, jax.tree.map(np.asarray, masks)
+
+
+def _density(masks) -> float:
+  size = sum(m.size for m in masks.values())
+  return sum(int(np.sum(m)) for m in masks.values()) / size if size else 1.0
+
+
+def _smallest(theta) -> np.ndarray:
+  """The smallest weights by magnitude, with their signs: Figure 2(c)."""
+  flat = np.concatenate([x.ravel() for x in trees.weights(theta).values()])
+  number = min(_SMALLEST, flat.size // 2)
+  return flat[np.argpartition(np.abs(flat), number - 1)[:number]]
+
+
+def _records(rows, smallest) -> dict[str, np.ndarray]:
+  """The smallest weights by α, at the rate that is best on validation."""
+  out = {}
+  for alpha in sorted({a for a, _ in smallest}):
+
+    def accuracy(rate, alpha=alpha):
+      return np.mean(
+        [
+          r['validation_accuracy']
+          for r in rows
+          if (r['alpha'], r['learning_rate']) == (alpha, rate)
+          and r['method'] in sparse_settings.DENSE
+        ]
+      )
+
+    rate = max((r for a, r in smallest if a == alpha), key=accuracy)
+    pooled = np.concatenate(smallest[alpha, rate])
+    chosen = np.random.default_rng(0).permutation(pooled.size)[:_SMALLEST]
+    out[f'smallest/{alpha:g}'] = np.sort(pooled[chosen])
+  return out
+
+
+def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
+  """Prints the tables and draws the figures of a finished run."""
+  with runs.disk_errors(workdir):
+    drawn = sparse_plots.draw(workdir)
+    text = sparse_tables.markdown(files.labelled(results, workdir))
+    files.write_atomically(workdir / 'tables.md', text.encode())
+  print(text)
+  print(fit.closing_line(results, drawn))

@@ -1,0 +1,1 @@
+"""Ways to learn several tasks in turn, one a file, and what they share."""

@@ -1,0 +1,64 @@
+"""What every continual-learning method is compared with: three baselines."""
+
+from powerprop import reparam
+from powerprop.methods.continual import sequential
+from powerprop.types import Method
+
+
+def naive(tasks: sequential.Tasks) -> Method:
+  """Fine-tuning: one task after the other, with nothing against forgetting.
+
+  Args:
+    tasks: of the sequence.
+
+  Returns:
+    A method without state; the lower bound.
+
+  Reference: Hsu et al., Re-evaluating continual learning scenarios, NeurIPS
+    Continual Learning Workshop 2018.
+  """
+  return sequential.method(where=tasks.where)
+
+
+def joint(tasks: sequential.Tasks) -> Method:
+  """Fine-tuning on batches from all tasks so far: nothing is ever gone.
+
+  Args:
+    tasks: of the sequence.
+
+  Returns:
+    A method without state; the upper bound for one net.
+
+  Reference: Hsu et al. 2018, Offline (all tasks at once).
+  """
+  return sequential.method(joint=True, where=tasks.where)
+
+
+def single(tasks: sequential.Tasks) -> Method:
+  """A net of its own for each task, drawn anew, trained alone and kept whole.
+
+  Neither forgetting nor transfer: the record of a task is its θ. The
+  optimiser's state is not the method's: whoever trains decides whether it
+  starts anew with the net.
+
+  Args:
+    tasks: of the sequence.
+
+  Returns:
+    A method without state, whose records are as large as the net.
+
+  Reference: Rusu et al., Progressive neural networks, 2016, section 3,
+    baseline 1 (there for one task): a column trained on its task alone.
+  """
+  where = tasks.where
+
+  def archive(ending, phi, state):
+    record = reparam.to_theta(phi, ending.alpha, where)
+    fresh = reparam.to_phi(ending.fresh(), ending.alpha, where)
+    return fresh, state, record
+
+  return sequential.method(
+    archive=archive,
+    predict=lambda theta, record: record,
+    where=where,
+  )

@@ -1,0 +1,246 @@
+"""What PackNet and EfficientPackNet share: masks of tasks, frozen weights.
+
+A task's net is the weights in its mask. Weights in any task's mask are never
+changed again, bit for bit, so every task's net stays what it was.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from powerprop import reparam
+from powerprop import trees
+from powerprop.methods import magnitude
+from powerprop.methods.continual import sequential
+from powerprop.types import Alpha, Ending, Masks, Method, Params, Where
+
+BIASES = ('frozen', 'per_task', 'free')
+
+Layers = dict[str, jax.Array]
+
+
+class Packing(NamedTuple):
+  """A method's state.
+
+  Attributes:
+    used: bool arrays by path, the weights in some earlier task's mask.
+    mask: the same of the task that ended last.
+    ended: int32, how many tasks have ended.
+  """
+
+  used: Layers
+  mask: Layers
+  ended: jax.Array
+
+
+class Record(NamedTuple):
+  """What is kept of a task.
+
+  Attributes:
+    bits: uint8 [⌈n/8⌉], its mask of all n governed weights in the order of
+      their paths, as `jax.numpy.packbits` has it.
+    others: by path, the task's own biases and normalisation parameters; {}
+      where the tasks share them.
+  """
+
+  bits: jax.Array
+  others: Layers
+
+
+class Layout(NamedTuple):
+  """Which leaves are masked and which are the rest.
+
+  Attributes:
+    shapes: of the governed weights, by path.
+    rest: paths of biases and normalisation parameters outside of heads.
+    biases: what becomes of the rest; see `layout`.
+    under: which leaves live under Ψ.
+  """
+
+  shapes: dict[str, tuple[int, ...]]
+  rest: tuple[str, ...]
+  biases: str
+  under: Where
+
+  @property
+  def size(self) -> int:
+    """The number n of governed weights."""
+    return sum(int(np.prod(s)) for s in self.shapes.values())
+
+
+def layout(tasks: sequential.Tasks, biases: str) -> Layout:
+  """Sorts a net's leaves.
+
+  Weights are governed, but for those of heads: a head's columns belong to one
+  task and move while that task is learned, and never else. Weights are what
+  lives under Ψ, so that all may be ranked together by |φ|.
+
+  Args:
+    tasks: of the sequence.
+    biases: 'frozen': learned on the first task, then fixed, as PackNet has it.
+      'per_task': every task has its own. 'free': never fixed: then earlier
+      tasks are forgotten.
+
+  Returns:
+    A layout.
+
+  Raises:
+    ValueError: if `biases` is none of them, or there are no weights.
+  """
+  if biases not in BIASES:
+    raise ValueError(
+      f'biases is {biases!r} but must be one of {", ".join(BIASES)}'
+    )
+  weights = trees.weights(tasks.shapes, tasks.where)
+  every = trees.weights(tasks.shapes, lambda *_: True)
+  governed = {n: x for n, x in weights.items() if n not in tasks.heads}
+  if not governed:
+    raise ValueError(
+      f'none of {len(every)} leaves is a weight to share among tasks: choose'
+      ' other leaves by where'
+    )
+  return Layout(
+    {n: tuple(x.shape) for n, x in governed.items()},
+    tuple(n for n in every if n not in weights and n not in tasks.heads),
+    biases,
+    tasks.where,
+  )
+
+
+def flat(layers: Layers) -> jax.Array:
+  """All entries in one row, in the order of the paths."""
+  return jnp.concatenate([layers[name].ravel() for name in sorted(layers)])
+
+
+def unflat(row: jax.Array, shapes: dict[str, tuple[int, ...]]) -> Layers:
+  """The inverse of `flat`."""
+  names = sorted(shapes)
+  ends = np.cumsum([int(np.prod(shapes[n])) for n in names])
+  parts = jnp.split(row, ends[:-1].tolist())
+  return {n: x.reshape(shapes[n]) for n, x in zip(names, parts, strict=True)}
+
+
+def governed(where: Layout, tree: Params) -> Layers:
+  """The governed weights of a tree, by path."""
+  return trees.weights(tree, lambda path, _: path in where.shapes)
+
+
+def free(state: Packing) -> Layers:
+  """The weights that no task has used."""
+  return {name: ~x for name, x in state.used.items()}
+
+
+def method(
+  where: Layout, end_task: Any, retrain: bool, reinitialise: bool
+) -> Method:
+  """A method that gives each task a mask, and freezes what is in it.
+
+  While a task is learned the net computes with all weights and free ones move.
+  What the optimiser sees, gradients and params, and what it answers is masked,
+  so that neither norms nor moments nor decay know of frozen weights.
+
+  Args:
+    where: of `layout`.
+    end_task: chooses `mask`; see `types.Method`.
+    retrain: whether training goes on under the mask before the next task.
+    reinitialise: whether weights in no mask are drawn anew for the next task.
+
+  Returns:
+    A method.
+
+  Reference: Schwarz et al. 2021, section 4 and Algorithm 1, lines 4, 12 to 14.
+  """
+
+  def init(key, phi, alpha, gradient):
+    del key, alpha, gradient
+    nothing = lambda: {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
+    return phi, Packing(nothing(), nothing(), jnp.zeros((), jnp.int32))
+
+  def hold(tree, state, masks):
+    """Zero wherever it is not to move."""
+    tree = magnitude.prune(tree, masks)
+    if where.biases != 'frozen':
+      return tree
+    return trees.map_where(
+      lambda x: jnp.where(state.ended > 0, 0, x).astype(x.dtype),
+      lambda path, _: path in where.rest,
+      tree,
+    )
+
+  def masked(masks):
+    return {
+      'gradients': lambda dense, theta, s: hold(dense, s, masks(s)),
+      'constrain': lambda updates, s: hold(updates, s, masks(s)),
+    }
+
+  def learnable(state):
+    return {n: m & ~state.used[n] for n, m in state.mask.items()}
+
+  def archive(ending: Ending, phi, state: Packing):
+    others = {}
+    if where.biases == 'per_task':
+      others = trees.copied(
+        trees.weights(phi, lambda path, _: path in where.rest)
+      )
+    record = Record(jnp.packbits(flat(state.mask)), others)
+    used = {n: m | state.used[n] for n, m in state.mask.items()}
+    if reinitialise:
+      fresh = reparam.to_phi(ending.fresh(), ending.alpha, where.under)
+      fresh = governed(where, fresh)
+      old = governed(where, phi)
+      phi = trees.replace_weights(
+        phi, {n: jnp.where(used[n], x, fresh[n]) for n, x in old.items()}
+      )
+    return phi, Packing(used, state.mask, state.ended + 1), record
+
+  def predict(theta, record: Record):
+    row = jnp.unpackbits(record.bits, count=where.size).astype(bool)
+    w = magnitude.prune(theta, unflat(row, where.shapes))
+    return trees.replace_weights(w, record.others)
+
+  base = sequential.method(
+    init,
+    end_task=end_task,
+    archive=archive,
+    predict=predict,
+    where=where.under,
+    **masked(free),
+  )
+  if not retrain:
+    return base
+  again = base._replace(
+    weights=lambda theta, state: magnitude.prune(theta, state.mask),
+    masks=lambda state: Masks({}, {}),
+    **masked(learnable),
+  )
+  return base._replace(retraining=again)
+
+
+def report(where: Layout, state: Packing, mask: Layers) -> dict[str, jax.Array]:
+  """How a new mask fills the net; int32 by layer, in the order of the paths.
+
+  Args:
+    where: of `layout`.
+    state: before the task's weights count as used.
+    mask: the task's.
+
+  Returns:
+    'used_by_layer', 'new_by_layer' and 'reused_by_layer', int32 [layers].
+  """
+  names = list(where.shapes)
+  count = lambda layers: jnp.stack(
+    [jnp.sum(layers[n], dtype=jnp.int32) for n in names]
+  )
+  return {
+    'used_by_layer': count({n: mask[n] | state.used[n] for n in names}),
+    'new_by_layer': count({n: mask[n] & ~state.used[n] for n in names}),
+    'reused_by_layer': count({n: mask[n] & state.used[n] for n in names}),
+  }
+
+
+def theta_of(where: Layout, ending: Ending, phi: Params) -> Params:
+  """Ψ(φ) at the end of a task."""
+  alpha: Alpha = ending.alpha
+  return reparam.to_theta(phi, alpha, where.under)

@@ -1,0 +1,293 @@
+"""Variational continual learning: the posterior is the next task's prior."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from powerprop import reparam
+from powerprop import trees
+from powerprop.methods.continual import replay
+from powerprop.methods.continual import sequential
+from powerprop.types import Ending, Method, Params
+
+
+class Gaussian(NamedTuple):
+  """Independent normal distributions of all weights and biases.
+
+  Attributes:
+    mean: a tree like the net's θ.
+    log_std: the same structure, log σ.
+  """
+
+  mean: Params
+  log_std: Params
+
+
+class State(NamedTuple):
+  """The state of `vcl`.
+
+  Attributes:
+    key: uint32, the data of a random key that stays the same.
+    draws: int32, how many samples of the weights were drawn.
+    prior: q of the task before; at first N(0, prior_std²).
+    seen: bool [outputs], whether an output was trained yet; all where tasks
+      have no outputs of their own.
+    coreset: pictures of the tasks so far; () where there is none.
+  """
+
+  key: jax.Array
+  draws: jax.Array
+  prior: Gaussian
+  seen: jax.Array
+  coreset: Any
+
+
+def posterior(theta: Params) -> Gaussian:
+  """q as it stands in θ = {'mean': …, 'spread': …}."""
+  structure = jax.tree.structure(theta['mean'])
+  return Gaussian(
+    theta['mean'],
+    jax.tree.unflatten(structure, jax.tree.leaves(theta['spread'])),
+  )
+
+
+def noise(key: jax.Array, like: Params) -> Params:
+  """ε ~ N(0, 1) for every parameter, drawn at once as in `masked.uniform`."""
+  leaves, structure = jax.tree.flatten(like)
+  sizes = [x.size for x in leaves]
+  flat = jax.random.normal(key, (sum(sizes),))
+  parts = jnp.split(flat, np.cumsum(sizes)[:-1].tolist())
+  return jax.tree.unflatten(
+    structure,
+    [
+      part.reshape(x.shape).astype(x.dtype)
+      for part, x in zip(parts, leaves, strict=True)
+    ],
+  )
+
+
+def sample(q: Gaussian, eps: Params) -> Params:
+  """The weights μ + σ ε."""
+  return jax.tree.map(
+    lambda m, s, e: m + jnp.exp(s) * e, q.mean, q.log_std, eps
+  )
+
+
+def divergence(q: Gaussian, p: Gaussian, counts: Params) -> jax.Array:
+  r"""KL(q ‖ p) of the parameters that count, in nats.
+
+  .. math::
+    \sum_i \log\frac{σ_{p,i}}{σ_{q,i}}
+    + \frac{σ_{q,i}^2 + (μ_{q,i} - μ_{p,i})^2}{2 σ_{p,i}^2} - \frac12
+
+  Args:
+    q: a Gaussian.
+    p: a Gaussian of the same structure.
+    counts: bool arrays that broadcast against the leaves.
+
+  Returns:
+    A scalar ≥ 0.
+  """
+
+  def leaf(m, s, prior_m, prior_s, count):
+    m, s, prior_m, prior_s = map(trees.wide, (m, s, prior_m, prior_s))
+    ratio = s - prior_s
+    # expm1: exactly zero, with slope zero, where q = p.
+    spread = 0.5 * jnp.expm1(2 * ratio) - ratio
+    shift = 0.5 * jnp.square((m - prior_m) * jnp.exp(-prior_s))
+    return jnp.sum(jnp.where(count, spread + shift, 0.0))
+
+  parts = jax.tree.map(leaf, q.mean, q.log_std, p.mean, p.log_std, counts)
+  return jax.tree.reduce(jnp.add, parts)
+
+
+def vcl(
+  tasks: sequential.Tasks,
+  *,
+  initial_std: float = 0.05,
+  prior_std: float = 1.0,
+  coreset: int = 0,
+  coreset_steps: int = 100,
+  coreset_learning_rate: float = 1e-3,
+) -> Method:
+  r"""VCL: a Gaussian over θ, held to what it was at the end of the task before.
+
+  .. math::
+    L_t = \frac1{N} \sum_n E_{q_t}[-\log p(y_n | θ, x_n)]
+    + \frac{λ}{N} KL(q_t ‖ q_{t-1}), \quad q_0 = N(0, σ_0^2)
+
+  with λ the training's coefficient, and E by one sample of all weights and
+  biases per step, which the batch shares (the authors: 10). φ becomes {'mean':
+  φ of μ, 'spread': {…: {'var': log σ}}}: μ is under Ψ, and by its name log σ is
+  not. The net predicts with μ (the authors: 100 samples of the weights).
+
+  Where not all outputs are all tasks', an output counts in the KL from its
+  first gradient on; until then it keeps q and prior of the start. It is new to
+  the paper's net at that time; here it would drift to the prior, and under Adam
+  as fast as if it had data.
+
+  With a coreset, a copy of q is trained on the coresets of all tasks so far, by
+  Adam in θ on the same loss, with q itself as the prior and λ = 1, at the end
+  of each task; the net predicts with its mean, φ['refined'], until the
+  next one ends. Coreset pictures are trained on as the others are, at their
+  task (the paper leaves them out there), and each task has the same copy (the
+  authors' code refines one for each where tasks have outputs of their own).
+
+  Args:
+    tasks: number of tasks, N (the largest task's), heads and shapes.
+    initial_std: σ at the start, > 0; the authors' code has exp(−3).
+    prior_std: σ_0 of the first prior, > 0.
+    coreset: pictures per task, ≥ 0; a task keeps no more than it has.
+    coreset_steps: steps of the copy's training, ≥ 1.
+    coreset_learning_rate: of its Adam, > 0.
+
+  Returns:
+    A method; its penalty is KL / N.
+
+  Raises:
+    ValueError: if a value is out of range.
+
+  Reference: Nguyen et al., Variational continual learning, ICLR 2018,
+    eq. (1)-(4) and algorithm 1.
+  """
+  for name, value in (
+    ('initial_std', initial_std),
+    ('prior_std', prior_std),
+    ('coreset_learning_rate', coreset_learning_rate),
+  ):
+    if not 0 < value < np.inf:
+      raise ValueError(f'{name} is {value} but must be finite and above 0')
+  for name, value, least in (
+    ('coreset', coreset, 0),
+    ('coreset_steps', coreset_steps, 1),
+  ):
+    if value < least:
+      raise ValueError(f'{name} is {value} but must be at least {least}')
+  share = min(coreset, tasks.num_train)
+
+  def init(key, phi, alpha, gradient):
+    del alpha, gradient
+    log_std = float(np.log(initial_std))
+    new = {
+      'mean': phi,
+      'spread': jax.tree.map(lambda x: {'var': jnp.full_like(x, log_std)}, phi),
+    }
+    if share:
+      new['refined'] = trees.copied(phi)
+    constant = lambda value: jax.tree.map(
+      lambda x: jnp.full_like(x, value), phi
+    )
+    state = State(
+      key=jnp.copy(jax.random.key_data(key)),
+      draws=jnp.zeros((), jnp.int32),
+      prior=Gaussian(constant(0.0), constant(float(np.log(prior_std)))),
+      seen=jnp.full((tasks.num_outputs,), not tasks.heads),
+      coreset=replay.empty(tasks, share) if share else (),
+    )
+    return new, state
+
+  def eps(theta, state):
+    key = jax.random.wrap_key_data(state.key)
+    return noise(jax.random.fold_in(key, state.draws), theta['mean'])
+
+  def gradients(dense, theta, state):
+    q = posterior(theta)
+    grads = {
+      'mean': dense,
+      'spread': jax.tree.map(
+        lambda g, s, e: {'var': g * e * jnp.exp(s)},
+        dense,
+        q.log_std,
+        eps(theta, state),
+      ),
+    }
+    if share:
+      grads['refined'] = jax.tree.map(jnp.zeros_like, theta['refined'])
+    return grads
+
+  def constrain(updates, state):
+    del state
+    if share:  # an optimiser with decay moves weights without a gradient
+      still = jax.tree.map(jnp.zeros_like, updates['refined'])
+      updates = {**updates, 'refined': still}
+    return updates
+
+  def counts(like, seen):
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: (
+        seen if trees.path_name(path) in tasks.heads else jnp.asarray(True)
+      ),
+      like,
+    )
+
+  def penalty(theta, state):
+    q = posterior(theta)
+    kl = divergence(q, state.prior, counts(q.mean, state.seen))
+    return kl / tasks.num_train
+
+  def track(dense, before, after, state):
+    del before, after
+    seen = state.seen
+    heads = trees.weights(dense, lambda path, _: path in tasks.heads)
+    for x in heads.values():
+      seen = seen | jnp.any(x != 0, axis=tuple(range(x.ndim - 1)))
+    return state._replace(draws=state.draws + 1, seen=seen)
+
+  def refined(ending: Ending, q: Gaussian, state: State, key) -> Params:
+    optimiser = optax.adam(coreset_learning_rate)
+    dtypes = jax.tree.map(lambda x: x.dtype, q.mean)
+    q = jax.tree.map(trees.wide, q)  # Adam's ε is zero in half precision
+    count = counts(q.mean, state.seen)
+
+    def loss(copy, key):
+      rows_key, eps_key = jax.random.split(key)
+      examples = replay.draw(state.coreset, rows_key, tasks.batch_size)
+      if tasks.scenario == 'class':  # all outputs so far compete
+        now = ending.examples('train', jnp.zeros(1, jnp.int32)).visible
+        examples = examples._replace(visible=examples.visible | now)
+      w = sample(copy, noise(eps_key, copy.mean))
+      nll = optax.softmax_cross_entropy_with_integer_labels(
+        ending.apply(w, examples), examples.label
+      )
+      kl = divergence(copy, q, count)
+      return jnp.mean(nll) + kl / state.coreset.stored
+
+    def step(carry, key):
+      copy, opt = carry
+      updates, opt = optimiser.update(jax.grad(loss)(copy, key), opt)
+      return (optax.apply_updates(copy, updates), opt), None
+
+    keys = jax.random.split(key, coreset_steps)
+    (copy, _), _ = jax.lax.scan(step, (q, optimiser.init(q)), keys)
+    return jax.tree.map(lambda x, d: x.astype(d), copy.mean, dtypes)
+
+  def end_task(ending, phi, state):
+    q = posterior(reparam.to_theta(phi, ending.alpha, tasks.where))
+    choose = lambda new, old: jax.tree.map(
+      jnp.where, counts(new, state.seen), new, old
+    )
+    state = state._replace(prior=Gaussian(*map(choose, q, state.prior)))
+    if share:
+      store_key, refine_key = jax.random.split(ending.key)
+      kept = replay.store(state.coreset, tasks, ending, store_key)
+      state = state._replace(coreset=kept)
+      mean = refined(ending, q, state, refine_key)
+      copy = {'refined': mean}  # named as in φ, for `where`
+      phi = phi | reparam.to_phi(copy, ending.alpha, tasks.where)
+    return phi, state, {}
+
+  return sequential.method(
+    init,
+    weights=lambda theta, state: sample(posterior(theta), eps(theta, state)),
+    gradients=gradients,
+    constrain=constrain,
+    penalty=penalty,
+    track=track,
+    end_task=end_task,
+    where=tasks.where,
+    expected=lambda theta, state: theta['mean'],
+    predict=lambda theta, record: theta['refined' if share else 'mean'],
+  )

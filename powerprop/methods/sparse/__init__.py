@@ -1,0 +1,1 @@
+"""Ways to make a net sparse, one a file."""

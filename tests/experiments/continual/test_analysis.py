@@ -1,0 +1,268 @@
+"""Measures of continual learning by hand, what is chosen, what is printed."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments.continual import analysis as continual_analysis
+from experiments.continual import tables as continual_tables
+from experiments.report import files
+from experiments.report import published
+from tests import continual_tiny
+
+_NAN = math.nan
+_MATRIX = np.array([[0.9, 0.3, 0.1], [0.6, 0.8, 0.2], [0.5, 0.7, 1.0]])
+
+
+def test_measures_of_a_matrix_by_hand():
+  np.testing.assert_allclose(
+    continual_analysis.average_accuracy(_MATRIX), [0.9, 0.7, 2.2 / 3]
+  )
+  # Task 1 falls from 0.9 to 0.5, task 2 from 0.8 to 0.7.
+  assert continual_analysis.forgetting(_MATRIX) == pytest.approx(0.25)
+  assert continual_analysis.backward_transfer(_MATRIX) == pytest.approx(-0.25)
+  # The best is not always when it was learned: 0.95 in between.
+  matrix = _MATRIX.copy()
+  matrix[1, 0] = 0.95
+  assert continual_analysis.forgetting(matrix) == pytest.approx(0.275)
+  assert continual_analysis.backward_transfer(matrix) == pytest.approx(-0.25)
+  # Rows 2 and 3 saw 0.3 and 0.2 of the next task; untrained, 0.1 and 0.15.
+  found = continual_analysis.forward_transfer([0.5, 0.3, 0.2], [0.5, 0.1, 0.15])
+  assert found == pytest.approx(0.125)
+  overlap = np.array([[1, 0.1, 0.2], [0.1, 1, 0.6], [0.2, 0.6, 1]])
+  assert continual_analysis.mean_overlap(overlap) == pytest.approx(0.3)
+
+
+def test_what_was_not_measured_is_nan():
+  matrix = _MATRIX.copy()
+  matrix[1, 0] = matrix[0, 1:] = _NAN
+  average = continual_analysis.average_accuracy(matrix)
+  np.testing.assert_allclose(average, [0.9, _NAN, 2.2 / 3])
+  assert continual_analysis.forgetting(matrix) == pytest.approx(0.25)
+  filled = continual_analysis.filled(matrix)
+  np.testing.assert_allclose(
+    filled, [[0.9, _NAN, _NAN], [0.9, 0.8, 0.2], [0.9, 0.8, 1.0]]
+  )
+  assert continual_analysis.forgetting(filled) == 0
+  one = np.ones([1, 1])
+  for value in (
+    continual_analysis.forgetting(one),
+    continual_analysis.backward_transfer(one),
+    continual_analysis.forward_transfer([0.5], [0.1]),
+    continual_analysis.forward_transfer([0.5, None], [0.1, 0.1]),
+    continual_analysis.mean_overlap(one),
+  ):
+    assert math.isnan(value)
+
+
+def _entry(results, **which):
+  (entry,) = (e for e in results['summary'] if which.items() <= e.items())
+  return entry
+
+
+def test_summary_is_of_the_records_and_over_seeds():
+  members = [
+    continual_tiny.member(method, seed=seed)
+    for method in ('packnet', 'naive')
+    for seed in range(3)
+  ]
+  results, records = continual_tiny.run(members)
+  names = [entry['method'] for entry in results['summary']]
+  assert names == ['naive', 'packnet']
+  entry = _entry(results, method='naive')
+  assert (entry['n'], entry['tasks']) == (3, 4)
+  matrices = [a for n, a in records.items() if n.startswith('naive')]
+  last = [matrix[-1].mean(dtype=np.float64) for matrix in matrices]
+  assert entry['average_accuracy_mean'] == pytest.approx(np.mean(last))
+  assert entry['average_accuracy_std'] == pytest.approx(np.std(last, ddof=1))
+  # Half of what an age of 1, 2 and 3 tasks is to 5 more.
+  lost = np.mean([0.5 * 3 / 8, 0.5 * 2 / 7, 0.5 * 1 / 6])
+  assert entry['forgetting_mean'] == pytest.approx(lost, abs=1e-6)
+  assert entry['backward_transfer_mean'] == pytest.approx(-lost, abs=1e-6)
+  assert entry['forward_transfer_mean'] == pytest.approx(0.02)
+  assert 'used_weights_mean' not in entry and 'overlap_mean' not in entry
+  entry = _entry(results, method='packnet')
+  assert entry['forgetting_mean'] == 0 and entry['failed_tasks_mean'] == 1
+  assert entry['used_weights_mean'] == pytest.approx(1 - math.exp(-4 / 20))
+  gap = entry['accuracy_before_pruning_mean'] - entry['average_accuracy_mean']
+  assert gap == pytest.approx(0.02)
+
+
+def test_matrix_is_filled_only_if_all_outputs_stayed():
+  rows, records = continual_tiny.member('packnet', tasks=6, every=5)
+  (name,) = (name for name in records if name.endswith('/accuracy'))
+  assert np.isnan(records[name][2, 0])
+  matrix = continual_analysis.matrix_of(rows, records)
+  assert matrix[2, 0] == matrix[0, 0] and np.isnan(matrix[0, 2])
+  changed = [row | {'unchanged': row['task'] != 3} for row in rows]
+  assert np.isnan(continual_analysis.matrix_of(changed, records)[2, 0])
+  # Without records, the rows tell the diagonal and the end.
+  matrix = continual_analysis.matrix_of(changed, {})
+  assert np.isnan(matrix[2, 0])
+  final = [row['final_accuracy'] for row in rows]
+  np.testing.assert_allclose(matrix[-1], final)
+
+
+def _chosen(members):
+  rows = [row for some, _ in members for row in some]
+  return [e['coefficient'] for e in continual_analysis.select(rows)]
+
+
+def test_selection_is_by_validation_and_never_by_test():
+  member = continual_tiny.member
+  worse = member('ewc', coefficient=1.0, validation=0.7)
+  better = member('ewc', coefficient=10.0, validation=0.8)
+  for row in worse[0]:
+    for name in row:
+      if 'accuracy' in name and 'validation' not in name:
+        row[name] = 1.0
+  assert _chosen([worse, better]) == [10.0]
+  # A search decides, where there was one; each α for itself.
+  search = [
+    member('ewc', coefficient=c, search=True, tasks=2, validation=v)
+    for c, v in ((1.0, 0.6), (10.0, 0.5))
+  ]
+  other = member('ewc', 2.0, coefficient=5.0)
+  assert _chosen([better, worse, other, *search]) == [1.0, 5.0]
+  rows = [row for some, _ in (better, worse, *search) for row in some]
+  ((key, group),) = continual_analysis.shown(rows).items()
+  assert key[3] == 1.0 and group == [worse[0]]
+  # What was searched but not trained cannot be shown: the next best is.
+  rows = [row for some, _ in (better, *search) for row in some]
+  assert [key[3] for key in continual_analysis.shown(rows)] == [10.0]
+
+
+def test_selection_passes_over_what_diverged_or_broke_off():
+  member = continual_tiny.member
+  whole = member('ewc', coefficient=1.0, validation=0.5)
+  short = member('ewc', coefficient=2.0, validation=0.9, tasks=3)
+  lost = member('ewc', coefficient=3.0, validation=None)
+  assert _chosen([short, lost, whole]) == [1.0]
+  assert _chosen([short, lost]) == [2.0]
+  assert _chosen([lost]) == []
+
+
+def _cells(text, *begin):
+  """The rest of the line that begins with these cells.
+
+  A wide table goes on in others, which begin with the same cells.
+  """
+  lines = [
+    [cell.strip() for cell in line.strip('|').split('|')]
+    for line in text.splitlines()
+  ]
+  found = [x[len(begin) :] for x in lines if x[: len(begin)] == [*begin]]
+  assert found
+  return [cell for cells in found for cell in cells]
+
+
+def test_tables_have_the_numbers():
+  member = continual_tiny.member
+  members = [member('efficient_packnet', 2.0, seed=s, tasks=12) for s in (0, 1)]
+  members += [
+    member('ewc', coefficient=c, seed=s, tasks=12)
+    for c in (150.0, 10.0)
+    for s in (0, 1)
+  ]
+  members += [
+    member('ewc', coefficient=c, tasks=2, search=True, validation=v)
+    for c, v in ((150.0, 0.61), (10.0, 0.62), (1.0, None))
+  ]
+  results, records = continual_tiny.run(members)
+  text = continual_tables.markdown(results)
+  assert text.startswith('mnist, mlp, 12 tasks (permuted, domain).')
+  assert 'Mean ± std of 2 runs.' in text
+  entry = _entry(results, coefficient=10.0)
+  main = text[: text.index('Mean ± std')]
+  chosen, *cells = _cells(main, 'EWC', '1', '10')
+  assert chosen == 'validation'
+  mean, std = entry['average_accuracy_mean'], entry['average_accuracy_std']
+  assert cells[0] == f'{100 * mean:.2f} ± {100 * std:.2f}'
+  assert cells[2] == '–' and cells[3].startswith(
+    f'{100 * entry["forgetting_mean"]:.2f}'
+  )
+  default = _cells(main, 'EWC', '1', '150')
+  assert default[0] == 'default' and len(default) == 1 + len(cells)
+  cells = _cells(main, 'EfficientPackNet', '2', '')[1:]
+  assert cells[6] == f'{100 * (1 - math.exp(-12 / 40)):.2f} ± 0.00'
+  # The course of the masks.
+  course = text[text.index('EfficientPackNet, α = 2:') :]
+  row = members[0][0][9]
+  cells = _cells(course, '10')
+  assert cells[4] == f'{100 * row["used_weights"]:.2f}'
+  assert cells[5:7] == [f'{row["new_weights"]:,}', f'{row["reused_weights"]:,}']
+  learned = [
+    row['accuracy_when_learned'] for rows, _ in members[:2] for row in rows[:10]
+  ]
+  assert cells[0].startswith(f'{100 * np.mean(learned):.2f} ±')
+  assert _cells(course, '12')[-1] == '1'
+  # The search.
+  search = text[text.index('The search') :]
+  assert _cells(search, 'EWC', '1', '10') == ['2', '62.00', 'chosen']
+  assert _cells(search, 'EWC', '1', '150') == ['2', '61.00', '']
+  assert _cells(search, 'EWC', '1', '1') == ['2', 'failed', '']
+  # A record that was written and read prints the same.
+  saved = json.loads(files.to_json(results))
+  assert continual_tables.markdown(saved) == text
+
+
+def test_published_numbers_stand_beside_the_runs():
+  members = [
+    continual_tiny.member(method, alpha, tasks=51)
+    for method, alpha in (('online_laplace', 1.0), ('efficient_packnet', 2.0))
+  ]
+  results, _ = continual_tiny.run(members)
+  table = continual_tables.published_table(results)
+  final = np.mean([row['final_accuracy'] for row in members[0][0]])
+  _, published_, here, note, _ = _cells(table, 'Laplace', '51')
+  assert (published_, note) == ('85.61', '')
+  assert here == f'{100 * final:.2f} (α = 1)'
+  cells = _cells(table, 'EfficientPackNet', '300')
+  assert cells[:4] == ['α > 1', '86', '–', 'about']
+  assert 'EWC' not in table
+  for line in published.PERMUTED_MNIST:
+    assert line.method in continual_analysis.METHODS
+    assert 50 < line.number.accuracy < 100
+
+
+def test_differences_are_to_the_same_setting_and_between_what_was_chosen():
+  member = continual_tiny.member
+  members = [
+    member('ewc', alpha, coefficient=c, seed=s, validation=v)
+    for alpha, c, v in (
+      (1.0, 1, 0.6),
+      (1.0, 9, 0.5),
+      (2.0, 1, 0.5),
+      (2.0, 9, 1),
+    )
+    for s in range(3)
+  ]
+  members += [member('packnet', alpha, seed=0) for alpha in (1.0, 2.0)]
+  members += [member('naive', 2.0)]  # nothing to compare it with
+  results, _ = continual_tiny.run(members)
+  accuracy = lambda i: np.array(
+    [np.mean([r['final_accuracy'] for r in m[0]]) for m in members[i : i + 3]]
+  )
+  pairs = {('1', 'α = 1'): (0, 6), ('9', 'α = 1'): (3, 9)}
+  pairs['9', 'α = 1, coefficient = 1'] = (0, 9)  # both chosen on validation
+  table = continual_tables.difference_table(results['rows'])
+  assert 'fine-tuning' not in table
+  for (coefficient, against), (first, second) in pairs.items():
+    gains = 100 * (accuracy(second) - accuracy(first))
+    mean, *_, ahead = _cells(table, 'EWC', '2', coefficient, against)[0].split()
+    assert mean == f'{gains.mean():+.2f}'
+    assert ahead == f'{(gains > 0).sum()}/3'
+  first, second = (m[0][-1]['used_weights'] for m in members[12:14])
+  used = _cells(table, 'PackNet', '2', '', 'α = 1')[1]
+  assert used == f'{100 * (second - first):+.2f} 0/1'
+
+
+def test_tables_of_a_small_or_empty_run():
+  results, _ = continual_tiny.run([continual_tiny.member(tasks=1)])
+  text = continual_tables.markdown(results)
+  assert 'One run each.' in text and 'forgetting' not in text.split('All in')[0]
+  assert 'Published' not in text and 'search' not in text
+  results, _ = continual_tiny.run([])
+  assert continual_tables.markdown(results).startswith('mnist, mlp, 0 tasks')

@@ -1,0 +1,410 @@
+"""Configs of continual learning: what they mean, what is wrong with them."""
+
+import numpy as np
+import pytest
+
+from configs import digits_continual
+from experiments import data
+from experiments.continual import cells as continual_cells
+from experiments.continual import settings as continual_settings
+from experiments.engine import settings
+from tests import continual_run_tiny
+from tests import tiny
+
+_PACK = 'efficient_packnet'
+
+
+def _checked(config):
+  """Settings, sequence and plans of a config; nothing is computed."""
+  s = continual_settings.check(config)
+  sequence = continual_settings.make_sequence(s, _dataset(s.training.dataset))
+  plans = {
+    name: continual_cells.make_plan(s, name, sequence) for name in s.methods
+  }
+  return s, sequence, plans
+
+
+def _tiny(**fields):
+  return _checked(continual_run_tiny.config(**fields))
+
+
+def _dataset(name):
+  """The data set, or one with pictures of its size."""
+  if name == 'digits':
+    return data.load(name)
+  assert name == 'mnist'
+  split = data.Split(
+    np.zeros((640, 28, 28, 1), np.uint8), np.arange(640, dtype=np.int32) % 10
+  )
+  return data.Dataset(name, split, split, split, 10, 1 / 255)
+
+
+_CONFIGS = sorted(
+  path.stem
+  for path in (tiny.ROOT / 'configs').glob('*.py')
+  if 'experiments.continual' in path.read_text()
+)
+
+
+def test_the_configs_are_found():
+  assert {'digits_continual', 'fig4_permuted_mnist'} <= set(_CONFIGS)
+
+
+@pytest.mark.parametrize('name', _CONFIGS)
+def test_a_config_fits_its_data_and_net(name):
+  module = __import__(f'configs.{name}', fromlist=['get_config'])
+  s, sequence, plans = _checked(module.get_config())
+  assert sequence.num_tasks == s.num_tasks and list(plans) == list(s.methods)
+  for plan in plans.values():
+    assert plan.steps >= 1 and plan.num_tasks <= s.num_tasks
+
+
+def test_what_a_plan_is_made_of():
+  """Steps, layers and heads, by hand: 1,257 pictures, 20 batches of 60."""
+  s, sequence, plans = _tiny(
+    epochs=0.5,
+    retrain_epochs=0.25,
+    scenario='task',
+    methods=('naive', 'packnet', 'efficient_packnet', 'mine', 'single'),
+    method_kwargs={
+      _PACK: continual_run_tiny.PACKING,
+      'mine': {
+        'method': _PACK,
+        'biases': 'per_task',
+        **continual_run_tiny.PACKING,
+      },
+    },
+    method_training={
+      'mine': {'epochs': 2, 'retrain_epochs': 0, 'num_tasks': 2},
+      'single': {'batch_size': 1_257, 'epochs': 3.0, 'num_tasks': 9},
+    },
+  )
+  steps = {name: (p.steps, p.retrain_steps) for name, p in plans.items()}
+  assert steps == {
+    'naive': (10, 0),  # it has no retraining
+    'packnet': (10, 5),
+    'efficient_packnet': (10, 5),
+    'mine': (40, 0),
+    'single': (3, 0),
+  }
+  assert {name: p.num_tasks for name, p in plans.items()} == {
+    **dict.fromkeys(plans, 3),
+    'mine': 2,
+  }
+  assert sequence.num_outputs == 30
+  for name, plan in plans.items():
+    assert plan.recipe.heads == ('output/b', 'output/w')
+    packs = name in ('packnet', 'efficient_packnet', 'mine')
+    assert plan.layers == (('hidden_0/w',) if packs else ())
+    assert plan.layer_sizes == ((64 * 8,) if packs else ())
+  assert continual_settings.method_of(s, 'mine') == 'efficient_packnet'
+  _, _, plans = _tiny()
+  assert plans['efficient_packnet'].layers == ('hidden_0/w', 'output/w')
+  assert plans['efficient_packnet'].layer_sizes == (512, 80)
+
+
+def test_coefficients_are_the_protocols_unless_given():
+  s, _, _ = _tiny(
+    methods=('naive', 'ewc', 'l2', 'strong', 'si'),
+    method_kwargs={
+      'l2': {'coefficient': 3},
+      'strong': {'method': 'l2', 'coefficient': [0.5, 0, 2.0]},
+      'si': {'damping': 1},
+    },
+  )
+  got = {name: continual_settings.coefficients(s, name) for name in s.methods}
+  assert got == {
+    'naive': (0.0,),
+    'ewc': (150.0,),
+    'l2': (3.0,),
+    'strong': (0.5, 0.0, 2.0),
+    'si': (10.0,),
+  }
+
+
+def test_every_method_has_a_plan():
+  names = continual_settings.method_names()
+  assert {'naive', 'joint', 'single', 'ewc', 'vcl', 'a_gem'} <= set(names)
+  assert not {'rigl', 'static', 'one_shot'} & set(names)
+  s, _, plans = _tiny(methods=tuple(names))
+  assert list(plans) == list(s.methods) == names
+  kept = {m for m in names if plans[m].layers}
+  assert kept == {'packnet', 'efficient_packnet'}
+
+
+def test_the_population():
+  """By hand: α = 1 under one transform alone; methods' own α and rates."""
+  s, sequence, plans = _tiny(
+    transforms=('powerprop', 'chain_rule'),
+    methods=('naive', 'l2'),
+    method_kwargs={'l2': {'coefficient': (0.5, 2.0)}},
+    method_training={'l2': {'alphas': (1.0,), 'learning_rate': (0.1, 0.2)}},
+    seeds=2,
+    search_seeds=3,
+  )
+  keys = continual_cells.keys(s, plans)
+  assert [tuple(k) for k in keys] == [
+    ('naive', 'powerprop', 1.0, 0.1),
+    ('naive', 'powerprop', 2.0, 0.1),
+    ('naive', 'chain_rule', 2.0, 0.1),
+    ('l2', 'powerprop', 1.0, 0.1),
+    ('l2', 'powerprop', 1.0, 0.2),
+  ]
+  options = {k: continual_settings.coefficients(s, k.method) for k in keys}
+  members = continual_cells.make_members(s, plans, options, False)
+  assert len(members) == len(set(members)) == 2 * (3 + 2 * 2)
+  assert len({m.name for m in members}) == len(members)
+  searching = {k: c for k, c in options.items() if len(c) > 1}
+  candidates = continual_cells.make_members(s, plans, searching, True)
+  assert len(candidates) == 3 * 2 * 2
+  assert {m.method for m in candidates} == {'l2'}
+  assert all(m.name.startswith('search/l2/') for m in candidates)
+  for executor, number in (('vmap', 3), ('map', len(members))):
+    cells = continual_cells.make_cells(plans, members, executor, 2)
+    assert len(cells) == number and {c.num_tasks for c in cells} == {2}
+    assert len({c.name for c in cells}) == number
+    assert [m for c in cells for m in dict.fromkeys(c.members)] == members
+
+
+# What is given, and what the sentence must have in it.
+
+
+def _option(name, **kwargs):
+  return {'methods': name, 'method_kwargs': {name: kwargs}}
+
+
+def _training(**fields):
+  return {'method_training': {'naive': fields}}
+
+
+_NAN = float('nan')
+_INF = float('inf')
+_SCHEDULE = 'learning_rate_schedule'
+_BAD = [
+  # Names.
+  ({'methods': 'naiv'}, ["method 'naiv'", "mean 'naive'", 'a_gem']),
+  ({'methods': 'rigl'}, ["method 'rigl'", 'choose one of']),
+  ({'methods': ()}, ['methods is ()', 'a name or']),
+  ({'methods': ('ewc', 3)}, ["methods is ('ewc', 3)", 'a name or']),
+  ({'sequence': 'permutted'}, ["sequence 'permutted'", "mean 'permuted'"]),
+  ({'scenario': 'classes'}, ["scenario 'classes'", "mean 'class'"]),
+  ({'num_task': 3}, ["config field 'num_task'", "mean 'num_tasks'"]),
+  ({'steps': 3}, ["config field 'steps'", 'choose one of']),
+  ({'densities': 0.5}, ["config field 'densities'"]),
+  ({'dataset': 'digit'}, ["data set 'digit'", "mean 'digits'"]),
+  ({'network': 'mpl'}, ["network 'mpl'", "mean 'mlp'"]),
+  ({'optimizer': 'sdg'}, ["optimizer 'sdg'", "mean 'sgd'"]),
+  ({'transforms': 'powerpop'}, ["transform 'powerpop'", "'powerprop'"]),
+  (
+    {
+      'transforms': ('powerprop', 'adaptive_powerprop'),
+      'transform_kwargs': {'adaptive_powerprop': {'every': 5}},
+    },
+    ['adaptive_powerprop', 'constant alpha', 'choose powerprop'],
+  ),
+  ({'alphas': 0.5}, ['alphas is 0.5', 'at least 1']),
+  # Numbers.
+  *(
+    ({name: value}, [f'{name} is {value}', 'a whole number', f'least {low}'])
+    for name, low in (
+      ('num_tasks', 1),
+      ('search_tasks', 1),
+      ('search_seeds', 1),
+      ('evaluate_every', 1),
+      ('retries', 0),
+    )
+    for value in (low - 1, 1.5, 'x')
+  ),
+  *(
+    ({name: value}, [f'{name} is {value!r}', must])
+    for name, must, values in (
+      ('epochs', 'a number above 0', (0.0, -1.0, _NAN, _INF, 'x')),
+      ('retrain_epochs', 'at least 0', (-0.5, _NAN, _INF, 'x')),
+      ('clip_norm', 'at least 0', (-1.0, _NAN, _INF, None)),
+      ('retry_factor', 'in (0, 1)', (0.0, 1.0, 2, _NAN, 'x')),
+      ('failure_accuracy', 'in [0, 1)', (-0.1, 1.0, _NAN, 'x')),
+    )
+    for value in values
+  ),
+  ({'reset_optimizer': 1}, ['reset_optimizer is 1', 'True or False']),
+  ({'forward_transfer': 'no'}, ["forward_transfer is 'no'", 'True or']),
+  ({'optimizer': 'rprop'}, ['retries is 2', "'rprop'", 'retries to 0']),
+  (
+    {'methods': ('naive',), **_training(optimizer='rprop')},
+    ['retries is 2', "optimizer 'rprop', of naive", 'retries to 0'],
+  ),
+  # Options of methods.
+  ({'method_kwargs': 3}, ['method_kwargs is 3', 'a dict']),
+  ({'method_kwargs': {'ewc': 3}}, ['method_kwargs is', 'a dict of dicts']),
+  ({'method_kwargs': {'ewk': {}}}, ["method 'ewk'", "mean 'ewc'"]),
+  (_option('mine', method='ewk'), ["method 'ewk'", "mean 'ewc'"]),
+  (_option('mine', method=3), ['method 3', 'choose one of']),
+  (_option(_PACK, gama=1), [f"option of {_PACK} 'gama'", "mean 'gamma'"]),
+  (_option(_PACK, tasks=1), [f"option of {_PACK} 'tasks'", 'choose one']),
+  (
+    _option('mine', method=_PACK, gama=1),
+    [f"option of {_PACK} 'gama'", "mean 'gamma'"],
+  ),
+  (_option('naive', gamma=0.9), ["option of naive 'gamma'"]),
+  (_option(_PACK, gamma='x'), [f"{_PACK}.gamma is 'x'", 'a number']),
+  (_option(_PACK, gamma=_NAN), [f'{_PACK}.gamma is nan', 'a number']),
+  (_option(_PACK, gamma=True), [f'{_PACK}.gamma is True', 'a number']),
+  (_option(_PACK, reuse=1), [f'{_PACK}.reuse is 1', 'True or False']),
+  (_option(_PACK, search=3), [f'{_PACK}.search is 3', 'a name']),
+  (
+    _option(_PACK, curvature_examples=2.5),
+    [f'{_PACK}.curvature_examples is 2.5', 'a whole number'],
+  ),
+  (_option(_PACK, gamma=0.0), ['gamma is 0.0', '(0, 1]']),
+  (_option(_PACK, gamma=1.1), ['gamma is 1.1', '(0, 1]']),
+  (_option(_PACK, rates=(0.5, 0.2)), ['rates is (0.5, 0.2)', 'must rise']),
+  (_option(_PACK, rates=(0.5, 0.5)), ['rates is (0.5, 0.5)', 'must rise']),
+  (_option(_PACK, rates=(0.5, 1.5)), ['rates has [1.5]', '(0, 1]']),
+  (_option(_PACK, rates=(0.0, 0.5)), ['rates has [0.0]', '(0, 1]']),
+  (_option(_PACK, rates=()), ['rates', '(0, 1]']),
+  (_option(_PACK, rates=(0.001,)), ['rates begins with 0.001', '592']),
+  (_option(_PACK, rates=0.5), [f'method_kwargs.{_PACK}', 'rates']),
+  (_option(_PACK, rates=('x',)), [f'method_kwargs.{_PACK}', 'rates']),
+  (_option(_PACK, search='quick'), ["search is 'quick'", 'taylor']),
+  (_option(_PACK, biases='own'), ["biases is 'own'", 'per_task']),
+  (_option(_PACK, curvature_examples=0), ['examples is 0', 'at least 1']),
+  (_option('packnet', biases='x'), ["biases is 'x'", 'frozen']),
+  (_option('ewc', space='psi'), ["space is 'psi'", "'phi'"]),
+  (_option('si', damping=-1), ['damping is -1']),
+  (
+    _option('a_gem', memory_size=2),
+    ['memory_size is 2', 'at least the number of tasks, 3'],
+  ),
+  (_option('vcl', prior_std=0), ['prior_std is 0', 'above 0']),
+  # The coefficient.
+  (_option('l2', coefficient=-1), ['l2.coefficient is -1', 'at least 0']),
+  (_option('l2', coefficient=_NAN), ['l2.coefficient is nan', 'finite']),
+  (_option('l2', coefficient=(1, _INF)), ['l2.coefficient is inf', 'finite']),
+  (_option('l2', coefficient=()), ['l2.coefficient is empty', 'at least one']),
+  (_option('l2', coefficient=(1, 2, 1)), ['coefficient is (1, 2, 1)', 'once']),
+  (_option('l2', coefficient='x'), ["coefficient is 'x'", 'a number']),
+  # What goes with what.
+  *(
+    (
+      {'scenario': 'class', 'methods': ('naive', name), 'method_kwargs': {}},
+      ["scenario is 'class'", name, "scenario 'task' or 'domain'"],
+    )
+    for name in ('packnet', _PACK, 'single')
+  ),
+  (
+    {'scenario': 'class', **_option('mine', method='packnet')},
+    ["scenario is 'class'", 'mine must know'],
+  ),
+  (
+    {'sequence': 'split', 'num_tasks': 3},
+    ['num_tasks is 3', 'the 10 classes of digits', 'choose a divisor'],
+  ),
+  ({'batch_size': 1_258}, ['batch_size is 1258', 'at most 1257']),
+  (
+    {'sequence': 'split', 'num_tasks': 5, 'batch_size': 1_000},
+    ['batch_size is 1000', 'the smallest task'],
+  ),
+  # What a method has otherwise.
+  ({'method_training': 3}, ['method_training is 3', 'a dict of dicts']),
+  (
+    {'method_training': {'naiv': {}}},
+    ["method of method_training 'naiv'", "mean 'naive'"],
+  ),
+  (
+    {'method_training': {'mine': {'epochs': 1}}},
+    ["method of method_training 'mine'", 'choose one of'],
+  ),
+  (_training(epoch=1), ["field of method_training.naive 'epoch'", "'epochs'"]),
+  (_training(seeds=3), ["field of method_training.naive 'seeds'", 'choose']),
+  (_training(epochs=0), ['method_training.naive: epochs is 0', 'above 0']),
+  (_training(num_tasks=0), ['naive: num_tasks is 0', 'at least 1']),
+  (_training(alphas=0.5), ['naive: alphas is 0.5', 'at least 1']),
+  (_training(optimizer='sdg'), ["naive: optimizer 'sdg'", "mean 'sgd'"]),
+  (_training(learning_rate=-1), ['naive: learning_rate is -1', 'least 0']),
+  (_training(reset_optimizer=2), ['naive: reset_optimizer is 2', 'True']),
+  (_training(clip_norm=-1), ['naive: clip_norm is -1', 'at least 0']),
+  (_training(batch_size=1_258), ['batch_size is 1258', 'at most 1257']),
+  (_training(evaluate_every=0), ['naive: evaluate_every is 0', 'at least 1']),
+  (_training(network_kwargs={'deep': 3}), ['naive: network_kwargs', "'deep'"]),
+  # Schedules: a task has six steps.
+  ({_SCHEDULE: {'kind': 'poly'}}, ["kind is 'poly'", 'cosine']),
+  (
+    {_SCHEDULE: {'kind': 'piecewise', 'boundaries': (50,)}},
+    ['boundaries is (50,)', 'steps = 6'],
+  ),
+  (
+    {_SCHEDULE: {'kind': 'cosine', 'warmup': 50}},
+    ['warmup is 50', '6'],
+  ),
+  ({'labels': {'rigl': 'RigL'}}, ["label of 'rigl' is unknown", 'naive']),
+]
+
+
+@pytest.mark.parametrize('fields, parts', _BAD, ids=lambda x: str(x)[:60])
+def test_a_config_is_wrong(fields, parts):
+  with pytest.raises(settings.ConfigError) as error:
+    _tiny(**fields)
+  text = str(error.value)
+  assert all(part in text for part in parts), text
+  assert text.endswith('.') and '\n' not in text and len(text) < 600, text
+
+
+@pytest.mark.parametrize(
+  'name', ['sequence', 'methods', 'method_kwargs', 'epochs', 'retries']
+)
+def test_a_config_may_leave_out_only_what_has_a_default(name):
+  config = continual_run_tiny.config()
+  with config.unlocked():
+    del config[name]
+  if name == 'retries':
+    assert continual_settings.check(config).retries == 2
+    return
+  with pytest.raises(settings.ConfigError, match=f'no field {name!r}; add it'):
+    continual_settings.check(config)
+
+
+@pytest.mark.parametrize(
+  'fields',
+  [
+    {'methods': 'naive'},
+    {'labels': {'si': 'SI, as it was', 'powerprop': 'ours'}},
+    {'epochs': 1, 'retrain_epochs': 0, 'clip_norm': 1, 'retries': 0},
+    _option('l2', coefficient=0),
+    _option('l2', coefficient=[1, 2]),
+    _option(_PACK, gamma=1, rates=[0.5, 1]),
+    # What a run leaves out may stay in its config.
+    {'scenario': 'class', 'methods': 'naive'}
+    | {'method_kwargs': {_PACK: {}}, 'method_training': {'ewc': {'epochs': 3}}},
+    _option('si', damping=1),
+    {'sequence': 'split', 'num_tasks': 5, 'scenario': 'class'}
+    | {'methods': ('naive', 'joint', 'ewc', 'a_gem')},
+    {'batch_size': 1_257},
+    {'num_tasks': 1, 'evaluate_every': 7, 'search_tasks': 9},
+    # As many steps as a task has, and not as any other number.
+    {'epochs': 100.0}
+    | {_SCHEDULE: {'kind': 'piecewise', 'boundaries': (1_500,)}},
+    _training(batch_size=20, **{_SCHEDULE: {'kind': 'cosine', 'warmup': 10}}),
+  ],
+  ids=lambda x: str(x)[:60],
+)
+def test_handy_things_are_right(fields):
+  s, _, plans = _tiny(**fields)
+  assert list(plans) == list(s.methods)
+
+
+def test_options_that_let_earlier_tasks_be_forgotten():
+  s, _, _ = _tiny(
+    methods=('packnet', 'mine', _PACK, 'ewc'),
+    method_kwargs={
+      'packnet': {'biases': 'per_task'},
+      'mine': {'method': 'packnet', 'biases': 'free'},
+      _PACK: continual_run_tiny.PACKING,
+    },
+  )
+  assert continual_settings.voids_zero_forgetting(s) == ['mine']
+
+
+def test_digits_continual_has_what_the_demo_shows():
+  config = digits_continual.get_config()
+  assert list(config.alphas) == [1, 2] and config.num_tasks == 10
+  assert set(config.methods) == {'naive', 'ewc', 'efficient_packnet'}

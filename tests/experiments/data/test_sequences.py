@@ -1,0 +1,205 @@
+"""Sequences of tasks, against what their papers say of them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import data
+
+_SEEDS = (0, 1)
+_TASKS = 3
+
+
+def _dataset(name='fake', side=4, classes=6, numbers=(30, 12, 9)):
+  """Pictures whose pixels all differ; classes have different numbers."""
+  rng = np.random.default_rng(0)
+
+  def split(n):
+    image = rng.integers(0, 256, (n, side, side, 1), np.uint8)
+    label = np.minimum(rng.integers(0, classes + 2, n), classes - 1)
+    label[:classes] = np.arange(classes)
+    return data.Split(image, label.astype(np.int32))
+
+  train, validation, test = map(split, numbers)
+  return data.Dataset(name, train, validation, test, classes, 1 / 255)
+
+
+@functools.cache
+def _tables(name, num_tasks, side=4, seed=0):
+  """What the tasks are; it is the same in all scenarios."""
+  sequence = data.SEQUENCES[name](_dataset(side=side), num_tasks, 'domain')
+  return jax.device_get(jax.jit(sequence.tables)(seed))
+
+
+def _source(sequence, task, now=None, seed=0):
+  """On the host, where nothing is to be compiled."""
+  splits = {name: getattr(sequence.dataset, name) for name in data.SPLITS}
+  split = sequence.num_classes < sequence.dataset.num_classes
+  side = sequence.dataset.train.image.shape[1]
+  name = 'split' if split else 'permuted'
+  tables = _tables(name, sequence.num_tasks, side, seed)
+  now = task if now is None else now
+  return data.Source(splits, tables, jnp.int32(task), jnp.int32(now))
+
+
+def _take(sequence, task, split='train', rows=None, now=None, seed=0):
+  """Examples, as arrays on the host; by default all of the split's."""
+  size = int(sequence.sizes[split][task])
+  rows = np.arange(size) if rows is None else np.asarray(rows)
+  source = _source(sequence, task, now, seed)
+  return jax.device_get(data.examples(sequence, source, split, rows))
+
+
+@pytest.fixture(scope='module')
+def orders():
+  """Tables of permuted tasks, by seed; [tasks, pixels]."""
+  return {seed: _tables('permuted', _TASKS, seed=seed) for seed in _SEEDS}
+
+
+def test_permutations(orders):
+  plain = np.arange(16)
+  for seed in _SEEDS:
+    assert orders[seed].shape == (_TASKS, 16)
+    np.testing.assert_array_equal(orders[seed][0], plain)
+    for order in orders[seed]:
+      np.testing.assert_array_equal(np.sort(order), plain)
+  others = [orders[seed][t] for seed in _SEEDS for t in range(1, _TASKS)]
+  assert len({tuple(order) for order in (*others, plain)}) == 2 * _TASKS - 1
+  sequence = data.SEQUENCES['permuted'](_dataset(), _TASKS, 'domain')
+  np.testing.assert_array_equal(sequence.tables(1), orders[1])
+
+
+@pytest.mark.parametrize('split', data.SPLITS)
+def test_permuted_pictures(orders, split):
+  """All pixels of a picture in the task's order, whatever the split."""
+  dataset = _dataset()
+  sequence = data.SEQUENCES['permuted'](dataset, _TASKS, 'domain')
+  plain = getattr(dataset, split)
+  n = len(plain.label)
+  np.testing.assert_array_equal(sequence.sizes[split], [n] * _TASKS)
+  for task in range(_TASKS):
+    got = _take(sequence, task, split, seed=1)
+    assert got.image.dtype == np.uint8
+    pixels = plain.image.reshape(n, -1)[:, orders[1][task]]
+    np.testing.assert_array_equal(got.image.reshape(n, -1), pixels)
+    np.testing.assert_array_equal(got.label, plain.label)
+  # Rows go round.
+  got = _take(sequence, 1, split, rows=[n + 2, 2, 3 * n], seed=1)
+  np.testing.assert_array_equal(got.label, plain.label[[2, 2, 0]])
+
+
+@pytest.mark.parametrize('name', ['permuted', 'split'])
+def test_mnist_is_padded_and_normalised(name):
+  dataset = _dataset('mnist', side=28)
+  sequence = data.SEQUENCES[name](dataset, 2, 'domain')
+  assert (sequence.mean, sequence.std) == (0.1, 0.2752)
+  for split in data.SPLITS:
+    old = getattr(dataset, split).image
+    new = getattr(sequence.dataset, split).image
+    assert new.shape == (len(old), 32, 32, 1)
+    assert new.dtype == np.uint8
+    np.testing.assert_array_equal(new[:, 2:-2, 2:-2], old)
+    assert new.astype(int).sum() == old.astype(int).sum()
+  black = data.normalise(np.zeros(1, np.uint8), 1 / 255, 0.1, 0.2752)
+  np.testing.assert_allclose(black, -0.1 / 0.2752, rtol=1e-6)
+  # Permuted, the border goes all over the picture.
+  got = _take(sequence, 1).image
+  assert got.shape[1:] == (32, 32, 1)
+  assert bool(got[:, 0].any()) == (name == 'permuted')
+
+
+def test_other_data_sets_stay_as_they_are():
+  dataset = _dataset()
+  for name in ('permuted', 'split'):
+    sequence = data.SEQUENCES[name](dataset, 2, 'domain')
+    assert (sequence.mean, sequence.std) == (0, 1)
+    assert sequence.dataset.train.image.shape == (30, 4, 4, 1)
+
+
+@pytest.mark.parametrize(('name', 'classes'), [('permuted', 6), ('split', 2)])
+@pytest.mark.parametrize('scenario', data.SCENARIOS)
+def test_scenarios(name, classes, scenario):
+  sequence = data.SEQUENCES[name](_dataset(), _TASKS, scenario)
+  outputs = classes if scenario == 'domain' else _TASKS * classes
+  assert sequence.num_classes == classes
+  assert sequence.num_outputs == outputs
+  first = 0 if scenario == 'domain' else 2 * classes
+  last = _take(sequence, 2)
+  assert last.label.dtype == np.int32
+  np.testing.assert_array_equal(
+    np.unique(last.label), first + np.arange(classes)
+  )
+  seen = {
+    'task': [False, True, False],
+    'domain': [True],
+    'class': [True, True, True],
+  }[scenario]
+  after_third = _take(sequence, 1, now=2)
+  np.testing.assert_array_equal(after_third.visible, np.repeat(seen, classes))
+  at_once = _take(sequence, 1)
+  wanted = [True, True, False] if scenario == 'class' else seen
+  np.testing.assert_array_equal(at_once.visible, np.repeat(wanted, classes))
+  assert at_once.visible[at_once.label].all()
+
+
+@pytest.mark.parametrize('split', data.SPLITS)
+def test_split_has_every_example_of_its_classes(split):
+  dataset = _dataset()
+  sequence = data.SEQUENCES['split'](dataset, _TASKS, 'class')
+  plain = getattr(dataset, split)
+  sizes = sequence.sizes[split]
+  assert sizes.sum() == len(plain.label)
+  assert len(set(sizes.tolist())) > 1  # or the test would show nothing
+  for task in range(_TASKS):
+    mine = np.flatnonzero(plain.label // 2 == task)
+    assert sizes[task] == len(mine)
+    got = _take(sequence, task, split)
+    np.testing.assert_array_equal(got.image, plain.image[mine])
+    np.testing.assert_array_equal(got.label, plain.label[mine])
+    # Rows of a shorter task go round before those of the largest end.
+    rows = np.arange(2 * sizes.max())
+    got = _take(sequence, task, split, rows=rows)
+    wanted = plain.image[mine][rows % len(mine)]
+    np.testing.assert_array_equal(got.image, wanted)
+
+
+def test_split_is_the_same_for_all_seeds():
+  sequence = data.SEQUENCES['split'](_dataset(), _TASKS, 'domain')
+  jax.tree.map(
+    np.testing.assert_array_equal, sequence.tables(0), sequence.tables(1)
+  )
+
+
+@pytest.mark.parametrize('num_tasks', [4, 5, 7])
+def test_classes_that_cannot_be_shared_out(num_tasks):
+  with pytest.raises(data.DataError, match=f'num_tasks is {num_tasks}.*fake'):
+    data.SEQUENCES['split'](_dataset(), num_tasks, 'domain')
+
+
+def test_tasks_are_traced():
+  """One program for all tasks: what a sequence needs to be compiled once."""
+  sequence = data.SEQUENCES['split'](_dataset(), _TASKS, 'task')
+  source = jax.tree.map(jnp.asarray, _source(sequence, 0))
+  take: Any = jax.jit(
+    lambda task, rows: data.examples(
+      sequence, source._replace(task=task, now=task), 'test', rows
+    )
+  )
+  rows = jnp.arange(5)
+  for task in range(_TASKS):
+    got = take(jnp.int32(task), rows)
+    wanted = _take(sequence, task, 'test', rows)
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+  assert take._cache_size() == 1
+
+
+def test_a_task_without_examples_is_an_error():
+  dataset = _dataset()
+  label = np.minimum(dataset.test.label, 3)
+  dataset = dataset._replace(test=dataset.test._replace(label=label))
+  with pytest.raises(data.DataError, match='task 3 of 3 has no test examples'):
+    data.SEQUENCES['split'](dataset, 3, 'domain')

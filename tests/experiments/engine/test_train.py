@@ -1,0 +1,362 @@
+"""Trainings as functions, populations, executors and sharding."""
+
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments import data
+from experiments.engine import networks
+from experiments.engine import population
+from experiments.engine import settings
+from experiments.engine import train
+from powerprop import reparam
+from powerprop import transforms
+from tests import tiny
+
+_STEPS = 5
+_SHAPE = (6, 6, 1)
+
+
+def _split(n, seed=0):
+  rng = np.random.default_rng(seed)
+  image = rng.integers(0, 256, (n, *_SHAPE), np.uint8)
+  return data.Split(image, rng.integers(0, 10, n).astype(np.int32))
+
+
+TRAIN, VALIDATION = _split(40), _split(25, 1)
+
+
+def _recipe(optimizer=optax.sgd, **fields):
+  recipe = train.Recipe(
+    net=networks.mlp(10, hidden=(16,)),
+    optimizer=optimizer,
+    transforms={
+      'powerprop': transforms.powerprop,
+      'chain_rule': transforms.chain_rule,
+      'adaptive_powerprop': functools.partial(
+        transforms.adaptive_powerprop, every=2
+      ),
+    },
+    batch_size=8,
+    scale=1 / 255,
+    num_train=len(TRAIN.label),
+    image_shape=_SHAPE,
+    epsilon=0.01,
+  )
+  return recipe._replace(**fields)
+
+
+def _members(alphas=(1.0, 2.0), seeds=2, transform='powerprop', rate=0.1):
+  return [
+    population.Member(transform, a, rate, seed)
+    for a in alphas
+    for seed in range(seeds)
+  ]
+
+
+def _advance(cells, states, num_steps=_STEPS):
+  new, reports = [None] * len(cells), [None] * len(cells)
+  for i, state, report in population.advance(
+    cells, states, num_steps, TRAIN, VALIDATION
+  ):
+    new[i], reports[i] = state, report
+  return new, reports
+
+
+def _by_member(cells, states):
+  return {
+    m: tree
+    for cell, state in zip(cells, states, strict=True)
+    for m, tree in zip(
+      cell.members, population.unstack(cell, state), strict=True
+    )
+  }
+
+
+def _train(recipe, members, executor, chunks=1):
+  """By member: the final state, and the report of the last chunk."""
+  cells = population.make_cells(recipe, members, executor)
+  states = population.initial_states(recipe, cells, TRAIN)
+  for _ in range(chunks):
+    states, reports = _advance(cells, states)
+  reports = [population.Report(*(np.asarray(x) for x in r)) for r in reports]
+  told = {
+    m: population.Report(*(x[i] for x in r))
+    for cell, r in zip(cells, reports, strict=True)
+    for i, m in enumerate(cell.members)
+  }
+  return _by_member(cells, states), told
+
+
+def _assert_same_bits(got, wanted):
+  jax.tree.map(np.testing.assert_array_equal, got, wanted)
+
+
+def _assert_close(got, wanted, rtol=2e-4, atol=1e-5):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol),
+    got,
+    wanted,
+  )
+
+
+def assert_plain_optax(optimizer):
+  """At a static α = 1, bit for bit the loop that one would write by hand."""
+  recipe = _recipe(optimizer)
+  seed, rate = 3, 0.1
+  member = population.Member('powerprop', 1.0, rate, seed)
+  states, _ = _train(recipe, [member], 'map')
+  ours = states[member]
+
+  key = jax.random.key(seed)
+  params, net_state = recipe.net.init(
+    jax.random.fold_in(key, 0), jnp.zeros((1, *_SHAPE)), is_training=True
+  )
+
+  @jax.jit
+  def plain(params, train_split):
+    tx = optimizer(rate)
+    batches = data.batch_indices(jax.random.fold_in(key, 1), 0, _STEPS, 40, 8)
+
+    def loss_fn(params, rows):
+      image = train_split.image[rows].astype(jnp.float32) * (1 / 255)
+      logits, _ = recipe.net.apply(
+        params, net_state, None, image, is_training=True
+      )
+      return optax.softmax_cross_entropy_with_integer_labels(
+        logits, train_split.label[rows]
+      ).mean()
+
+    def step(carry, rows):
+      params, opt = carry
+      grads = jax.grad(loss_fn)(params, rows)
+      updates, opt = tx.update(grads, opt, params)
+      return (optax.apply_updates(params, updates), opt), None
+
+    return jax.lax.scan(step, (params, tx.init(params)), batches)[0]
+
+  params, opt = plain(params, TRAIN)
+  _assert_same_bits(ours.phi, params)
+  _assert_same_bits(jax.tree.leaves(ours.opt.inner), jax.tree.leaves(opt))
+
+
+@pytest.mark.parametrize('transform', ['powerprop', 'adaptive_powerprop'])
+def test_vmapped_is_looped(transform):
+  adapts = transform == 'adaptive_powerprop'
+  members = _members((1.5, 3.0) if adapts else (1.0, 3.0), transform=transform)
+  looped, told = _train(_recipe(), members, 'map')
+  stacked, told_stacked = _train(_recipe(), members, 'vmap')
+  assert list(looped) == list(stacked) == members
+  for m in members:
+    _assert_close(stacked[m].phi, looped[m].phi)
+    _assert_close(told_stacked[m], told[m])
+    assert stacked[m].step == looped[m].step == _STEPS
+    assert (told[m].alpha != m.alpha) == adapts
+
+
+def test_initial_weights_are_the_seeds_whatever_alpha():
+  recipe = _recipe()
+  members = _members((1.0, 2.0, 3.5), seeds=2)
+  cells = population.make_cells(recipe, members, 'map')
+  states = population.initial_states(recipe, cells, TRAIN)
+  theta = {
+    c.members[0]: c.training.read(s) for c, s in zip(cells, states, strict=True)
+  }
+  first = {m.seed: theta[m] for m in members if m.alpha == 1}
+  for m in members:
+    # Ψ(Ψ⁻¹(θ)) is θ to rounding.
+    _assert_close(theta[m], first[m.seed], rtol=1e-5, atol=0)
+    wanted, _ = train.initial_theta(recipe, m.seed)
+    _assert_close(theta[m], wanted, rtol=1e-5, atol=0)
+  assert not np.allclose(
+    first[0]['output']['w'], first[1]['output']['w'], atol=0.01
+  )
+
+
+@pytest.mark.parametrize('executor', ['map', 'vmap'])
+def test_nothing_is_compiled_twice_and_restored_chunks_have_the_same_bits(
+  executor,
+):
+  recipe = _recipe(optax.adam)
+  net, traces = recipe.net, []
+
+  def apply(*args, **kwargs):
+    traces.append(1)
+    return net.apply(*args, **kwargs)
+
+  recipe = recipe._replace(net=net._replace(apply=apply))
+  cells = population.make_cells(recipe, _members((2.0,)), executor)
+  states = population.initial_states(recipe, cells, TRAIN)
+  states, _ = _advance(cells, states)
+  count = len(traces)
+  assert count
+  host = jax.tree.map(np.asarray, states)
+  on, _ = _advance(cells, states)
+  restored = jax.tree.map(
+    lambda new, old: jax.device_put(new, old.sharding), host, states
+  )
+  again, _ = _advance(cells, restored)
+  assert len(traces) == count
+  _assert_same_bits(again, on)
+
+
+@pytest.mark.parametrize('executor', ['map', 'vmap'])
+def test_a_member_that_diverges_leaves_the_others_alone(executor):
+  """The same program with and without an absurd learning rate in it."""
+  good = _members((2.0,), seeds=3)
+  bad = [*good[:2], good[2]._replace(learning_rate=1e30)]
+  wanted, _ = _train(_recipe(), good, executor, chunks=2)
+  got, told = _train(_recipe(), bad, executor, chunks=2)
+  for m in good[:2]:
+    _assert_same_bits(got[m], wanted[m])
+    assert told[m].finite and np.isfinite(told[m].loss)
+  assert not told[bad[2]].finite and not np.isfinite(told[bad[2]].loss)
+
+
+def test_evaluation_in_batches_counts_every_example_once(monkeypatch):
+  recipe = _recipe()
+  theta, net_state = train.initial_theta(recipe, 0)
+  image = data.normalise(VALIDATION.image, recipe.scale)
+  logits, _ = recipe.net.apply(theta, net_state, None, image, is_training=False)
+  nll = optax.softmax_cross_entropy_with_integer_labels(
+    logits, VALIDATION.label
+  )
+  wanted = np.mean(np.argmax(logits, -1) == VALIDATION.label), np.mean(nll)
+  for size in (2_000, 25, 7, 1):
+    monkeypatch.setattr(train, '_EVALUATION_BATCH', size)
+    got = jax.jit(functools.partial(train.evaluate, recipe))(
+      theta, net_state, jax.tree.map(jnp.asarray, VALIDATION)
+    )
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', settings.optimizers())
+def test_every_optimizer_that_a_config_may_name_trains(name):
+  """By shapes alone, with α and the learning rate traced."""
+  recipe = _recipe(getattr(optax, name))
+  training = train.make_training(recipe, 'powerprop')
+  hyper = population._hyper(_members()[:1], False)
+  state = jax.eval_shape(training.init, hyper, TRAIN)
+  new, _ = jax.eval_shape(
+    lambda s, h, t: training.chunk(s, h, t, 0, 2), state, hyper, TRAIN
+  )
+  assert jax.tree.structure(new) == jax.tree.structure(state)
+
+
+def test_one_step_by_hand():
+  """Golden: φ after one step of SGD is φ − rate·∂L/∂θ·α|φ|^(α−1)."""
+  recipe = _recipe()
+  member = _members((3.0,), seeds=1)[0]
+  (cell,) = population.make_cells(recipe, [member], 'map')
+  (state,) = population.initial_states(recipe, [cell], TRAIN)
+  ((new,), _) = _advance([cell], [state], num_steps=1)
+  key = jax.random.key(member.seed)
+  rows = data.batch_indices(jax.random.fold_in(key, 1), 0, 1, 40, 8)[0]
+  theta = reparam.to_theta(state.phi, 3.0)
+
+  def loss(theta):
+    image = data.normalise(TRAIN.image[np.asarray(rows)], recipe.scale)
+    logits, _ = recipe.net.apply(theta, {}, None, image, is_training=True)
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits, TRAIN.label[np.asarray(rows)]
+    ).mean()
+
+  grads = jax.grad(loss)(theta)
+  for module, leaves in state.phi.items():
+    w, b = leaves['w'], leaves['b']
+    by_hand = w - 0.1 * grads[module]['w'] * 3 * w**2
+    _assert_close(new.phi[module]['w'], by_hand, rtol=1e-5, atol=1e-7)
+    by_hand = b - 0.1 * grads[module]['b']
+    _assert_close(new.phi[module]['b'], by_hand, rtol=1e-5, atol=1e-7)
+
+
+def test_auto_is_map_on_cpu(monkeypatch):
+  assert population.choose_executor('auto') == 'map'
+  assert population.choose_executor('vmap') == 'vmap'
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert population.choose_executor('auto') == 'vmap'
+
+
+def test_static_alphas_share_programs_by_transform_and_alpha():
+  cells = population.make_cells(_recipe(), _members((1.0, 2.0), seeds=3), 'map')
+  assert len(cells) == 6
+  assert len({id(c.training) for c in cells}) == 2
+
+
+_AS_USERS = """
+  import optax
+  from tests.experiments.engine import test_train as t
+
+  for optimizer in (optax.sgd, optax.adam):
+    t.assert_plain_optax(optimizer)
+"""
+_EIGHT = '--xla_force_host_platform_device_count=8'
+_SHARDED = """
+  import jax
+  from tests.experiments.engine import test_train as t
+  from tests import tiny
+  from experiments.engine import population
+  from experiments.engine import train
+
+  devices = jax.local_devices()
+  assert len(devices) == 8, devices
+  single = None
+  for seeds in (4, 3):  # fills the devices, and does not
+    members = t._members((1.0, 2.5), seeds)
+    cells = population.make_cells(t._recipe(), members, 'vmap')
+    states = population.initial_states(t._recipe(), cells, t.TRAIN)
+    sharded, reports = t._advance(cells, states)
+    leaf = sharded[0].phi['output']['w']
+    assert len(leaf.sharding.device_set) == 8 and leaf.shape[0] % 8 == 0
+    sharded = t._by_member(cells, sharded)
+    assert list(sharded) == members
+
+    if single is None:
+      jax.local_devices = lambda: devices[:1]
+      single, _ = t._train(t._recipe(), members, 'vmap')
+      jax.local_devices = lambda: devices
+    for m in members:
+      t._assert_close(sharded[m], single[m])
+
+  # A run of six that is stopped and resumed.
+  import pathlib, sys
+  from tests.experiments.engine import test_runs
+  folder = pathlib.Path(sys.argv[1])
+  fields = dict(executor='vmap', seeds=3)
+  whole = tiny.run(folder / 'whole', **fields)
+  resumed = test_runs.stopped_and_resumed(folder / 'stopped', chunk=2, **fields)
+  assert test_runs.numbers(resumed) == test_runs.numbers(whole)
+  assert len(whole['rows']) == 6 * 3
+"""
+
+
+def _run(program: str, environment: dict[str, str], *args: str) -> None:
+  """A program that knows these tests, in a process of its own."""
+  done = subprocess.run(
+    [sys.executable, '-c', textwrap.dedent(program), *args],
+    cwd=tiny.ROOT,
+    env=environment | {'PYTHONPATH': str(tiny.ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_static_alpha_one_is_plain_optax():
+  """Two programs with the same bits, if compiled as users have them."""
+  _run(_AS_USERS, tiny.as_users())
+
+
+def test_sharded_is_unsharded(tmp_path):
+  """On eight simulated CPU devices."""
+  flags = [os.environ.get('XLA_FLAGS', ''), _EIGHT]
+  _run(_SHARDED, tiny.environment(XLA_FLAGS=' '.join(flags)), str(tmp_path))

@@ -1,0 +1,207 @@
+"""The three baselines, experience replay and A-GEM."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from powerprop import reparam
+from powerprop import types
+from powerprop.methods.continual import bounds
+from powerprop.methods.continual import replay
+from powerprop.methods.continual import sequential
+
+_SIZES = (5, 3, 7)  # training examples of three tasks
+_TASKS = sequential.Tasks(
+  shapes={},
+  number=3,
+  num_outputs=6,
+  image_shape=(1, 2, 1),
+  num_train=7,
+  batch_size=4,
+)
+_KEY = jax.random.key(3)
+
+
+def _ending(index, key=_KEY):
+  """Example i of task t is the picture (t, i), has label 2t and sees 2t, 2t+1.
+
+  An ending takes a traced index, as in the driver.
+  """
+
+  def examples(split, rows):
+    assert split == 'train'
+    task = jnp.full_like(rows, index)
+    image = jnp.stack([task, rows], -1)[:, None, :, None]
+    return types.Examples(
+      image.astype(jnp.uint8), 2 * task, jnp.arange(6) // 2 == index
+    )
+
+  return types.Ending(
+    key=jax.random.fold_in(key, index),
+    task=index,
+    alpha=jnp.float32(2),
+    examples=examples,
+    sizes={'train': jnp.asarray(_SIZES)[index]},
+    apply=lambda w, examples: w,
+    accuracy=lambda w: 0.0,
+    fresh=lambda: {'net': {'w': jnp.full((2, 2), -9.0), 'b': jnp.ones(2)}},
+  )
+
+
+def _memories(method):
+  """The memory after no task, after one, two and three."""
+  _, state = method.init(_KEY, {}, 1.0, None)
+  states = [state]
+  end = jax.jit(lambda i, s: method.end_task(_ending(i), {}, s)[1])
+  for i in range(3):
+    states.append(end(jnp.int32(i), states[-1]))
+  return states
+
+
+@pytest.fixture(scope='module')
+def filled():
+  method = replay.experience_replay(_TASKS, memory_size=14, replay_batch=500)
+  return method, _memories(method)
+
+
+def test_memory_holds_an_equal_share_of_every_task(filled):
+  _, states = filled
+  assert [int(s.stored) for s in states] == [0, 4, 8, 12]  # 14 // 3 = 4
+  image, label, visible = map(np.asarray, states[-1].examples)
+  assert image.shape == (12, 1, 2, 1) and image.dtype == np.uint8
+  assert label.dtype == np.int32 and visible.dtype == bool
+  np.testing.assert_array_equal(image[:, 0, 0, 0], np.repeat([0, 1, 2], 4))
+  np.testing.assert_array_equal(label, np.repeat([0, 2, 4], 4))
+  np.testing.assert_array_equal(
+    visible, np.arange(6) // 2 == np.repeat([[0], [1], [2]], 4, axis=0)
+  )
+  rows = image[:, 0, 1, 0].reshape(3, 4)
+  assert (rows < np.array(_SIZES)[:, None]).all()
+  # Task 1 has three examples for a share of four; the others repeat none.
+  assert [len(set(r)) for r in rows] == [4, 3, 4]
+  assert set(map(tuple, rows)) != {tuple(range(4))}
+  # What was stored stays as it was.
+  for x, y in zip(states[2].examples, states[3].examples, strict=True):
+    np.testing.assert_array_equal(x[:8], y[:8])
+
+
+def test_memory_differs_between_keys_and_is_never_more_than_the_task():
+  method = replay.a_gem(_TASKS, memory_size=300)
+  init = lambda k: method.init(k, {}, 1.0, None)[1]
+  end = lambda k, s: method.end_task(_ending(jnp.int32(2), k), {}, s)[1]
+  keys = jax.random.split(_KEY, 4)
+  state = jax.jit(jax.vmap(lambda k: end(k, init(k))))(keys)
+  image = np.asarray(state.examples.image)
+  assert image.shape[:2] == (4, 3 * 7)
+  # A task of which nothing is stored, as it failed, leaves no gap.
+  rows = image[:, :7, 0, 1, 0]
+  assert (np.asarray(state.stored) == 7).all()
+  np.testing.assert_array_equal(np.sort(rows), np.tile(np.arange(7), (4, 1)))
+  assert len({tuple(r) for r in rows}) > 1
+
+
+def test_a_batch_is_drawn_from_what_is_stored(filled):
+  method, states = filled
+  draw = jax.jit(method.memory)
+  for state, tasks in zip(states[1:], (1, 2, 3), strict=True):
+    image, label, visible = map(np.asarray, draw(state, _KEY))
+    assert label.shape == (500,) and visible.shape == (500, 6)
+    counts = np.bincount(label // 2, minlength=3)
+    assert (counts[:tasks] > 100).all() and not counts[tasks:].any()
+    np.testing.assert_array_equal(image[:, 0, 0, 0], label // 2)
+    assert visible[np.arange(500), label].all()
+  assert (label != np.asarray(draw(states[-1], jax.random.key(4)).label)).any()
+  assert np.asarray(draw(states[0], _KEY).visible).all()
+
+
+def _tree(a, b):
+  return {'x': {'w': jnp.array([a], jnp.float32), 'b': jnp.float32(b)}}
+
+
+def _values(tree):
+  return [float(tree['x']['w'][0]), float(tree['x']['b'])]
+
+
+def test_replay_weighs_gradients_by_their_batches(filled):
+  method = replay.experience_replay(_TASKS, memory_size=14, replay_batch=12)
+  equal = replay.experience_replay(_TASKS, memory_size=14)
+  g, r = _tree(1.0, 8.0), _tree(5.0, -4.0)
+  _, states = filled
+  mix = jax.jit(lambda s: (method.rehearse(g, r, s), equal.rehearse(g, r, s)))
+  by_size, halves = map(_values, mix(states[1]))
+  assert by_size == [1 / 4 + 5 * 3 / 4, 8 / 4 - 4 * 3 / 4]
+  assert halves == [3.0, 2.0]
+  assert [_values(x) for x in mix(states[0])] == [[1.0, 8.0]] * 2
+
+
+def test_a_gem_projects_over_all_parameters_at_once(filled):
+  method = replay.a_gem(_TASKS, memory_size=14)
+  assert jax.eval_shape(method.memory, filled[1][1], _KEY).label.shape == (4,)
+  cases = [
+    # g, g_ref, what is left. In the first, w alone conflicts and b does not:
+    # g·g_ref = −6 + 2 = −4, g_ref² = 5, g + 4/5 g_ref.
+    ((-3.0, 2.0), (2.0, 1.0), (-3 + 8 / 5, 2 + 4 / 5)),
+    ((-1.0, 4.0), (2.0, 1.0), (-1.0, 4.0)),  # product 2: as it is
+    ((1.0, -2.0), (2.0, 1.0), (1.0, -2.0)),  # product 0: as it is
+    ((-4.0, -2.0), (2.0, 1.0), (0.0, 0.0)),
+    ((1.0, 2.0), (0.0, 0.0), (1.0, 2.0)),
+    ((1.0, 2.0), (np.nan, 1.0), (1.0, 2.0)),  # of an empty memory
+    ((1e-3, 2.0), (-1e-30, 0.0), None),  # finite where g_ref² underflows
+  ]
+  columns = lambda k: [jnp.array([c[k][i] for c in cases]) for i in (0, 1)]
+  run = jax.jit(jax.vmap(method.rehearse, in_axes=(0, 0, None)))
+  g, r = ({'x': {'w': w[:, None], 'b': b}} for w, b in (columns(0), columns(1)))
+  out = run(g, r, filled[1][1])
+  got = np.stack([out['x']['w'][:, 0], out['x']['b']], -1)
+  assert np.isfinite(got).all()
+  for row, (_, _, want) in zip(got, cases, strict=True):
+    if want is not None:
+      np.testing.assert_allclose(row, want, rtol=1e-6, atol=1e-6)
+  same = run(g, r, filled[1][0])
+  np.testing.assert_array_equal(same['x']['w'], g['x']['w'])
+  np.testing.assert_array_equal(same['x']['b'], g['x']['b'])
+
+
+@pytest.mark.parametrize('make', [replay.experience_replay, replay.a_gem])
+def test_bad_options_are_refused(make):
+  with pytest.raises(ValueError, match='memory_size is 2 but .* tasks, 3'):
+    make(_TASKS, memory_size=2)
+  with pytest.raises(ValueError, match='replay_batch is -1 but'):
+    make(_TASKS, replay_batch=-1)
+
+
+def test_single_keeps_the_net_bit_for_bit_and_draws_a_new_one():
+  method = bounds.single(_TASKS)
+  phi = {
+    'net': {
+      'w': jax.random.normal(_KEY, (3, 2, 2)),
+      'b': jnp.arange(6.0).reshape(3, 2),
+    }
+  }
+
+  @jax.jit
+  @jax.vmap
+  def run(phi):
+    ending = _ending(jnp.int32(0))
+    theta = reparam.to_theta(phi, ending.alpha)
+    new, state, record = method.archive(ending, phi, ())
+    later = reparam.to_theta(new, ending.alpha)
+    return theta, later, method.predict(later, record)
+
+  theta, later, kept = run(phi)
+  jax.tree.map(np.testing.assert_array_equal, kept, theta)
+  # φ is brought under Ψ: Ψ(Ψ⁻¹(−9)) = −9, and the biases are left alone.
+  np.testing.assert_allclose(later['net']['w'], np.full((3, 2, 2), -9.0))
+  np.testing.assert_array_equal(later['net']['b'], np.ones((3, 2)))
+
+
+def test_naive_and_joint_leave_training_alone():
+  theta = _tree(1.0, 2.0)
+  for make, joint in ((bounds.naive, False), (bounds.joint, True)):
+    method = make(_TASKS)
+    assert method.joint is joint
+    assert method.penalty is None and method.memory is None
+    assert method.init(_KEY, theta, 1.0, None) == (theta, ())
+    assert _values(method.gradients(theta, theta, ())) == [1.0, 2.0]
+    assert method.predict(theta, ()) is theta

@@ -1,0 +1,247 @@
+"""Which leaves live under Ψ: what a loop says once reaches every method."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.continual.settings import PACKING
+import powerprop
+from powerprop import methods
+from powerprop import reparam
+from powerprop import trees
+from powerprop.methods import masked
+from powerprop.methods import step as steps_lib
+from powerprop.methods.continual import packing
+from powerprop.types import Ending, Examples
+
+_STEPS = 20
+# A change of masks at step 6, where there are any.
+_OPTIONS = {
+  'fine_tune': {'at': 6},
+  'lottery': {'at': 7},
+  'iterative': {'begin': 2, 'end': 8, 'every': 2},
+  'set': {'every': 3, 'end': 9},
+  'rigl': {'every': 3, 'end': 9},
+  'snfs': {'every': 3, 'end': 9},
+  'dsr': {'every': 3, 'end': 9},
+  'ac_dc': {'begin': 4, 'every': 2, 'end': 9},
+}
+
+
+def _functions_of(argument):
+  return sorted(
+    name
+    for name in methods.__all__
+    if inspect.isfunction(getattr(methods, name))
+    and argument in inspect.signature(getattr(methods, name)).parameters
+  )
+
+
+_SPARSE, _CONTINUAL = _functions_of('brief'), _functions_of('tasks')
+
+
+def _params():
+  draw = lambda i, *s: jax.random.normal(jax.random.key(i), s)
+  return {'a': {'w': draw(0, 6, 4)}, 'b': {'w': draw(1, 4, 8), 'b': draw(2, 8)}}
+
+
+def _loss(params):
+  out = jnp.tanh(jnp.ones((2, 6)) @ params['a']['w']) @ params['b']['w']
+  return jnp.mean(jnp.square(out + params['b']['b'] - 1))
+
+
+_grad = jax.grad(_loss)
+
+
+def _program(make, alpha, where):
+  """The whole of what a method computes in one's own loop, as text."""
+  tx = powerprop.powerprop(optax.sgd(0.1, momentum=0.9), alpha, where)
+  method = make(where)
+
+  def loop(theta, step):
+    phi = powerprop.to_phi(theta, alpha, where)
+    phi, state = method.init(jax.random.key(0), phi, alpha, _grad)
+    theta = powerprop.to_theta(phi, alpha, where)
+    dense = _grad(method.weights(theta, state))
+    event = steps_lib.make_event(tx, jax.random.key(1), step, alpha, dense)
+    carry = (phi, tx.init(phi), state)
+    return steps_lib.take_step(method, tx, event, theta, carry)
+
+  return str(jax.make_jaxpr(loop)(_params(), jnp.int32(6)))
+
+
+_ONLY_A = lambda path, leaf: path == 'a/w'
+_NOWHERE = lambda path, leaf: False
+_AIMS = {
+  'global': {'distribution': 'global'},
+  'patterns': {'patterns': {'a': 'channel', 'b': 'block:2x2'}},
+}
+_ROWS = [
+  # These have no patterns.
+  (name, 'global') if name in ('set', 'rigl', 'snfs', 'dsr') else (name, aim)
+  for aim in _AIMS
+  for name in _SPARSE
+]
+
+
+@pytest.mark.parametrize('name, aim', sorted(dict.fromkeys(_ROWS)))
+def test_alpha_is_nothing_to_a_sparse_method_where_no_leaf_is_under_psi(
+  name, aim
+):
+  """The programs of α = 2 and of α = 1 are the same, equation by equation."""
+  target = methods.make_target(_params(), 0.5, **_AIMS[aim])
+
+  def make(where):
+    brief = methods.Brief(target, _STEPS, where=where)
+    return getattr(methods, name)(brief, **_OPTIONS.get(name, {}))
+
+  assert _program(make, 2.0, _NOWHERE) == _program(make, 1.0, _NOWHERE)
+  if (name, aim) == ('dense', 'global'):  # the texts can differ
+    assert _program(make, 2.0, _ONLY_A) != _program(make, 1.0, _ONLY_A)
+
+
+# Continual learning.
+
+
+def _tasks(where):
+  shapes = jax.eval_shape(_params)
+  return methods.Tasks(shapes, 2, 8, (1, 2, 1), 6, 2, where=where)
+
+
+def _examples(split, rows):
+  del split
+  image = jnp.stack([rows, 1 + rows], -1).astype(jnp.uint8)
+  return Examples(image[:, None, :, None], rows % 8, jnp.ones(8, bool))
+
+
+def _logits(w, examples):
+  x = examples.image.reshape(-1, 2).astype(jnp.float32)
+  x = jnp.tanh(jnp.tile(x, 3) @ w['a']['w'])
+  return x @ w['b']['w'] + w['b']['b']
+
+
+def _life(name, alpha, where, **options):
+  """A step of the second task and its end, as text."""
+  tx = powerprop.powerprop(optax.sgd(0.1, momentum=0.9), alpha, where)
+  method = getattr(methods, name)(_tasks(where), **options)
+
+  def life(theta, key):
+    phi = powerprop.to_phi(theta, alpha, where)
+    phi, state = method.init(key, phi, alpha, None)
+    theta = powerprop.to_theta(phi, alpha, where)
+    w = method.weights(theta, state)
+    dense = jax.tree.map(jnp.ones_like, w)
+    event = steps_lib.make_event(tx, key, jnp.int32(6), alpha, dense, 0.5)
+    carry, _ = steps_lib.take_step(
+      method, tx, event, theta, (phi, tx.init(phi), state)
+    )
+    phi, _, state = carry
+    ending = Ending(
+      key=key,
+      task=jnp.int32(1),
+      alpha=alpha,
+      examples=_examples,
+      sizes=dict.fromkeys(('train', 'validation'), jnp.int32(6)),
+      apply=_logits,
+      accuracy=lambda w: jnp.mean(w['b']['b']),
+      fresh=_params,
+    )
+    phi, state, report = method.end_task(ending, phi, state)
+    phi, state, record = method.archive(ending, phi, state)
+    theta = powerprop.to_theta(phi, alpha, where)
+    return state, report, method.predict(theta, record)
+
+  return str(jax.make_jaxpr(life)(_params(), jax.random.key(0)))
+
+
+_LIVES = [
+  *[(name, {}) for name in _CONTINUAL if name not in PACKING],
+  *[(name, {'space': 'phi'}) for name in ('l2', 'si', 'mas', 'ewc')],
+  ('vcl', {'coreset': 2}),
+]
+
+
+@pytest.mark.parametrize('name, options', _LIVES, ids=str)
+def test_alpha_is_nothing_to_a_method_for_tasks_where_no_leaf_is_under_psi(
+  name, options
+):
+  if 'memory_size' in inspect.signature(getattr(methods, name)).parameters:
+    options = options | {'memory_size': 2}
+  life = functools.partial(_life, name, **options)
+  assert life(2.0, _NOWHERE) == life(1.0, _NOWHERE)
+
+
+@pytest.mark.parametrize('name', PACKING)
+def test_packing_masks_what_is_under_psi_and_treats_the_rest_as_biases(name):
+  options = {'rates': (0.5, 1.0)} if name == 'efficient_packnet' else {}
+  make = functools.partial(getattr(methods, name), **options)
+  with pytest.raises(ValueError, match='none of 3 leaves is a weight to share'):
+    make(_tasks(_NOWHERE))
+  tasks = _tasks(_ONLY_A)
+  layout = packing.layout(tasks, 'frozen')
+  assert list(layout.shapes) == ['a/w'] and layout.rest == ('b/b', 'b/w')
+  phi = powerprop.to_phi(_params(), 2.0, _ONLY_A)
+  ending = Ending(None, None, 2.0, None, {}, None, None, None)
+  theta = packing.theta_of(layout, ending, phi)
+  np.testing.assert_array_equal(theta['b']['w'], phi['b']['w'])
+  # Frozen once the first task has ended.
+  method = make(tasks)
+  _, state = method.init(None, phi, 2.0, None)
+  moved = method.constrain(phi, state._replace(ended=jnp.int32(1)))
+  assert np.any(moved['a']['w']) and not np.any(moved['b']['w'])
+
+
+# In a net of both.
+
+
+def test_snip_ranks_by_the_gradient_at_the_weights_of_a_mixed_net():
+  theta = _params()
+  target = methods.make_target(theta, 0.5)
+  method = methods.snip(methods.Brief(target, _STEPS, where=_ONLY_A))
+  phi = powerprop.to_phi(theta, 2.0, _ONLY_A)
+  init = jax.jit(lambda phi: method.init(jax.random.key(0), phi, 2.0, _grad))
+  _, masks = init(phi)
+  grads = trees.weights(jax.jit(_grad)(theta))
+  for name, x in trees.weights(theta).items():
+    saliency = np.abs(x * grads[name])
+    kept = np.asarray(masks[name])
+    assert saliency[kept].min() >= saliency[~kept].max() * (1 - 1e-4)
+
+
+def test_new_weights_start_at_zero_only_where_psi_does_not_reach():
+  phi = trees.weights(_params())
+  brief = methods.Brief(methods.make_target(_params(), 0.5), _STEPS)
+  rule = masked.regrowth(brief._replace(where=_ONLY_A), 1.0)
+  first = {n: jnp.zeros(x.shape, bool).at[0].set(True) for n, x in phi.items()}
+  rest = {n: ~x for n, x in first.items()}
+  out = jax.jit(lambda phi: masked.regrow(phi, first, rest, phi, 2.0, rule))(
+    phi
+  )
+  np.testing.assert_array_equal(out['b/w'][0], 0)
+  common = np.mean(np.abs(phi['a/w'][1:]))
+  np.testing.assert_allclose(np.abs(out['a/w'][0]), common, rtol=1e-5)
+  for name, x in out.items():
+    np.testing.assert_array_equal(x[1:], phi[name][1:])
+
+
+def test_layers_in_and_outside_of_psi_are_ranked_together_as_theta():
+  theta = _params()
+  phi = powerprop.to_phi(theta, 3.0, _ONLY_A)
+  target = methods.make_target(theta, 0.4, 'global')
+  brief = methods.Brief(target, _STEPS, where=_ONLY_A)
+  ranks = masked.scores(brief, 'magnitude', None, phi, 3.0, {})
+  flat = lambda x: np.concatenate([np.ravel(x[n]) for n in target.shapes])
+  got, wanted = np.abs(flat(ranks)), np.abs(flat(trees.weights(theta)))
+  np.testing.assert_array_equal(np.argsort(got), np.argsort(wanted))
+  # φ itself is another order.
+  assert np.any(np.argsort(np.abs(flat(trees.weights(phi)))) != np.argsort(got))
+  np.testing.assert_allclose(
+    flat(masked.in_phi(brief, phi, 3.0)),
+    flat(trees.weights(reparam.to_phi(theta, 3.0))),
+    rtol=1e-5,
+  )
