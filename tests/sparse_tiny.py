@@ -1,7 +1,6 @@
 """A sparse training of seconds: `tiny`, for `experiments.sparse_training`."""
 
 import pathlib
-import sys
 from typing import Any
 
 import ml_collections
@@ -55,9 +54,8 @@ def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
     return sparse_training.run(checked, workdir)
 
 
-def command(workdir: pathlib.Path, **fields: Any) -> list[str]:
-  """The same run by the binary."""
-  program = [sys.executable, '-m', 'experiments.sparse_training']
-  program += ['--nocompilation_cache']  # the environment has that of the tests
-  flags = [f'--config.{k}={v}' for k, v in config(**fields).to_dict().items()]
-  return [*program, f'--workdir={workdir}', *flags]
+def flags(workdir: pathlib.Path, **fields: Any) -> list[str]:
+  """The same run, for the binary."""
+  given = [f'--config.{k}={v}' for k, v in config(**fields).to_dict().items()]
+  # The environment has the cache of the tests.
+  return [f'--workdir={workdir}', '--nocompilation_cache', *given]

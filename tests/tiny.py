@@ -5,8 +5,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import ml_collections
@@ -84,17 +82,16 @@ def run(workdir: pathlib.Path, **fields):
     return one_shot.run(checked, workdir)
 
 
-def command(workdir: pathlib.Path, **fields) -> list[str]:
-  """The same run by the binary."""
-  flags = []
+def flags(workdir: pathlib.Path, **fields) -> list[str]:
+  """The same run, for the binary."""
+  # The environment has the cache of the tests.
+  out = [f'--workdir={workdir}', '--nocompilation_cache']
   for name, value in config(**fields).to_dict().items():
     if isinstance(value, dict):
-      flags += [f'--config.{name}.{k}={v}' for k, v in value.items()]
+      out += [f'--config.{name}.{k}={v}' for k, v in value.items()]
     else:
-      flags.append(f'--config.{name}={value}')
-  program = [sys.executable, '-m', 'experiments.one_shot']
-  program += ['--nocompilation_cache']  # the environment has that of the tests
-  return [*program, f'--workdir={workdir}', *flags]
+      out.append(f'--config.{name}={value}')
+  return out
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -109,9 +106,3 @@ def as_users(**variables: str) -> dict[str, str]:
     JAX_DISABLE_MOST_OPTIMIZATIONS='false',
     **variables,
   )
-
-
-def start(*args, **kwargs) -> subprocess.Popen:
-  """The binary in the background; its output is text, in pipes."""
-  pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE}
-  return subprocess.Popen(args, cwd=ROOT, text=True, **(pipes | kwargs))

@@ -5,11 +5,7 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 import types
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +20,7 @@ from experiments.engine import runs
 from experiments.engine import train
 from experiments.report import files
 from tests import continual_run_tiny
-from tests import tiny
+from tests import forks
 
 _PACK = 'efficient_packnet'
 # Two α in a program; a coefficient to be chosen: 1e30 diverges whatever the
@@ -629,95 +625,50 @@ def test_a_full_disk_loses_nothing(whole, tmp_path, monkeypatch):
   _assert_same_run(tmp_path, whole)
 
 
-# The binary. One process does its imports, and a fork of it each command line;
-# a signal comes just before or after a file is written. Two cells live at a
-# time, and one may be held up where it is until the process ends.
+# The binary. A signal comes just before or after a file is written. Two cells
+# live at a time, and one may be held up where it is until the process ends.
 
-_FORKS = """
-  import json, os, pathlib, sys, threading, traceback
-  from experiments.engine import cli
-  from experiments.continual import __main__ as continual
-  from experiments.continual import plots as continual_plots
-  from experiments.engine import population
-  from experiments.report import files
-  from experiments.report import style
+_BINARY = 'experiments.continual'
+_WITHOUT_FIGURES = """
+from experiments.continual import plots
 
-  style._STYLE['savefig.dpi'] = 40
-  population.workers = lambda: 2
+plots.draw = lambda workdir: []  # takes a while
+"""
+_SIGNALS = """
+import os, threading
+from experiments.engine import population
+from experiments.report import files
 
-  def signals_at(places):
-    real, seen = files.write_atomically, [0] * len(places)
-    waiting = threading.Event()
+population.workers = lambda: 2
+real, seen = files.write_atomically, [0] * len(places)
+waiting = threading.Event()
 
-    def write(path, content):
-      due = []
-      for i, (part, count, when, signum) in enumerate(places):
-        here = part in str(path)
-        seen[i] += here
-        if here and seen[i] == count:
-          due.append((when, signum))
-      act('before', due)
-      real(path, content)
-      act('after', due)
+def write(path, content):
+  due = []
+  for i, (part, count, when, signum) in enumerate(places):
+    here = part in str(path)
+    seen[i] += here
+    if here and seen[i] == count:
+      due.append((when, signum))
+  act('before', due)
+  real(path, content)
+  act('after', due)
 
-    def act(now, due):
-      for when, signum in due:
-        if when == now and signum is None:
-          waiting.set()
-          threading.Event().wait()
-        elif when == now:
-          if any(signum is None for *_, signum in places):
-            assert waiting.wait(300)
-          os.kill(os.getpid(), signum)
+def act(now, due):
+  for when, signum in due:
+    if when == now and signum is None:
+      waiting.set()
+      threading.Event().wait()
+    elif when == now:
+      if any(signum is None for *_, signum in places):
+        assert waiting.wait(300)
+      os.kill(os.getpid(), signum)
 
-    files.write_atomically = write
-
-  for case, (argv, at) in enumerate(json.load(sys.stdin)):
-    if not (pid := os.fork()):
-      for stream, name in ((1, 'out'), (2, 'err')):
-        path = pathlib.Path(sys.argv[1], f'{case}.{name}')
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-      if at:
-        signals_at(at)
-      if at is not None:
-        continual_plots.draw = lambda workdir: []  # takes a while
-      sys.argv = ['continual', *argv]
-      status = 0
-      try:
-        cli.main('continual', continual.experiment)
-      except SystemExit as e:
-        status = e.code or 0
-      except BaseException:
-        traceback.print_exc()
-        status = 99
-      sys.stdout.flush()
-      sys.stderr.flush()
-      os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    pathlib.Path(sys.argv[1], f'{case}.status').write_text(str(status))
+files.write_atomically = write
 """
 
 
-def _run_all(folder, cases):
-  """[(status, stdout, stderr)] of (flags, where signals come)."""
-  done = subprocess.run(
-    [sys.executable, '-c', textwrap.dedent(_FORKS), str(folder)],
-    cwd=tiny.ROOT,
-    env=tiny.environment(PYTHONPATH=str(tiny.ROOT)),
-    input=json.dumps(cases),
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr
-  read = lambda i, kind: (folder / f'{i}.{kind}').read_text()
-  return [
-    (int(read(i, 'status')), read(i, 'out'), read(i, 'err'))
-    for i in range(len(cases))
-  ]
-
-
-_KILL, _TERM = signal.SIGKILL, signal.SIGTERM
+_KILL, _TERM = int(signal.SIGKILL), int(signal.SIGTERM)
 _LAST_MASK = f'{_PACK}/powerprop/tasks/0001'
 # For each start: part of a file's path, its how manieth, when, the signal; with
 # no signal, that cell waits there for the other's.
@@ -734,43 +685,22 @@ _STOPS = [
 ]
 
 
-class _Said(NamedTuple):
-  """What the binary said, and where: of the finished run, of the stopped."""
-
-  finished: pathlib.Path
-  kept: dict[pathlib.Path, int]
-  of_finished: list[tuple[int, str, str]]
-  stopped: pathlib.Path
-  of_stopped: list[tuple[int, str, str]]
-
-
-@pytest.fixture(scope='module')
-def said(whole, tmp_path_factory):
-  """All that is asked of the binary here, in one process and its forks."""
-  folder = tmp_path_factory.mktemp('said')
-  finished, stopped = folder / 'finished', folder / 'stopped'
-  shutil.copytree(whole[0], finished)
-  kept = {p: p.stat().st_mtime_ns for p in finished.rglob('*') if p.is_file()}
-  again = continual_run_tiny.flags(finished, **_WHOLE)
-  of_finished = [
-    (again, None),
-    ([*again, '--config.num_tasks=4'], []),
-    ([*again, '--config.methods=ewk'], []),
-    ([*again, '--config.num_task=4'], []),
-    ([*again, '--config.scenario=class'], []),
-  ]
-  flags = continual_run_tiny.flags(stopped, **_WHOLE)
-  of_stopped = [(flags, stop) for stop in _STOPS]
-  of_stopped[1:1] = [([*flags, '--config.epochs=0.7'], [])]
-  of_stopped.append((flags, []))
-  done = _run_all(folder, of_finished + of_stopped)
-  number = len(of_finished)
-  return _Said(finished, kept, done[:number], stopped, done[number:])
-
-
 @pytest.mark.slow
-def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, said):
-  workdir, done = said.stopped, said.of_stopped
+def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, tmp_path):
+  workdir = tmp_path / 'stopped'
+  flags = continual_run_tiny.flags(workdir, **_WHOLE)
+
+  def start(*flags, stops=()):
+    before = f'places = {stops}{_SIGNALS}{_WITHOUT_FIGURES}'
+    return forks.run(_BINARY, flags, before=before)
+
+  first, *others = _STOPS
+  done = [
+    start(*flags, stops=first),
+    start(*flags, '--config.epochs=0.7'),
+    *(start(*flags, stops=stops) for stops in others),
+    start(*flags),
+  ]
   statuses = [status for status, _, _ in done]
   assert statuses == [-_KILL, 1, -_KILL, 143, -_KILL, 143, 0], done
   last_lines = [err.strip().splitlines()[-1:] for _, _, err in done]
@@ -789,21 +719,24 @@ def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, said):
   _assert_same_run(workdir, whole)
 
 
-def test_the_binary_draws_again_and_says_what_is_wrong(said):
-  folder, kept = said.finished, said.kept
-  again, other, unknown, flag, wrong = said.of_finished
-  status, out, err = again
+def test_the_binary_draws_again_and_says_what_is_wrong(whole, tmp_path):
+  folder = tmp_path / 'finished'
+  shutil.copytree(whole[0], folder)
+  kept = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
+  flags = continual_run_tiny.flags(folder, **_WHOLE)
+  status, out, err = forks.run(_BINARY, flags)
   assert status == 0 and 'Traceback' not in err, err
   assert 'is finished' in out and (folder / 'tables.md').read_text() in out
   drawn = {p.stem for p in (folder / 'figures').glob('*.png')}
   assert {'average_accuracy', 'used_weights', 'masks'} <= drawn
   assert kept == {p: p.stat().st_mtime_ns for p in kept}
-  for (status, _, err), wanted, parts in (
-    (other, 1, ['num_tasks was 3 and is now 4', 'choose another --workdir']),
-    (unknown, 1, ["method 'ewk' is unknown (did you mean 'ewc'?)"]),
-    (flag, 2, ['num_task', '--help']),
-    (wrong, 1, ["scenario is 'class'", 'efficient_packnet', 'choose']),
+  for wrong, wanted, parts in (
+    ('num_tasks=4', 1, ['num_tasks was 3 and is now 4', 'another --workdir']),
+    ('methods=ewk', 1, ["method 'ewk' is unknown (did you mean 'ewc'?)"]),
+    ('num_task=4', 2, ['num_task', '--help']),
+    ('scenario=class', 1, ["scenario is 'class'", _PACK, 'choose']),
   ):
+    status, _, err = forks.run(_BINARY, [*flags, f'--config.{wrong}'])
     *_, last = err.strip().splitlines()
     assert status == wanted and 'Traceback' not in err, err
     assert last.startswith('Error: ') and last.endswith('.')

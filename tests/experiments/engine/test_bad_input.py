@@ -1,11 +1,8 @@
 """Whatever is wrong: one sentence, with the value and what to do about it."""
 
-import json
 import os
 import pathlib
-import shlex
 import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -17,6 +14,7 @@ from experiments.engine import folder
 from experiments.engine import runs
 from experiments.engine import settings
 from experiments.report import files
+from tests import forks
 from tests import tiny
 from tests.experiments.engine import test_runs
 
@@ -142,55 +140,9 @@ def test_a_number_for_a_tuple_and_other_handy_things_are_right(fields):
       assert isinstance(getattr(checked, name), tuple)
 
 
-# The binary. Its imports take seconds: one process does them, and a fork of it
-# runs each command line.
+# The binary.
 
-_FORKS = """
-  import json, os, pathlib, sys, traceback
-  from experiments.engine import cli
-  from experiments.one_shot import __main__ as one_shot
-  import experiments.one_shot.run
-
-  for case, (argv, variables) in enumerate(json.load(sys.stdin)):
-    if not (pid := os.fork()):
-      for stream, name in ((1, 'out'), (2, 'err')):
-        path = pathlib.Path(sys.argv[1], f'{case}.{name}')
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
-      os.environ.update(variables)
-      sys.argv = ['one_shot', *argv]
-      status = 0
-      try:
-        cli.main('one_shot', one_shot.experiment)
-      except SystemExit as e:
-        status = e.code or 0
-      except BaseException:
-        traceback.print_exc()
-        status = 99
-      sys.stdout.flush()
-      sys.stderr.flush()
-      os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    pathlib.Path(sys.argv[1], f'{case}.status').write_text(str(status))
-"""
-
-
-def _run_all(folder, cases):
-  """[(status, stdout, stderr)] of command lines (argv, environment)."""
-  done = subprocess.run(
-    [sys.executable, '-c', textwrap.dedent(_FORKS), str(folder)],
-    cwd=tiny.ROOT,
-    env=tiny.environment(PYTHONPATH=str(tiny.ROOT)),
-    input=json.dumps(cases),
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr
-  read = lambda i, kind: (folder / f'{i}.{kind}').read_text()
-  return [
-    (int(read(i, 'status')), read(i, 'out'), read(i, 'err'))
-    for i in range(len(cases))
-  ]
+_BINARY = 'experiments.one_shot'
 
 
 def test_the_binary_says_what_is_wrong(tmp_path):
@@ -251,11 +203,9 @@ def test_the_binary_says_what_is_wrong(tmp_path):
     ),
   ]
   default = f'--workdir={tmp_path / "run"}'
-  cases = [([default, *argv], variables) for argv, _, _, variables in table]
-  for row, (status, out, err) in zip(
-    table, _run_all(tmp_path, cases), strict=True
-  ):
-    argv, wanted, parts, _ = row
+  for argv, wanted, parts, variables in table:
+    done = forks.run(_BINARY, [default, *argv], **variables)
+    status, out, err = done
     what = f'{argv}: {status}\n{out}\n{err}'
     assert status == wanted, what
     assert 'Traceback' not in err, what
@@ -277,25 +227,19 @@ def test_a_start_that_failed_does_not_block_its_folder(tmp_path):
 
 def test_a_reader_that_goes_away_is_no_error(finished):
   folder, _ = finished
-  program = """
-    from experiments.engine import cli
-    from experiments.one_shot import __main__ as one_shot
+  gone = """
+    import os
     from experiments.one_shot import plots
 
     plots.draw = lambda workdir: []  # takes a while
-    cli.main('one_shot', one_shot.experiment)
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.close(reader)
   """
-  flags = tiny.command(folder)[3:]
-  command = shlex.join([sys.executable, '-c', textwrap.dedent(program), *flags])
-  done = subprocess.run(
-    ['bash', '-c', f'set -o pipefail; {command} | true'],
-    cwd=tiny.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-  assert 'BrokenPipe' not in done.stderr and 'Traceback' not in done.stderr
-  assert done.returncode == 141  # as any program that SIGPIPE stops
+  flags = tiny.flags(folder)
+  done = forks.run(_BINARY, flags, before=textwrap.dedent(gone))
+  assert done.err == ''
+  assert done.status == 141  # as any program that SIGPIPE stops
 
 
 # A full disk.

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 
 import jax
@@ -16,6 +15,7 @@ import pytest
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.report import files
+from tests import forks
 from tests import tiny
 
 
@@ -326,6 +326,8 @@ def test_environment_says_versions_device_and_commit():
 
 # The binary.
 
+_BINARY = 'experiments.one_shot'
+
 
 def _wait_for_line(workdir, count, process):
   """Until metrics.jsonl has so many lines."""
@@ -344,55 +346,44 @@ _LONG = {'steps': 4_000, 'chunk_steps': 20}  # some seconds in 200 chunks
   'signum, status', [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
 def test_a_signal_to_the_binary(tmp_path, signum, status):
-  process = tiny.start(*tiny.command(tmp_path, **_LONG))
+  process = forks.start(_BINARY, tiny.flags(tmp_path, **_LONG))
   _wait_for_line(tmp_path, 12, process)
   process.send_signal(signum)
-  _, err = process.communicate(timeout=120)
-  assert process.returncode == status, err
-  assert f'Stopped by {signal.Signals(signum).name}' in err
-  assert 'start the same command again' in err
-  assert 'Traceback' not in err
+  done = process.wait()
+  assert done.status == status, done.err
+  assert f'Stopped by {signal.Signals(signum).name}' in done.err
+  assert 'start the same command again' in done.err
+  assert 'Traceback' not in done.err
   assert _steps(tmp_path)[-1] >= 20
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
   """Two kills; most of the time goes to saving, so that they land there."""
-  fields = {'steps': 500, 'chunk_steps': 20}
+  fields = {'steps': 250}
   whole = tiny.run(tmp_path / 'whole', **fields)
   workdir = tmp_path / 'killed'
   rng = random.Random(0)
-  command = tiny.command(workdir, **fields)
+  flags = tiny.flags(workdir, **fields)
   for _ in range(2):
-    process = tiny.start(*command, stdout=subprocess.DEVNULL)
+    process = forks.start(_BINARY, flags)
     lines = 0
     with contextlib.suppress(FileNotFoundError):
       lines = (workdir / 'metrics.jsonl').read_bytes().count(b'\n')
     _wait_for_line(workdir, lines + 4, process)
     time.sleep(rng.uniform(0, 0.2))
-    assert process.poll() is None, process.communicate()[1]
-    process.kill()
-    process.communicate()
+    process.send_signal(signal.SIGKILL)
+    assert (done := process.wait()).status == -signal.SIGKILL, done
   results = tiny.run(workdir, **fields)
   _assert_same_run(workdir, results, (tmp_path / 'whole', whole))
-
-
-def _show(workdir, *flags):
-  return subprocess.run(
-    [*tiny.command(workdir), *flags],
-    cwd=tiny.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
 
 
 def test_a_finished_run_draws_again_and_does_not_train(finished, tmp_path):
   folder, _ = finished
   shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
   kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-  done = _show(tmp_path)
-  assert done.returncode == 0, done.stderr
-  assert 'is finished' in done.stdout and '|' in done.stdout
+  done = forks.run(_BINARY, tiny.flags(tmp_path))
+  assert done.status == 0, done.err
+  assert 'is finished' in done.out and '|' in done.out
   assert (tmp_path / 'figures' / 'figure1.png').stat().st_size > 1_000
   assert kept == {p: p.stat().st_mtime_ns for p in kept}
 

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 
 import jax
 import numpy as np
@@ -22,10 +21,11 @@ from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import run as sparse_training
 from experiments.sparse_training import settings as sparse_settings
 from powerprop import trees
+from tests import forks
 from tests import sparse_tiny
-from tests import tiny
 from tests.experiments.engine import test_runs
 
+_BINARY = 'experiments.sparse_training'
 # A program for each kind of state that a method may have.
 _SMALL = {
   'methods': ('one_shot', 'lottery', 'top_kast', 'snfs'),
@@ -272,14 +272,10 @@ def test_killed_in_mid_run_it_ends_with_the_same_bits(tmp_path):
   fields = {**_SMALL, 'steps': 160, 'methods': ('lottery', 'snfs')}
   whole = sparse_tiny.run(tmp_path / 'whole', **fields)
   workdir = tmp_path / 'killed'
-  process = tiny.start(
-    *sparse_tiny.command(workdir, **fields),
-    stdout=subprocess.DEVNULL,
-  )
+  process = forks.start(_BINARY, sparse_tiny.flags(workdir, **fields))
   test_runs._wait_for_line(workdir, 3 * 2, process)
-  assert process.poll() is None, process.communicate()[1]
-  process.kill()
-  process.communicate()
+  process.send_signal(signal.SIGKILL)
+  assert (done := process.wait()).status == -signal.SIGKILL, done
   assert (workdir / 'checkpoints').is_dir()
   results = sparse_tiny.run(workdir, **fields)
   test_runs._assert_same_run(workdir, results, (tmp_path / 'whole', whole))
@@ -331,23 +327,13 @@ def test_extended_training_costs_more(tmp_path):
 # The binary.
 
 
-def _show(workdir, **fields):
-  return subprocess.run(
-    sparse_tiny.command(workdir, **fields),
-    cwd=tiny.ROOT,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-
-
 def test_a_finished_run_draws_again_and_does_not_train(small, tmp_path):
   shutil.copytree(small[0], tmp_path, dirs_exist_ok=True)
   kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-  done = _show(tmp_path, **_SMALL)
-  assert done.returncode == 0, done.stderr
-  assert 'is finished' in done.stdout and '|' in done.stdout
-  assert (tmp_path / 'tables.md').read_text() in done.stdout
+  done = forks.run(_BINARY, sparse_tiny.flags(tmp_path, **_SMALL))
+  assert done.status == 0, done.err
+  assert 'is finished' in done.out and '|' in done.out
+  assert (tmp_path / 'tables.md').read_text() in done.out
   assert list((tmp_path / 'figures').glob('*.png'))
   assert kept == {p: p.stat().st_mtime_ns for p in kept}
 
@@ -358,13 +344,14 @@ def test_bad_input_loses_nothing_of_what_is_saved(small, tmp_path):
   kept = read()
   with pytest.raises(runs.RunError, match='densities was .0.3. and is now'):
     sparse_tiny.run(tmp_path, **{**_SMALL, 'densities': (0.2,)})
-  done = _show(tmp_path, **{**_SMALL, 'methods': ('rigel',)})
-  assert done.returncode == 1
-  *_, last = done.stderr.strip().splitlines()
+  wrong = {**_SMALL, 'methods': ('rigel',)}
+  done = forks.run(_BINARY, sparse_tiny.flags(tmp_path, **wrong))
+  assert done.status == 1
+  *_, last = done.err.strip().splitlines()
   assert last.startswith(
     "Error: method 'rigel' is unknown (did you mean 'rigl'"
   )
-  assert last.endswith('.') and 'Traceback' not in done.stderr
+  assert last.endswith('.') and 'Traceback' not in done.err
   assert read() == kept
 
 
