@@ -186,7 +186,7 @@ def _mean_cost(method: Method, inference: float, steps: int) -> float:
   def cost(step):
     gone = method.progress(step)
     forward, backward = (1 - share * (1 - inference) for share in gone)
-    due = False if method.due is None else method.due(step)
+    due = False if method.change is None else method.change.due(step)
     return jnp.asarray(method.cost(forward, backward, due), jnp.float32)
 
   every = jax.jit(jax.vmap(cost))

@@ -1,6 +1,6 @@
 """The core types. Imports jax only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -146,10 +146,98 @@ class Ending(NamedTuple):
   fresh: Callable[[], Params]
 
 
+class Change(NamedTuple):
+  """What a method does at some steps: new masks, in most.
+
+  Attributes:
+    due: step -> bool: whether it happens at this step. It must not depend on
+      anything but the step.
+    update: (Event, state) -> (phi, opt, state), after the optimiser's update.
+    replaces_step: whether `update` runs instead of the optimiser's update.
+  """
+
+  due: Callable[[jax.Array], jax.Array]
+  update: Callable[[Event, Any], tuple[Params, Any, Any]]
+  replaces_step: bool = False
+
+
+class Penalty(NamedTuple):
+  """What is added to the loss, times the training's coefficient.
+
+  Attributes:
+    value: (params, state) -> scalar.
+    space: 'theta' or 'phi': which parameters it is of.
+  """
+
+  value: Callable[[Params, Any], jax.Array]
+  space: str = 'theta'
+
+
+class Rehearsal(NamedTuple):
+  """What earlier tasks' examples do to the gradient.
+
+  Attributes:
+    draw: (state, key) -> Examples of the memory.
+    combine: (dense, remembered, state) -> dense, from the gradients on the
+      batch and on what was drawn.
+  """
+
+  draw: Callable[[Any, jax.Array], Examples]
+  combine: Callable[[Updates, Updates, Any], Updates]
+
+
+class Continual(NamedTuple):
+  """What a method for several tasks adds; by default nothing.
+
+  `powerprop.methods.continual.sequential.method` takes all by their names.
+
+  Attributes:
+    penalty: on the distance to earlier tasks; None is none.
+    rehearsal: of earlier tasks' examples; None is none.
+    track: (dense, before, after, state) -> state, with θ before and after the
+      optimiser's update; None looks away.
+    expected: (theta, state) -> w to evaluate in mid-training, where `weights`
+      are drawn at random; None is `weights`.
+    joint: whether batches come from all tasks so far.
+    end_task: (Ending, phi, state) -> (phi, state, report), after the last step
+      of a task; the report is a dict of arrays of the same shapes every time.
+    retraining: how to train on, under the new mask, before `archive`: a
+      `Method` with this one's state; None is not at all.
+    archive: (Ending, phi, state) -> (phi, state, record): makes ready for the
+      next task, and gives what is kept of this one: arrays of the same shapes
+      for all tasks.
+    predict: (theta, record) -> w of the task whose record it is.
+    needs_identity: whether `predict` must be told which task an input is of.
+    zero_forgetting: whether what `predict` gives for a task that has ended
+      stays the same, bit for bit.
+    layers: by path, the sizes of the layers that a task's mask is of, in the
+      order in which the report counts by layer; {} where tasks have no masks.
+  """
+
+  penalty: Penalty | None = None
+  rehearsal: Rehearsal | None = None
+  track: Callable[[Updates, Params, Params, Any], Any] | None = None
+  expected: Callable[[Params, Any], Params] | None = None
+  joint: bool = False
+  end_task: Callable[[Ending, Params, Any], tuple[Params, Any, Any]] = (
+    lambda ending, phi, state: (phi, state, {})
+  )
+  retraining: Any = None
+  archive: Callable[[Ending, Params, Any], tuple[Params, Any, Any]] = (
+    lambda ending, phi, state: (phi, state, ())
+  )
+  predict: Callable[[Params, Any], Params] = lambda theta, record: theta
+  needs_identity: bool = False
+  zero_forgetting: bool = False
+  layers: Mapping[str, int] = {}
+
+
 class Method(NamedTuple):
   """A way to train a net on one task or on several, as pure functions.
 
-  `powerprop.methods.masked` fills in what a method does not care for.
+  A sparse method says what is here; `powerprop.methods.masked.method` fills in
+  what it does not care for, all but `init`. What several tasks need is in
+  `continual`.
 
   Attributes:
     init: (key, phi, alpha, gradient) -> (phi, state). `gradient(theta)` is
@@ -161,10 +249,7 @@ class Method(NamedTuple):
       move. It is called with updates, and with φ: what the optimiser sees as
       its params.
     observe: (dense, state) -> state, at every step, before all else.
-    due: step -> bool: whether `update` runs at this step; None is never. It
-      must not depend on anything but the step.
-    update: (Event, state) -> (phi, opt, state), after the optimiser's update.
-    replaces_step: whether `update` runs instead of the optimiser's update.
+    change: what happens at some steps alone; None is nothing.
     progress: step -> (forward, backward), the shares in [0, 1] of the way
       from dense to the target that both masks have gone when the step begins.
     cost: (forward, backward, due) -> training FLOPs of an example. `forward`
@@ -172,29 +257,10 @@ class Method(NamedTuple):
       relative to the dense forward pass, as is what comes out: 3 when dense.
     clock: step -> step for the learning rate's schedule.
     where: which leaves live under Ψ, as the brief has it.
-
-  What several tasks need; the rest may leave it out:
-
-  Attributes:
-    penalty: (params, state) -> scalar that the training's coefficient times
-      is added to the loss; None is none.
-    space: 'theta' or 'phi': which parameters the penalty is of.
-    memory: (state, key) -> Examples to rehearse; None is none.
-    rehearse: (dense, remembered, state) -> dense, from the gradients on the
-      batch and on the memory's examples.
-    track: (dense, before, after, state) -> state, with θ before and after the
-      optimiser's update; None looks away.
-    expected: (theta, state) -> w to evaluate in mid-training, where `weights`
-      are drawn at random; None is `weights`.
-    end_task: (Ending, phi, state) -> (phi, state, report), after the last step
-      of a task; the report is a dict of arrays of the same shapes every time.
-    retraining: how to train on, under the new masks, before `archive`; None is
-      not at all. Its state is this method's.
-    archive: (Ending, phi, state) -> (phi, state, record): makes ready for the
-      next task, and gives what is kept of this one: arrays of the same shapes
-      for all tasks.
-    predict: (theta, record) -> w of the task whose record it is.
-    joint: whether batches come from all tasks so far.
+    constant_alpha: whether φ must stand for the same θ at all times, so that α
+      may neither follow a schedule nor adapt: where weights are masked, frozen
+      or compared with earlier φ.
+    continual: what a method for several tasks adds.
   """
 
   init: Callable[..., tuple[Params, Any]]
@@ -203,21 +269,10 @@ class Method(NamedTuple):
   gradients: Callable[[Updates, Params, Any], Updates]
   constrain: Callable[[Updates, Any], Updates]
   observe: Callable[[Updates, Any], Any]
-  due: Callable[[jax.Array], jax.Array] | None
-  update: Callable[[Event, Any], tuple[Params, Any, Any]]
-  replaces_step: bool
+  change: Change | None
   progress: Callable[[jax.Array], tuple[Any, Any]]
   cost: Callable[[Any, Any, Any], Any]
   clock: Callable[[jax.Array], jax.Array]
   where: Where
-  penalty: Callable[[Params, Any], jax.Array] | None = None
-  space: str = 'theta'
-  memory: Callable[[Any, jax.Array], Examples] | None = None
-  rehearse: Callable[..., Updates] = lambda dense, remembered, state: dense
-  track: Callable[..., Any] | None = None
-  expected: Callable[[Params, Any], Params] | None = None
-  end_task: Callable[..., Any] = lambda ending, phi, state: (phi, state, {})
-  retraining: Any = None
-  archive: Callable[..., Any] = lambda ending, phi, state: (phi, state, ())
-  predict: Callable[[Params, Any], Params] = lambda theta, record: theta
-  joint: bool = False
+  constant_alpha: bool
+  continual: Continual = Continual()

@@ -155,11 +155,14 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
       optimizer=lambda rate: optax.chain(clip, plain(rate))
     )
   method = continual_settings.make_method(mine, name, sequence, shapes)
-  layers: Mapping[str, Any] = {}
-  if continual_settings.method_of(s, name) in continual_settings.PACKING:
-    layers = continual_settings.governed(sequence, shapes)
+  if sequence.scenario == 'class' and method.continual.needs_identity:
+    raise settings_lib.ConfigError(
+      f"scenario is 'class' but {name} must know which task a picture is of, to"
+      " choose its net: choose scenario 'task' or 'domain', or leave it out of"
+      ' methods.'
+    )
   retrain = 0
-  if method.retraining is not None:
+  if method.continual.retraining is not None:
     retrain = continual_settings.steps(mine, sequence, mine.retrain_epochs)
   return Plan(
     settings=mine,
@@ -170,9 +173,18 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
     steps=steps,
     retrain_steps=retrain,
     num_tasks=min(mine.num_tasks, sequence.num_tasks),
-    layers=tuple(layers),
-    layer_sizes=tuple(layers.values()),
+    layers=tuple(method.continual.layers),
+    layer_sizes=tuple(method.continual.layers.values()),
   )
+
+
+def forgetting(plans: Mapping[str, Plan]) -> list[str]:
+  """Methods with masks of tasks, whose options let these be forgotten."""
+  return [
+    name
+    for name, plan in plans.items()
+    if plan.layers and not plan.method.continual.zero_forgetting
+  ]
 
 
 class Key(NamedTuple):

@@ -61,10 +61,10 @@ def run(
   """
   begun = time.monotonic()
   sequence, plans, splits = _prepare(s, data_dir)
-  for name in continual_settings.voids_zero_forgetting(s):
+  for name in continual_cells.forgetting(plans):
     logging.warning(
-      "method_kwargs.%s has biases = 'free': earlier tasks' nets change with"
-      ' them, and are forgotten.',
+      "method_kwargs.%s masks tasks' nets, but lets the rest of them go on (as"
+      " biases = 'free' does): earlier tasks' nets change, and are forgotten.",
       name,
     )
   executor = population.choose_executor(s.training.executor)

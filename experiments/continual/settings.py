@@ -46,10 +46,6 @@ OVERRIDES = (
   'alphas',
   'evaluate_every',
 )
-# Names of methods that keep what a task was learned with.
-PACKING = ('packnet', 'efficient_packnet')
-# Without the task's identity at test time these cannot choose a net.
-_NEED_IDENTITY = (*PACKING, 'single')
 
 
 class ContinualSettings(NamedTuple):
@@ -183,13 +179,6 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
         f'method_kwargs.{name}.coefficient',
         f'{c:g}',
         'finite in float32 and at least 0',
-      )
-    needs_identity = name in s.methods and method_of(s, name) in _NEED_IDENTITY
-    if s.scenario == 'class' and needs_identity:
-      raise ConfigError(
-        f"scenario is 'class' but {name} must know which task a picture is"
-        " of, to choose its net: choose scenario 'task' or 'domain', or leave"
-        ' it out of methods.'
       )
   settings.check_labels(
     s.training, [*s.methods, *s.method_kwargs, *method_names()]
@@ -378,21 +367,3 @@ def heads(sequence: data.Sequence, shapes: Params) -> tuple[str, ...]:
     for n in fitting.output_leaves(shapes)
     if jax.numpy.shape(every[n])[-1:] == (sequence.num_outputs,)
   )
-
-
-def voids_zero_forgetting(s: ContinualSettings) -> list[str]:
-  """Methods of the run whose options let earlier tasks be forgotten."""
-  return [
-    name
-    for name in s.methods
-    if method_of(s, name) in PACKING
-    and s.method_kwargs.get(name, {}).get('biases') == 'free'
-  ]
-
-
-def governed(sequence: data.Sequence, shapes: Params) -> dict[str, int]:
-  """Layers that packing methods mask, in their order, with their sizes."""
-  mine = heads(sequence, shapes)
-  return {
-    n: int(x.size) for n, x in trees.weights(shapes).items() if n not in mine
-  }

@@ -70,12 +70,12 @@ def make_life(
   assert sequence is not None
   training = train.make_training(recipe, transform, alpha, method)
   again = None
-  if method.retraining is not None:
+  if method.continual.retraining is not None:
     again = train.make_training(
       recipe._replace(schedule=retrain_schedule),
       transform,
       alpha,
-      method.retraining,
+      method.continual.retraining,
     )
 
   def of_task(hyper: Hyper, source: data.Source, phase: int) -> Hyper:
@@ -137,13 +137,13 @@ def make_life(
     )
 
   def end(state, hyper, source):
-    phi, kept, report = method.end_task(
+    phi, kept, report = method.continual.end_task(
       ending(state, hyper, source, 2), state.phi, state.method
     )
     return state._replace(phi=phi, method=kept), report
 
   def archive(state, hyper, source):
-    phi, kept, record = method.archive(
+    phi, kept, record = method.continual.archive(
       ending(state, hyper, source, 3), state.phi, state.method
     )
     # Where a task keeps its net, the net's own state (moving averages) as well.
@@ -155,7 +155,7 @@ def make_life(
 
   def params_for(state, record):
     kept, _ = record
-    return method.predict(training.read(state), kept)
+    return method.continual.predict(training.read(state), kept)
 
   def recall(state, record, source, split):
     kept, net_state = record

@@ -188,7 +188,7 @@ def make_training(
     return jnp.mean(losses), net_state
 
   def batch(hyper, train: Any, step, rows) -> Examples:
-    if recipe.sequence is not None and method.joint:
+    if recipe.sequence is not None and method.continual.joint:
       key = jax.random.fold_in(keys(hyper)[3], step)
       task = jax.random.randint(key, (), 0, train.task + 1)
       train = train._replace(task=task)
@@ -200,14 +200,15 @@ def make_training(
 
   def rehearsed(dense, w, state, key, train):
     """The gradient, changed by what it is on remembered examples."""
-    if method.memory is None:
+    rehearsal = method.continual.rehearsal
+    if rehearsal is None:
       return dense
-    remembered = method.memory(state.method, key)
+    remembered = rehearsal.draw(state.method, key)
     if recipe.sequence is not None and recipe.sequence.scenario == 'class':
       now = data.visible_outputs(recipe.sequence, train.task, train.now)
       remembered = remembered._replace(visible=remembered.visible | now)
     old, _ = jax.grad(loss_fn, has_aux=True)(w, state.net, key, remembered)
-    return method.rehearse(dense, old, state.method)
+    return rehearsal.combine(dense, old, state.method)
 
   def begin(hyper: Hyper, train: Any, theta, net_state) -> TrainState:
     now = hyper.alpha if alpha is None else alpha
@@ -279,7 +280,7 @@ def make_training(
       )
       if recipe.layer_flops:
         # What the step cost goes by the masks that it was done with.
-        due = False if method.due is None else method.due(step)
+        due = False if method.change is None else method.change.due(step)
         cost = method.cost(state.work.forward, state.work.backward, due)
         mean = state.work.training
         # Not a sum: float32 would lose what is added to a large one.
@@ -313,7 +314,7 @@ def make_training(
     begin=begin,
     chunk=chunk,
     read=read,
-    weights=lambda state: (method.expected or method.weights)(
+    weights=lambda state: (method.continual.expected or method.weights)(
       read(state), state.method
     ),
     evaluate=functools.partial(evaluate, recipe),
@@ -350,7 +351,7 @@ def _at_rest(
   if not recipe.heads or recipe.sequence is None:
     return lambda tree: tree
   sequence = recipe.sequence
-  if method.joint or method.memory is not None:
+  if method.continual.joint or method.continual.rehearsal is not None:
     sequence = sequence._replace(scenario='class')  # they learn earlier tasks
   moving = data.visible_outputs(sequence, train.task, train.now)
 

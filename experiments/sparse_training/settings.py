@@ -125,14 +125,6 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   settings.check_labels(
     s.training, [*s.methods, *s.method_kwargs, *method_names(), *DISTRIBUTIONS]
   )
-  if 'adaptive_powerprop' in training.transforms and set(s.methods) - set(
-    DENSE
-  ):
-    raise ConfigError(
-      'transforms has adaptive_powerprop, but weights that a method masks need'
-      ' a constant alpha: choose powerprop or chain_rule, or only the methods'
-      ' dense and one_shot.'
-    )
   validation.check_ranges(
     s, {'training_multiplier': ('a finite number above 0', lambda x: x > 0)}
   )
@@ -305,7 +297,8 @@ def make_methods(
     Methods by their names; dense and one_shot are not among them.
 
   Raises:
-    ConfigError: if an argument of a method is unknown or out of range.
+    ConfigError: if an argument of a method is unknown or out of range, or a
+      method needs a constant α and a transform adapts it.
   """
   out = {}
   for name, ((distribution, density), target) in itertools.product(
@@ -320,6 +313,12 @@ def make_methods(
       raise ConfigError(
         f'method_kwargs.{name} is {kwargs}: {str(e).rstrip(".")}.'
       ) from None
+    if made.constant_alpha and 'adaptive_powerprop' in s.training.transforms:
+      raise ConfigError(
+        f'transforms has adaptive_powerprop, but {name} masks weights, which'
+        ' need a constant alpha: choose powerprop or chain_rule, or only'
+        ' methods without masks, such as dense and one_shot.'
+      )
     out[Variant(name, distribution, sparsity(density))] = made
   return out
 

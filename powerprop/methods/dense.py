@@ -20,4 +20,5 @@ def dense(brief: masked.Brief | None = None) -> Method:
     masks=lambda state: Masks({}, {}),
     progress=lambda step: (0.0, 0.0),
     where=where,
+    constant_alpha=False,
   )

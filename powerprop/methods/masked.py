@@ -13,7 +13,7 @@ from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import targets
 from powerprop.methods.targets import Target
-from powerprop.types import Alpha, Event, Masks, Method, Params, Where
+from powerprop.types import Alpha, Change, Event, Masks, Method, Params, Where
 
 CRITERIA = ('magnitude', 'random', 'saliency')
 
@@ -85,17 +85,12 @@ def method(
   *,
   gradients: Callable[..., Params] | None = None,
   observe: Callable[[Params, Any], Any] = lambda dense, state: state,
-  due: Callable[[jax.Array], jax.Array] | None = None,
-  update: Callable[..., Any] = lambda event, state: (
-    event.phi,
-    event.opt,
-    state,
-  ),
-  replaces_step: bool = False,
+  change: Change | None = None,
   progress: Callable[[Any], tuple[Any, Any]] = lambda step: (1.0, 1.0),
   cost: Callable[..., Any] = costs.masked_cost,
   clock: Callable[[Any], Any] = lambda step: step,
   where: Where = trees.is_weight,
+  constant_alpha: bool = True,
 ) -> Method:
   """A `Method` that masks: w = θ ⊙ A, and only weights of B ⊇ A move.
 
@@ -108,13 +103,12 @@ def method(
     masks: state -> its masks; by default the state is the masks of A = B.
     gradients: by default the dense gradient ⊙ B.
     observe: by default looks away.
-    due: by default never.
-    update: by default changes nothing.
-    replaces_step: by default not.
+    change: by default none.
     progress: by default at the target from the first step.
     cost: by default 2 f_A + f_B.
     clock: by default the step.
     where: of the brief; by default weights by their names and axes.
+    constant_alpha: by default it is needed.
 
   Returns:
     A method.
@@ -131,13 +125,12 @@ def method(
     gradients=at_backward if gradients is None else gradients,
     constrain=lambda u, state: magnitude.prune(u, masks(state).backward),
     observe=observe,
-    due=due,
-    update=update,
-    replaces_step=replaces_step,
+    change=change,
     progress=progress,
     cost=cost,
     clock=clock,
     where=where,
+    constant_alpha=constant_alpha,
   )
 
 

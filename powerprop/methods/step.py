@@ -79,7 +79,7 @@ def take_step(
 
   def learn(phi, opt):
     grads = method.gradients(event.dense, theta, state)
-    if method.penalty is not None:
+    if method.continual.penalty is not None:
       pull = penalty_gradient(method, phi, theta, event.alpha, state)
       grads = jax.tree.map(
         lambda g, p: (g + event.coefficient * p).astype(g.dtype), grads, pull
@@ -88,41 +88,42 @@ def take_step(
     learning = method.constrain(phi, state)
     updates, opt = tx.update(grads, opt, learning)
     new = optax.apply_updates(phi, method.constrain(updates, state))
-    if method.track is None:
+    if method.continual.track is None:
       return new, opt, state, last
     after = reparam.to_theta(new, event.alpha, method.where)
-    return new, opt, method.track(event.dense, theta, after, state), last
+    kept = method.continual.track(event.dense, theta, after, state)
+    return new, opt, kept, last
 
-  def change(phi, opt):
-    new = method.update(event._replace(phi=phi, opt=opt), state)
+  change = method.change
+  if change is None:
+    *carry, seen = learn(phi, opt)
+    return tuple(carry), seen
+
+  def update(phi, opt):
+    new = change.update(event._replace(phi=phi, opt=opt), state)
     return *new, measure_fn(new[2])
 
-  if method.due is None:
-    *carry, seen = learn(phi, opt)
-  elif method.replaces_step:
-    due = method.due(event.step)
-    *carry, seen = jax.lax.cond(due, change, learn, phi, opt)
+  if change.replaces_step:
+    due = change.due(event.step)
+    *carry, seen = jax.lax.cond(due, update, learn, phi, opt)
   else:
     phi, opt, _, _ = learn(phi, opt)
     *carry, seen = jax.lax.cond(
-      method.due(event.step), change, lambda p, o: (p, o, state, last), phi, opt
+      change.due(event.step), update, lambda p, o: (p, o, state, last), phi, opt
     )
   return tuple(carry), seen
 
 
 def _holds(method: Method, phi: Params, state: Any) -> bool:
   """Whether a method relies on φ that stand for the same θ at all times."""
-  # Where all weights move, these are the very arrays.
+  # Heads at rest, or a method's own word; where all weights move, these are the
+  # very arrays.
   pairs = zip(
     jax.tree.leaves(phi),
     jax.tree.leaves(method.constrain(phi, state)),
     strict=True,
   )
-  return (
-    method.track is not None
-    or (method.penalty is not None and method.space == 'phi')
-    or any(x is not y for x, y in pairs)
-  )
+  return method.constant_alpha or any(x is not y for x, y in pairs)
 
 
 def penalty_gradient(
@@ -143,17 +144,17 @@ def penalty_gradient(
   Returns:
     A tree like `theta`, float32 or wider.
   """
-  penalty = method.penalty
+  penalty = method.continual.penalty
   assert penalty is not None
-  if method.space == 'theta':
-    return jax.grad(penalty)(jax.tree.map(trees.wide, theta), state)
+  if penalty.space == 'theta':
+    return jax.grad(penalty.value)(jax.tree.map(trees.wide, theta), state)
 
   def through(g, x):
     s = reparam.slope(x, alpha)
     return g * s / (s * s + _TINY_SLOPE)
 
   phi = jax.tree.map(trees.wide, phi)
-  pull = jax.grad(penalty)(phi, state)
+  pull = jax.grad(penalty.value)(phi, state)
   return trees.map_where(through, method.where, pull, phi)
 
 

@@ -18,7 +18,7 @@ from experiments.engine import settings
 from experiments.sparse_training import settings as sparse_settings
 from powerprop import methods
 from powerprop import reparam
-from powerprop.types import Method
+from powerprop.types import Change, Continual, Method, Penalty, Rehearsal
 from tests import lifetime_tiny
 from tests.powerprop.methods import test_methods
 
@@ -104,7 +104,7 @@ def _changed(page, alpha, **options):
   event, masks = test_methods._event(alpha)
   target = methods.make_target(event.phi, 0.5)
   method = page['mest'](methods.Brief(target, 100), fraction=0.5, **options)
-  return event, masks, method.update(event, masks)
+  return event, masks, method.change.update(event, masks)
 
 
 @pytest.mark.parametrize('alpha', [1.0, 2.0])
@@ -177,7 +177,21 @@ def test_the_page_names_things_that_exist():
   for path in re.findall(r'`((?:powerprop|tests|docs)/[\w./]+)`', text):
     if path != 'powerprop/methods/sparse/mest.py':  # the one that you write
       assert (root / path).exists(), path
-  (table,) = re.findall(r'^\| write \|.*\n\|[-|]+\n((?:\|.*\n)+)', text, re.M)
-  named = re.findall(r'`(\w+)`', re.sub(r'\|[^|]*\|\n', '|\n', table))
-  # `masked.method` makes this one of the masks.
-  assert sorted([*named, 'weights']) == sorted(Method._fields)
+  # `masked.method` makes `weights` of the masks.
+  assert _named('write') | {'weights', 'continual'} == {*Method._fields}
+  assert _named('add') == {*Continual._fields}
+  for made in (Change, Penalty, Rehearsal):
+    (given,) = re.findall(rf'`{made.__name__}\(([\w, ]+)\)`', text)
+    others = made._fields[len(given.split(', ')) :]
+    assert (*given.split(', '), *others) == made._fields
+    assert all(f'{name}=' in text for name in others)
+
+
+def _named(header):
+  """What the rows of a table of the page begin with."""
+  text = PAGE.read_text(encoding='utf-8')
+  (table,) = re.findall(
+    rf'^\| {header} \|.*\n\|[-|]+\n((?:\|.*\n)+)', text, re.M
+  )
+  first = [row.split('|')[1] for row in table.splitlines()]
+  return {name for cell in first for name in re.findall(r'`(\w+)`', cell)}

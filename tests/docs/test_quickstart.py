@@ -381,7 +381,14 @@ def test_continual_page_has_the_sequences_and_scenarios():
   (table,) = _table(CONTINUAL, 'scenario')
   assert _first_column(table) == {*data.SCENARIOS}
   (row,) = re.findall(r'^\| `class` .*', table, re.M)
-  assert re.findall(r'`(\w+)`', row)[1:] == [*continual_settings._NEED_IDENTITY]
+  shapes = {'w': jnp.ones((20, 50))}
+  tasks = methods.Tasks(shapes, 2, 50, (4, 5, 1), 9, 3)
+  need = {
+    name
+    for name in continual_settings.method_names()
+    if getattr(methods, name)(tasks).continual.needs_identity
+  }
+  assert {*re.findall(r'`(\w+)`', row)[1:]} == need
 
 
 def test_continual_page_has_the_methods_and_their_options():
@@ -532,7 +539,7 @@ def test_method_page_has_a_method_for_several_tasks(monkeypatch):
   phi, first = method.init(jax.random.key(0), shapes, 2.0, None)
   moved = method.constrain(shapes, first)
   assert moved['hidden']['w'].all() and moved['output']['w'].all()
-  phi, second, record = method.archive(None, phi, first)
+  phi, second, record = method.continual.archive(None, phi, first)
   assert phi is shapes and record == ()
   moved = method.constrain(shapes, second)
   assert not moved['hidden']['w'].any() and moved['output']['w'].all()
@@ -540,7 +547,6 @@ def test_method_page_has_a_method_for_several_tasks(monkeypatch):
 
 def test_method_page_says_where_a_method_is_named():
   text = _text(NEW_METHOD).partition('## For several tasks')[2]
-  assert '`_NEED_IDENTITY`' in text and continual_settings._NEED_IDENTITY
   assert '`COEFFICIENTS`' in text
   anchors = importlib.import_module('powerprop.methods.continual.anchors')
   assert anchors.COEFFICIENTS.items() <= methods.COEFFICIENTS.items()

@@ -12,6 +12,7 @@ from powerprop import costs
 from powerprop import methods
 from powerprop import planning
 from powerprop import trees
+from powerprop.types import Change
 
 _STEPS = 32_000
 
@@ -122,7 +123,8 @@ def test_human_numbers(x, text):
 
 
 def _method(progress, cost=costs.masked_cost, due=None):
-  return methods.dense()._replace(progress=progress, cost=cost, due=due)
+  change = None if due is None else Change(due, lambda event, state: event)
+  return methods.dense()._replace(progress=progress, cost=cost, change=change)
 
 
 def test_training_is_the_mean_over_steps():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from powerprop import reparam
 from powerprop import trees
 from powerprop.methods.continual import sequential
-from powerprop.types import Alpha, Ending, Method, Params, Where
+from powerprop.types import Alpha, Ending, Method, Params, Penalty, Where
 
 # What the penalties are multiplied by where nothing else is asked for: what Hsu
 # et al. 2018 run permuted MNIST with, one head for all tasks (their scripts
@@ -53,7 +53,7 @@ def method(
       `params` are those of the space.
     space: 'theta' or 'phi': which parameters are held.
     scale: ≥ 0, what the penalty is multiplied by.
-    **fields: of `types.Method`; by default `init` gives an empty `Anchor`.
+    **fields: of `sequential.method`; by default `init` gives an empty `Anchor`.
 
   Returns:
     A method.
@@ -75,8 +75,9 @@ def method(
   return sequential.method(
     **{
       'init': init,
-      'penalty': lambda params, state: scale * penalty(params, state),
-      'space': space,
+      'penalty': Penalty(
+        lambda params, state: scale * penalty(params, state), space
+      ),
       'end_task': end_task,
       'where': tasks.where,
       **fields,

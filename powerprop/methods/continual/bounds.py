@@ -60,5 +60,7 @@ def single(tasks: sequential.Tasks) -> Method:
   return sequential.method(
     archive=archive,
     predict=lambda theta, record: record,
+    needs_identity=True,
+    zero_forgetting=True,
     where=where,
   )

@@ -205,6 +205,9 @@ def method(
     end_task=end_task,
     archive=archive,
     predict=predict,
+    needs_identity=True,
+    zero_forgetting=where.biases != 'free',
+    layers={n: int(np.prod(s)) for n, s in where.shapes.items()},
     where=where.under,
     **masked(free),
   )
@@ -215,7 +218,7 @@ def method(
     masks=lambda state: Masks({}, {}),
     **masked(learnable),
   )
-  return base._replace(retraining=again)
+  return base._replace(continual=base.continual._replace(retraining=again))
 
 
 def report(where: Layout, state: Packing, mask: Layers) -> dict[str, jax.Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from powerprop import trees
 from powerprop.methods.continual import sequential
-from powerprop.types import Ending, Examples, Method, Updates
+from powerprop.types import Ending, Examples, Method, Rehearsal, Updates
 
 
 class Memory(NamedTuple):
@@ -189,8 +189,7 @@ def _method(
   return sequential.method(
     lambda key, phi, alpha, gradient: (phi, empty(tasks, share)),
     where=tasks.where,
-    memory=lambda state, key: draw(state, key, rows),
-    rehearse=rehearse,
+    rehearsal=Rehearsal(lambda state, key: draw(state, key, rows), rehearse),
     end_task=lambda ending, phi, state: (
       phi,
       store(state, tasks, ending, ending.key),

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from powerprop import trees
 from powerprop.methods import masked
-from powerprop.types import Masks, Method, Params, Where
+from powerprop.types import Continual, Masks, Method, Params, Where
 
 
 class Tasks(NamedTuple):
@@ -47,11 +47,23 @@ def method(
   Args:
     init: (key, phi, alpha, gradient) -> (phi, state); by default φ as it is and
       the state ().
-    **fields: of `types.Method`; `where` is that of the tasks.
+    **fields: of `types.Method` and of `types.Continual`; `where` is that of the
+      tasks. By default α must be constant where weights are constrained or
+      tracked, and for a penalty on φ.
 
   Returns:
     A method.
   """
   init = init or (lambda key, phi, alpha, gradient: (phi, ()))
-  dense = masked.method(init, masks=lambda state: Masks({}, {}))
-  return dense._replace(**fields)
+  continual = Continual(
+    **{k: fields.pop(k) for k in Continual._fields if k in fields}
+  )
+  penalty = continual.penalty
+  dense = masked.method(
+    init,
+    masks=lambda state: Masks({}, {}),
+    constant_alpha='constrain' in fields
+    or continual.track is not None
+    or (penalty is not None and penalty.space == 'phi'),
+  )
+  return dense._replace(continual=continual, **fields)

@@ -11,7 +11,7 @@ from powerprop import reparam
 from powerprop import trees
 from powerprop.methods.continual import replay
 from powerprop.methods.continual import sequential
-from powerprop.types import Ending, Method, Params
+from powerprop.types import Ending, Method, Params, Penalty
 
 
 class Gaussian(NamedTuple):
@@ -284,7 +284,7 @@ def vcl(
     weights=lambda theta, state: sample(posterior(theta), eps(theta, state)),
     gradients=gradients,
     constrain=constrain,
-    penalty=penalty,
+    penalty=Penalty(penalty),
     track=track,
     end_task=end_task,
     where=tasks.where,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods import targets
-from powerprop.types import Event, Method
+from powerprop.types import Change, Event, Method
 
 
 def ac_dc(
@@ -79,14 +79,16 @@ def ac_dc(
       lambda: decompress(event, masks),
     )
 
+  def due(step):
+    return compressed(step) != compressed(step - 1)
+
   def progress(step):
     gone = jnp.where(compressed(step - 1), 1.0, 0.0)
     return gone, gone
 
   return masked.method(
     init,
-    due=lambda step: compressed(step) != compressed(step - 1),
-    update=update,
+    change=Change(due, update),
     progress=progress,
     where=brief.where,
   )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from powerprop.methods import budgets
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Event, Method
+from powerprop.types import Change, Event, Method
 
 
 def dsr(
@@ -84,9 +84,7 @@ def dsr(
 
   return masked.method(
     start.init,
-    due=w.due,
-    update=update,
-    replaces_step=True,
+    change=Change(w.due, update, replaces_step=True),
     where=brief.where,
   )
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from powerprop import schedules
 from powerprop.methods import masked
 from powerprop.methods import targets
-from powerprop.types import Event, Method
+from powerprop.types import Change, Event, Method
 
 _TINY = 1e-30
 
@@ -83,8 +83,7 @@ def iterative(
 
   return masked.method(
     init,
-    due=lambda step: w.due(step) | (step == w.end),
-    update=update,
+    change=Change(lambda step: w.due(step) | (step == w.end), update),
     progress=progress,
     where=brief.where,
   )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods import targets
-from powerprop.types import Event, Masks, Method, Params
+from powerprop.types import Change, Event, Masks, Method, Params
 
 
 class LotteryState(NamedTuple):
@@ -95,8 +95,7 @@ def lottery(
   return masked.method(
     init,
     masks=lambda state: Masks(state.masks, state.masks),
-    due=lambda step: (step == rewind - 1) | (step == at - 1),
-    update=update,
+    change=Change(lambda step: (step == rewind - 1) | (step == at - 1), update),
     progress=progress,
     clock=clock,
     where=brief.where,

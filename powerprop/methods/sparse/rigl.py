@@ -3,7 +3,7 @@
 from powerprop import costs
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Event, Method
+from powerprop.types import Change, Event, Method
 
 
 def rigl(
@@ -53,9 +53,7 @@ def rigl(
 
   return masked.method(
     start.init,
-    due=w.due,
-    update=update,
-    replaces_step=True,
+    change=Change(w.due, update, replaces_step=True),
     cost=costs.rigl_cost,
     where=brief.where,
   )

@@ -2,7 +2,7 @@
 
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Event, Method
+from powerprop.types import Change, Event, Method
 
 
 def set(  # pylint: disable=redefined-builtin
@@ -51,8 +51,6 @@ def set(  # pylint: disable=redefined-builtin
 
   return masked.method(
     start.init,
-    due=w.due,
-    update=update,
-    replaces_step=True,
+    change=Change(w.due, update, replaces_step=True),
     where=brief.where,
   )

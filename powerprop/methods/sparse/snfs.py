@@ -9,7 +9,7 @@ from powerprop import costs
 from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Event, Masks, Method
+from powerprop.types import Change, Event, Masks, Method
 
 
 class SnfsState(NamedTuple):
@@ -95,9 +95,7 @@ def snfs(
     init,
     masks=lambda state: Masks(state.masks, state.masks),
     observe=observe,
-    due=w.due,
-    update=update,
-    replaces_step=True,
+    change=Change(w.due, update, replaces_step=True),
     cost=costs.snfs_cost,
     where=brief.where,
   )

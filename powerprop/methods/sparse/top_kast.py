@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods import targets
-from powerprop.types import Event, Masks, Method
+from powerprop.types import Change, Event, Masks, Method
 
 
 def top_kast(
@@ -115,8 +115,7 @@ def top_kast(
     init,
     masks,
     gradients=gradients,
-    due=lambda step: (step + 1) % every == 0,
-    update=update,
+    change=Change(lambda step: (step + 1) % every == 0, update),
     progress=lambda step: (1.0, share),
     where=brief.where,
   )

@@ -736,6 +736,8 @@ def test_the_binary_draws_again_and_says_what_is_wrong(whole, tmp_path):
     ('num_task=4', 2, ['num_task', '--help']),
     ('scenario=class', 1, ["scenario is 'class'", _PACK, 'choose']),
   ):
+    if wrong == 'scenario=class':  # found out when data and net are there
+      flags = continual_run_tiny.flags(tmp_path / 'anew', **_WHOLE)
     status, _, err = forks.run(_BINARY, [*flags, f'--config.{wrong}'])
     *_, last = err.strip().splitlines()
     assert status == wanted and 'Traceback' not in err, err

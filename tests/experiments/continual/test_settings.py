@@ -8,6 +8,7 @@ from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
 from experiments.engine import settings
+from powerprop import methods
 from tests import continual_run_tiny
 from tests import tiny
 
@@ -286,7 +287,11 @@ _BAD = [
   # What goes with what.
   *(
     (
-      {'scenario': 'class', 'methods': ('naive', name), 'method_kwargs': {}},
+      {
+        'scenario': 'class',
+        'methods': ('naive', name),
+        'method_kwargs': {_PACK: continual_run_tiny.PACKING},
+      },
       ["scenario is 'class'", name, "scenario 'task' or 'domain'"],
     )
     for name in ('packnet', _PACK, 'single')
@@ -393,7 +398,7 @@ def test_handy_things_are_right(fields):
 
 
 def test_options_that_let_earlier_tasks_be_forgotten():
-  s, _, _ = _tiny(
+  _, _, plans = _tiny(
     methods=('packnet', 'mine', _PACK, 'ewc'),
     method_kwargs={
       'packnet': {'biases': 'per_task'},
@@ -401,7 +406,37 @@ def test_options_that_let_earlier_tasks_be_forgotten():
       _PACK: continual_run_tiny.PACKING,
     },
   )
-  assert continual_settings.voids_zero_forgetting(s) == ['mine']
+  assert continual_cells.forgetting(plans) == ['mine']
+
+
+def _named_anew(monkeypatch, name):
+  """A method under a name that the experiments have never heard of."""
+  made = getattr(methods, name)
+  monkeypatch.setattr(methods, 'users_own', made, raising=False)
+  monkeypatch.delattr(methods, name)
+
+
+def test_what_a_method_is_goes_by_what_it_says_and_not_by_its_name(monkeypatch):
+  _named_anew(monkeypatch, _PACK)
+  fields = {
+    'methods': ('naive', 'users_own'),
+    'method_kwargs': {'users_own': continual_run_tiny.PACKING},
+  }
+  _, _, plans = _tiny(**fields)
+  assert plans['users_own'].layers == ('hidden_0/w', 'output/w')
+  assert plans['users_own'].layer_sizes == (512, 80)
+  assert plans['naive'].layers == () and not continual_cells.forgetting(plans)
+  fields['method_kwargs']['users_own'] |= {'biases': 'free'}
+  assert continual_cells.forgetting(_tiny(**fields)[2]) == ['users_own']
+  with pytest.raises(settings.ConfigError, match='users_own must know which'):
+    _tiny(scenario='class', **fields)
+  adapts = {
+    'transforms': 'adaptive_powerprop',
+    'transform_kwargs': {'adaptive_powerprop': {'every': 5}},
+    'alphas': 2.0,
+  }
+  with pytest.raises(settings.ConfigError, match='constant alpha'):
+    _tiny(**adapts, **fields)
 
 
 def test_digits_continual_has_what_the_demo_shows():

@@ -12,6 +12,7 @@ from experiments.engine import fitting
 from experiments.engine import settings
 from experiments.engine import train
 from experiments.sparse_training import settings as sparse_settings
+from powerprop import methods
 from powerprop import trees
 from tests import sparse_tiny
 from tests import tiny
@@ -172,7 +173,7 @@ def test_extended_training_moves_the_masks_changes(multiplier, default, given):
     )
   )
   due = {
-    variant.method: [step for step in range(80) if method.due(step)]
+    variant.method: [step for step in range(80) if method.change.due(step)]
     for variant, method in made.items()
   }
   assert due == {
@@ -395,6 +396,21 @@ def test_handy_things_are_right(fields):
   s, aims, made = _checked(sparse_tiny.config(**fields))
   wanted = set(s.methods) - set(sparse_settings.DENSE)
   assert len(made) == len(wanted) * len(aims)
+
+
+def test_who_needs_a_constant_alpha_goes_by_no_list_of_names(monkeypatch):
+  monkeypatch.setattr(methods, 'masks', methods.rigl, raising=False)
+  monkeypatch.setattr(methods, 'none', methods.dense, raising=False)
+  fields = {
+    'transforms': _ADAPTS,
+    'transform_kwargs': {_ADAPTS: {'every': 5}},
+    'alphas': 2.0,
+    'method_kwargs': {},
+  }
+  _, aims, made = _checked(sparse_tiny.config(methods='none', **fields))
+  assert len(made) == len(aims)
+  with pytest.raises(settings.ConfigError, match='masks masks weights, which'):
+    _checked(sparse_tiny.config(methods=('none', 'masks'), **fields))
 
 
 def test_remedies_of_patterns_help():

@@ -243,7 +243,7 @@ def test_frozen_stays_frozen(name):
   """Bit for bit, under moments, weight decay and an L2 term."""
   states, method = _steps(name, 2.0)
   for step, (old, new) in enumerate(zip(states, states[1:], strict=False)):
-    if method.due is not None and bool(method.due(jnp.asarray(step))):
+    if method.change is not None and bool(method.change.due(jnp.asarray(step))):
       continue  # the masks change in it
     learns = method.masks(old.method).backward
     before, after = _weights(old.phi), _weights(new.phi)
@@ -358,7 +358,9 @@ def test_cost_of_the_masks_as_they_were(name):
 
   for step, state in enumerate(states[:-1]):
     masks = method.masks(state.method)
-    due = method.due is not None and bool(method.due(jnp.asarray(step)))
+    due = method.change is not None and bool(
+      method.change.due(jnp.asarray(step))
+    )
     a, b = forward(masks.forward), forward(masks.backward)
     wanted = {
       'rigl': 2 * a + (1 if due else a),
@@ -378,7 +380,7 @@ def test_cost_of_the_masks_as_they_were(name):
 def test_a_change_drops_the_smallest_and_takes_the_place_of_a_step(name):
   states, method = _steps(name, 2.0)
   step = 3
-  assert bool(method.due(jnp.asarray(step)))
+  assert bool(method.change.due(jnp.asarray(step)))
   old, new = states[step], states[step + 1]
   before = method.masks(old.method).forward
   after = method.masks(new.method).forward
@@ -437,7 +439,7 @@ def _one_layer(name, **options):
 
 def test_rigl_grows_the_largest_gradients():
   event, masks = _event(2.0)
-  _, _, after = _one_layer('rigl', fraction=0.5).update(event, masks)
+  _, _, after = _one_layer('rigl', fraction=0.5).change.update(event, masks)
   grads = np.abs(np.asarray(event.dense['a']['w']))
   phi = np.abs(np.asarray(event.phi['a']['w']))
   mask = np.asarray(masks['a/w'])
@@ -459,7 +461,7 @@ def test_snfs_grows_the_largest_momentum_of_all_gradients():
     state = method.observe({'a': {'w': g}}, state)
   average = 0.5**3 * history[0] + 0.5**2 * history[1] + 0.5 * history[2]
   np.testing.assert_allclose(state.momentum['a/w'], average, rtol=1e-5)
-  _, _, after = method.update(event, state)
+  _, _, after = method.change.update(event, state)
   grown = np.asarray(after.masks['a/w']) & ~np.asarray(masks['a/w'])
   rest = ~np.asarray(after.masks['a/w'])
   assert grown.any()
@@ -472,7 +474,7 @@ def test_gradients_of_zero_tie_and_the_tie_is_broken_at_random():
   for seed in range(20):
     event, masks = _event(1.0, dense=zeros)
     event = event._replace(key=jax.random.key(seed))
-    _, _, after = _one_layer('rigl', fraction=0.5).update(event, masks)
+    _, _, after = _one_layer('rigl', fraction=0.5).change.update(event, masks)
     assert int(np.sum(after['a/w'])) == 40
     chosen.append(np.asarray(after['a/w'] & ~masks['a/w']))
   often = np.mean(chosen, 0)[4:]
@@ -487,7 +489,7 @@ def test_what_regrowth_means_under_powerprop(name, alpha):
   method = _one_layer(name, fraction=0.5)
   _, state = method.init(jax.random.key(0), event.phi, alpha, None)
   state = state._replace(masks=masks) if name == 'snfs' else masks
-  phi, _, state = method.update(event, state)
+  phi, _, state = method.change.update(event, state)
   after = np.asarray(method.masks(state).forward['a/w'])
   new = after & ~np.asarray(masks['a/w'])
   values = np.asarray(phi['a']['w'])
@@ -514,7 +516,7 @@ def test_what_is_grown_does_not_start_lower_from_change_to_change():
   phi, common = event.phi, np.mean(np.abs(event.phi['a']['w'][:4]))
   for i in range(40):
     dense = {'a': {'w': jax.random.normal(jax.random.key(i), (8, 10))}}
-    phi, _, masks = method.update(
+    phi, _, masks = method.change.update(
       event._replace(phi=phi, dense=dense, key=jax.random.key(i)), masks
     )
   active = np.abs(np.asarray(phi['a']['w'])[np.asarray(masks['a/w'])])
@@ -527,7 +529,7 @@ def test_weights_regrown_at_zero_never_move_under_powerprop():
   for scale in (0.0, 0.5):
     event, masks = _event(2.0)
     method = _one_layer('rigl', fraction=0.5, regrow=scale)
-    phi, opt, after = method.update(event, masks)
+    phi, opt, after = method.change.update(event, masks)
     new = np.asarray(after['a/w'] & ~masks['a/w'])
     tx = transforms.powerprop(optax.sgd(0.1, momentum=0.9), 2.0)
     start = np.asarray(phi['a']['w'])
@@ -691,7 +693,9 @@ def test_what_is_gone_stays_gone_whatever_the_scores(criterion):
   )
   event, _ = _event(1.0, dense={'a': {'w': jnp.zeros((8, 10))}})
   masks = {'a/w': jnp.arange(80).reshape(8, 10) >= 40}
-  _, _, after = method.update(event._replace(step=jnp.asarray(50)), masks)
+  _, _, after = method.change.update(
+    event._replace(step=jnp.asarray(50)), masks
+  )
   assert int(np.sum(after['a/w'])) == 20
   assert not np.any(after['a/w'] & ~masks['a/w'])
 

@@ -174,7 +174,7 @@ def test_dsr_leaves_no_layer_empty_before_training():
       dense=phi,
       reset=lambda opt, phi, chosen: opt,
     )
-    return method.update(event, masks)
+    return method.change.update(event, masks)
 
   new_phi, _, after = change(phi, masks)
   counts = {n: int(np.sum(m)) for n, m in after.items()}

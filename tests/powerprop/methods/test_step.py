@@ -1,6 +1,7 @@
 """`powerprop.methods.step`: what a step does with any optimiser and method."""
 
 import functools
+import inspect
 
 import haiku as hk
 import jax
@@ -10,7 +11,6 @@ import optax
 import pytest
 
 from experiments import data
-from experiments.continual import settings as continual_settings
 from experiments.engine import settings
 from experiments.engine import train
 from experiments.sparse_training import settings as sparse_settings
@@ -198,7 +198,7 @@ _LAYERS = {
   'b': {'w': jax.ShapeDtypeStruct((5, 4), jnp.float32)},
 }
 _SPARSE = sorted(set(sparse_settings.method_names()) - {'one_shot'})
-_PACKING = continual_settings.PACKING
+_PACKING = ('efficient_packnet', 'packnet')
 
 
 def _random(seed, dtype=jnp.float32):
@@ -214,7 +214,14 @@ def _masks(seed):
   return {n: x > 0 for n, x in trees.weights(_random(seed)).items()}
 
 
-def _make(name):
+def _functions(argument):
+  """Names of methods that are told such a thing."""
+  for name, fn in vars(methods).items():
+    if inspect.isfunction(fn) and argument in inspect.signature(fn).parameters:
+      yield name
+
+
+def _make(name, **more):
   """A method by its name, 'in phi' where that is its space."""
   name, _, space = name.partition(' in ')
   if name in _SPARSE:
@@ -222,7 +229,7 @@ def _make(name):
     return getattr(methods, name)(brief)
   options = {'space': space} if space else _CONTINUAL.get(name, {})
   tasks = methods.Tasks(_LAYERS, 2, 4, (2, 3, 1), 4, 2, retrain_steps=1)
-  return getattr(methods, name)(tasks, **options)
+  return getattr(methods, name)(tasks, **options | more)
 
 
 _CONTINUAL = {
@@ -241,8 +248,8 @@ def _freezing(name):
     state = packing.Packing(used, mask, jnp.int32(1))
     free = {n: ~m for n, m in used.items()}
     again = {n: mask[n] & m for n, m in free.items()}
-    return [(method, state, free), (method.retraining, state, again)]
-  method = method._replace(due=None)
+    return [(method, state, free), (method.continual.retraining, state, again)]
+  method = method._replace(change=None)
   shapes = jax.eval_shape(
     lambda phi: method.init(jax.random.key(0), phi, 2.0, lambda theta: theta),
     _LAYERS,
@@ -353,6 +360,20 @@ _ALPHAS = {
 _FREE = ('dense', 'naive', 'a_gem', 'ewc')
 
 
+def test_what_methods_say_of_themselves():
+  """By methods with masks of tasks, and by those that keep a task's net."""
+  names = sorted({*_functions('tasks')})
+  made = {name: _make(name).continual for name in names}
+  packs = {name for name in names if made[name].layers}
+  assert packs == {*_PACKING}
+  assert made['packnet'].layers == {'a/w': 30, 'b/w': 20}
+  keep = {name for name in names if made[name].zero_forgetting}
+  need = {name for name in names if made[name].needs_identity}
+  assert keep == need == {*_PACKING, 'single'}
+  free = _make('packnet', biases='free').continual
+  assert not free.zero_forgetting and free.layers == made['packnet'].layers
+
+
 def _holding(name):
   """A method with the shapes of a state."""
   if name in (*_SPARSE, *_PACKING):
@@ -459,14 +480,14 @@ def test_no_buffer_is_in_a_state_and_elsewhere(name):
   if name in _SPARSE:
     return
   ending = _ending(phi, 1.0)
-  phi, state, _ = method.end_task(ending, phi, state)
+  phi, state, _ = method.continual.end_task(ending, phi, state)
   _assert_apart(phi, state)
-  phi, state, record = method.archive(ending, phi, state)
+  phi, state, record = method.continual.archive(ending, phi, state)
   _assert_apart(phi, state, record)
 
 
 def test_a_lottery_in_a_loop_that_donates():
-  method = _make('lottery')._replace(due=None)
+  method = _make('lottery')._replace(change=None)
   tx = transforms.powerprop(optax.sgd(0.1), 1.0)
   phi, state = method.init(jax.random.key(0), _random(0), 1.0, None)
 
@@ -514,8 +535,8 @@ def test_every_method_keeps_the_dtypes_that_it_is_given(name):
     phi, state = carry
     theta = reparam.to_theta(phi, 2.0)
     dense = method.weights(theta, state)
-    if method.memory is not None:
-      dense = method.rehearse(dense, dense, state)
+    if method.continual.rehearsal is not None:
+      dense = method.continual.rehearsal.combine(dense, dense, state)
     event = steps_lib.make_event(
       tx, key, jnp.int32(0), 2.0, dense, jnp.float32(1)
     )
@@ -524,9 +545,9 @@ def test_every_method_keeps_the_dtypes_that_it_is_given(name):
     kept.append((phi, state))
     if name not in _SPARSE:
       ending = _ending(phi, 2.0)
-      phi, state, _ = method.end_task(ending, phi, state)
+      phi, state, _ = method.continual.end_task(ending, phi, state)
       kept.append((phi, state))
-      phi, state, _ = method.archive(ending, phi, state)
+      phi, state, _ = method.continual.archive(ending, phi, state)
       kept.append((phi, state))
     return kept, carry[1], opt
 
@@ -604,13 +625,15 @@ def test_half_precision_does_what_float32_does(name, dtype):
     first, state = method.init(jax.random.key(0), at, alpha, None)
     if name == 'a_gem':
       state = state._replace(stored=jnp.int32(1))
-      return method.rehearse(far, _cast(opposed, kind), state)
+      return method.continual.rehearsal.combine(
+        far, _cast(opposed, kind), state
+      )
     if name == 'vcl':
       moved = {**first, 'mean': new}
     else:
       moved = new
-      if method.track is not None:
-        state = method.track(step, at, new, state)
+      if method.continual.track is not None:
+        state = method.continual.track(step, at, new, state)
       ending = _ending(at, alpha)
       scale, more = (1e2, 40_000) if name == 'mas' else (1e-3, 0)
 
@@ -618,7 +641,9 @@ def test_half_precision_does_what_float32_does(name, dtype):
         x = scale * jnp.ones((len(some.label), 6), kind)
         return jnp.pad(x @ w['a']['w'], ((0, 0), (0, more)))
 
-      _, state, _ = method.end_task(ending._replace(apply=logits), at, state)
+      _, state, _ = method.continual.end_task(
+        ending._replace(apply=logits), at, state
+      )
     theta = reparam.to_theta(moved, alpha)
     return steps_lib.penalty_gradient(method, moved, theta, alpha, state)
 
@@ -646,7 +671,9 @@ def test_small_saliencies_and_free_weights_at_zero_are_told_from_nothing(dtype):
   state = packing.Packing(used, used, jnp.int32(1))
   method = _make('packnet')
   _, new, _ = jax.jit(
-    lambda: method.end_task(_ending(phi, 1.0)._replace(task=1), phi, state)
+    lambda: method.continual.end_task(
+      _ending(phi, 1.0)._replace(task=1), phi, state
+    )
   )()
   free = {n: ~m for n, m in used.items()}
   for n, m in new.mask.items():

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.continual.settings import PACKING
 import powerprop
 from powerprop import methods
 from powerprop import reparam
@@ -43,6 +42,7 @@ def _functions_of(argument):
 
 
 _SPARSE, _CONTINUAL = _functions_of('brief'), _functions_of('tasks')
+_PACKING = ('efficient_packnet', 'packnet')
 
 
 def _params():
@@ -151,16 +151,16 @@ def _life(name, alpha, where, **options):
       accuracy=lambda w: jnp.mean(w['b']['b']),
       fresh=_params,
     )
-    phi, state, report = method.end_task(ending, phi, state)
-    phi, state, record = method.archive(ending, phi, state)
+    phi, state, report = method.continual.end_task(ending, phi, state)
+    phi, state, record = method.continual.archive(ending, phi, state)
     theta = powerprop.to_theta(phi, alpha, where)
-    return state, report, method.predict(theta, record)
+    return state, report, method.continual.predict(theta, record)
 
   return str(jax.make_jaxpr(life)(_params(), jax.random.key(0)))
 
 
 _LIVES = [
-  *[(name, {}) for name in _CONTINUAL if name not in PACKING],
+  *[(name, {}) for name in _CONTINUAL if name not in _PACKING],
   *[(name, {'space': 'phi'}) for name in ('l2', 'si', 'mas', 'ewc')],
   ('vcl', {'coreset': 2}),
 ]
@@ -176,7 +176,7 @@ def test_alpha_is_nothing_to_a_method_for_tasks_where_no_leaf_is_under_psi(
   assert life(2.0, _NOWHERE) == life(1.0, _NOWHERE)
 
 
-@pytest.mark.parametrize('name', PACKING)
+@pytest.mark.parametrize('name', _PACKING)
 def test_packing_masks_what_is_under_psi_and_treats_the_rest_as_biases(name):
   options = {'rates': (0.5, 1.0)} if name == 'efficient_packnet' else {}
   make = functools.partial(getattr(methods, name), **options)

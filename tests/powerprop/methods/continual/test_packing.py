@@ -61,7 +61,7 @@ def _compiled(setup):
 
   def logits(state, record, source):
     kept, net = record
-    w = method.predict(
+    w = method.continual.predict(
       train.make_training(recipe, 'powerprop').read(state), kept
     )
     rows = jnp.arange(int(setup.sequence.sizes['test'][0]))
@@ -467,7 +467,7 @@ def searched():
     )
     _, state = method.init(None, phi, 2.0, None)
     ending = _ending(lambda w: _accuracy(w, jnp))
-    _, state, report = method.end_task(ending, phi, state)
+    _, state, report = method.continual.end_task(ending, phi, state)
     return jnp.concatenate([state.mask[n].ravel() for n in _SHAPES]), report
 
   keys: list[Any] = [('linear', *c) for c in _SEARCHED]
@@ -562,7 +562,7 @@ def test_without_reuse_a_mask_is_the_old_ones_and_the_largest_free():
     sum(jnp.sum(w[n]['w'] != 0) for n in ('hidden_0', 'output')) > enough, 1, 0
   )
   _, state, report = jax.jit(
-    lambda phi, state: method.end_task(_ending(accuracy), phi, state)
+    lambda phi, state: method.continual.end_task(_ending(accuracy), phi, state)
   )(phi, state)
   old = np.concatenate([np.ravel(x) for x in used.values()])
   size = np.where(old, 0, np.abs(_flat(phi)))
@@ -592,7 +592,7 @@ def test_weights_in_no_mask_are_drawn_anew(name):
     _, state = method.init(None, phi, alpha, None)
     state = state._replace(used=_used(0.2), mask=used)
     ending = _ending(None, alpha, lambda: fresh)
-    return method.archive(ending, phi, state)[:2]
+    return method.continual.archive(ending, phi, state)[:2]
 
   found = jax.jit(
     lambda: [archive(True, 1.0), archive(True, 2.0), archive(False, 2.0)]

@@ -87,11 +87,15 @@ P1, P2 = np.array([0.0, 0.0]), np.array([LOG3, 0.0])
 def _two_tasks(method):
   """The method's state after each task, as arrays [parameters]."""
   phi, state = method.init(None, _column(*P1), 1.0, None)
-  start = method.penalty(_column(5.0, 5.0), state)
-  _, first, _ = method.end_task(_logistic_task(*FIRST, 0), phi, state)
+  start = method.continual.penalty.value(_column(5.0, 5.0), state)
+  _, first, _ = method.continual.end_task(_logistic_task(*FIRST, 0), phi, state)
   second_phi = _column(*P2)
-  _, second, _ = method.end_task(_logistic_task(*SECOND, 1), second_phi, first)
-  value, grad = jax.value_and_grad(method.penalty)(_column(2.0, -1.0), second)
+  _, second, _ = method.continual.end_task(
+    _logistic_task(*SECOND, 1), second_phi, first
+  )
+  value, grad = jax.value_and_grad(method.continual.penalty.value)(
+    _column(2.0, -1.0), second
+  )
   return start, first, second, value, grad
 
 
@@ -313,13 +317,17 @@ def spaces():
     for make in METHODS:
       method = make(_tasks(NUM, NUM), space=space)
       start, state = method.init(None, phi, alpha, None)
-      if method.track is not None:
+      if method.continual.track is not None:
         dense = jax.tree.map(lambda x: 0.5 + x, phi)
         before = anchors.in_space(phi, alpha, 'theta', trees.is_weight)
         after = jax.tree.map(lambda x: x - 0.25, before)
-        state = method.track(dense, before, after, state)
-      _, first, report = method.end_task(_linear_task(alpha), start, state)
-      _, second, _ = method.end_task(_linear_task(alpha, 1), start, first)
+        state = method.continual.track(dense, before, after, state)
+      _, first, report = method.continual.end_task(
+        _linear_task(alpha), start, state
+      )
+      _, second, _ = method.continual.end_task(
+        _linear_task(alpha, 1), start, first
+      )
       assert not report
       out[make.__name__] = (first, second)
     return out
@@ -344,7 +352,9 @@ def test_mas(spaces):
   # Minibatches of one example: magnitudes are taken before the mean.
   method = mas(_tasks(NUM, 1))
   phi, state = method.init(None, NET, 1.0, None)
-  _, single, _ = jax.jit(lambda: method.end_task(_linear_task(), phi, state))()
+  _, single, _ = jax.jit(
+    lambda: method.continual.end_task(_linear_task(), phi, state)
+  )()
   singles = _mas_by_numpy([[i] for i in range(NUM)])
   assert not np.allclose(singles['w'], expected['w'], rtol=0.01)
   _assert_leaves(single.importance, singles, rtol=1e-5, atol=1e-7)
@@ -388,7 +398,7 @@ def test_vmapped_is_looped(spaces):
 def test_si_adds_up_to_what_the_loss_lost():
   curvature, target = jnp.array([[1.0, 0.5]]), jnp.array([[1.0, -2.0]])
   method = si(_tasks(2, 2))
-  track = method.track
+  track = method.continual.track
   assert track is not None
   loss = lambda p: 0.5 * jnp.sum(curvature * jnp.square(p['w'] - target))
 
@@ -404,7 +414,9 @@ def test_si_adds_up_to_what_the_loss_lost():
       return (new, track(dense, p, new, state)), None
 
     (end, state), _ = jax.lax.scan(step, (start, state), None, 400)
-    _, after, _ = method.end_task(_logistic_task(*FIRST, 0), end, state)
+    _, after, _ = method.continual.end_task(
+      _logistic_task(*FIRST, 0), end, state
+    )
     fall = loss(start) - loss(end)
     return jnp.sum(state.omega['w']) / fall - 1, end, state, after
 

@@ -53,7 +53,7 @@ def _memories(method):
   """The memory after no task, after one, two and three."""
   _, state = method.init(_KEY, {}, 1.0, None)
   states = [state]
-  end = jax.jit(lambda i, s: method.end_task(_ending(i), {}, s)[1])
+  end = jax.jit(lambda i, s: method.continual.end_task(_ending(i), {}, s)[1])
   for i in range(3):
     states.append(end(jnp.int32(i), states[-1]))
   return states
@@ -89,7 +89,9 @@ def test_memory_holds_an_equal_share_of_every_task(filled):
 def test_memory_differs_between_keys_and_is_never_more_than_the_task():
   method = replay.a_gem(_TASKS, memory_size=300)
   init = lambda k: method.init(k, {}, 1.0, None)[1]
-  end = lambda k, s: method.end_task(_ending(jnp.int32(2), k), {}, s)[1]
+  end = lambda k, s: method.continual.end_task(_ending(jnp.int32(2), k), {}, s)[
+    1
+  ]
   keys = jax.random.split(_KEY, 4)
   state = jax.jit(jax.vmap(lambda k: end(k, init(k))))(keys)
   image = np.asarray(state.examples.image)
@@ -103,7 +105,7 @@ def test_memory_differs_between_keys_and_is_never_more_than_the_task():
 
 def test_a_batch_is_drawn_from_what_is_stored(filled):
   method, states = filled
-  draw = jax.jit(method.memory)
+  draw = jax.jit(method.continual.rehearsal.draw)
   for state, tasks in zip(states[1:], (1, 2, 3), strict=True):
     image, label, visible = map(np.asarray, draw(state, _KEY))
     assert label.shape == (500,) and visible.shape == (500, 6)
@@ -128,7 +130,12 @@ def test_replay_weighs_gradients_by_their_batches(filled):
   equal = replay.experience_replay(_TASKS, memory_size=14)
   g, r = _tree(1.0, 8.0), _tree(5.0, -4.0)
   _, states = filled
-  mix = jax.jit(lambda s: (method.rehearse(g, r, s), equal.rehearse(g, r, s)))
+  mix = jax.jit(
+    lambda s: (
+      method.continual.rehearsal.combine(g, r, s),
+      equal.continual.rehearsal.combine(g, r, s),
+    )
+  )
   by_size, halves = map(_values, mix(states[1]))
   assert by_size == [1 / 4 + 5 * 3 / 4, 8 / 4 - 4 * 3 / 4]
   assert halves == [3.0, 2.0]
@@ -137,7 +144,9 @@ def test_replay_weighs_gradients_by_their_batches(filled):
 
 def test_a_gem_projects_over_all_parameters_at_once(filled):
   method = replay.a_gem(_TASKS, memory_size=14)
-  assert jax.eval_shape(method.memory, filled[1][1], _KEY).label.shape == (4,)
+  assert jax.eval_shape(
+    method.continual.rehearsal.draw, filled[1][1], _KEY
+  ).label.shape == (4,)
   cases = [
     # g, g_ref, what is left. In the first, w alone conflicts and b does not:
     # g·g_ref = −6 + 2 = −4, g_ref² = 5, g + 4/5 g_ref.
@@ -150,7 +159,9 @@ def test_a_gem_projects_over_all_parameters_at_once(filled):
     ((1e-3, 2.0), (-1e-30, 0.0), None),  # finite where g_ref² underflows
   ]
   columns = lambda k: [jnp.array([c[k][i] for c in cases]) for i in (0, 1)]
-  run = jax.jit(jax.vmap(method.rehearse, in_axes=(0, 0, None)))
+  run = jax.jit(
+    jax.vmap(method.continual.rehearsal.combine, in_axes=(0, 0, None))
+  )
   g, r = ({'x': {'w': w[:, None], 'b': b}} for w, b in (columns(0), columns(1)))
   out = run(g, r, filled[1][1])
   got = np.stack([out['x']['w'][:, 0], out['x']['b']], -1)
@@ -185,9 +196,9 @@ def test_single_keeps_the_net_bit_for_bit_and_draws_a_new_one():
   def run(phi):
     ending = _ending(jnp.int32(0))
     theta = reparam.to_theta(phi, ending.alpha)
-    new, state, record = method.archive(ending, phi, ())
+    new, state, record = method.continual.archive(ending, phi, ())
     later = reparam.to_theta(new, ending.alpha)
-    return theta, later, method.predict(later, record)
+    return theta, later, method.continual.predict(later, record)
 
   theta, later, kept = run(phi)
   jax.tree.map(np.testing.assert_array_equal, kept, theta)
@@ -200,8 +211,10 @@ def test_naive_and_joint_leave_training_alone():
   theta = _tree(1.0, 2.0)
   for make, joint in ((bounds.naive, False), (bounds.joint, True)):
     method = make(_TASKS)
-    assert method.joint is joint
-    assert method.penalty is None and method.memory is None
+    assert method.continual.joint is joint
+    assert (
+      method.continual.penalty is None and method.continual.rehearsal is None
+    )
     assert method.init(_KEY, theta, 1.0, None) == (theta, ())
     assert _values(method.gradients(theta, theta, ())) == [1.0, 2.0]
-    assert method.predict(theta, ()) is theta
+    assert method.continual.predict(theta, ()) is theta

@@ -114,7 +114,7 @@ def _steps():
     )
     grads = method.gradients(back, theta, state)
     whole = jax.grad(lambda t: _loss(method.weights(t, state)))(theta)
-    after = method.track(back, theta, theta, state)
+    after = method.continual.track(back, theta, theta, state)
     return {'w': w, 'grads': grads, 'whole': whole}, after
 
   first, after = step(state)
@@ -125,7 +125,7 @@ def _steps():
     'first': first,
     'again': method.weights(theta, state),
     'second': second,
-    'penalty': method.penalty(theta, state),
+    'penalty': method.continual.penalty.value(theta, state),
     'still': method.constrain(jax.tree.map(jnp.ones_like, phi), state),
   }
 
@@ -195,11 +195,20 @@ def test_the_posterior_is_the_next_prior_for_outputs_that_were_trained():
   def run():
     phi, state = _begin(method)
     theta = reparam.to_theta(phi, 2.0)
-    unseen = method.penalty(theta, state)
-    state = method.track(dense, theta, theta, state)
-    seen, slope = jax.value_and_grad(method.penalty)(theta, state)
-    _, state, _ = method.end_task(_ending(0, 2.0), phi, state)
-    return theta, state, unseen, seen, slope, method.penalty(theta, state)
+    unseen = method.continual.penalty.value(theta, state)
+    state = method.continual.track(dense, theta, theta, state)
+    seen, slope = jax.value_and_grad(method.continual.penalty.value)(
+      theta, state
+    )
+    _, state, _ = method.continual.end_task(_ending(0, 2.0), phi, state)
+    return (
+      theta,
+      state,
+      unseen,
+      seen,
+      slope,
+      method.continual.penalty.value(theta, state),
+    )
 
   theta, state, unseen, seen, slope, after = run()
   assert state.seen.tolist() == [True, True, False]
@@ -234,10 +243,20 @@ def test_the_coreset_lowers_the_loss_on_itself_and_only_for_prediction():
   @jax.vmap
   def run(alpha):
     before, state = _begin(method, alpha)
-    phi, state, _ = method.end_task(_ending(jnp.int32(0), alpha), before, state)
+    phi, state, _ = method.continual.end_task(
+      _ending(jnp.int32(0), alpha), before, state
+    )
     theta = reparam.to_theta(phi, alpha)
-    old = nll(method.predict(reparam.to_theta(before, alpha), ()), state[-1])
-    return before, phi, state, old, nll(method.predict(theta, ()), state[-1])
+    old = nll(
+      method.continual.predict(reparam.to_theta(before, alpha), ()), state[-1]
+    )
+    return (
+      before,
+      phi,
+      state,
+      old,
+      nll(method.continual.predict(theta, ()), state[-1]),
+    )
 
   before, phi, state, old, new = run(jnp.array([1.0, 2.0]))
   assert state.coreset.stored.tolist() == [4, 4]
@@ -253,7 +272,7 @@ def test_without_a_coreset_the_mean_predicts():
   method = vcl.vcl(_TASKS)
   phi, state = _begin(method, 1.0)
   assert set(phi) == {'mean', 'spread'} and state.coreset == ()
-  assert method.predict(phi, ()) is phi['mean']
+  assert method.continual.predict(phi, ()) is phi['mean']
   assert methods.COEFFICIENTS['vcl'] == 1.0
 
 
