@@ -5,7 +5,7 @@ they start, by JAX's own variables of the environment. It starts empty, unless
 JAX_COMPILATION_CACHE_DIR names one to keep.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 import functools
 import gc
 import os
@@ -58,6 +58,38 @@ def _small_pictures() -> None:
   from experiments.report import style
 
   style._STYLE['savefig.dpi'] = 40
+
+
+def _sketch(*kinds: str) -> Callable[..., None]:
+  """A `savefig` that writes files of these kinds alone; others are stubs."""
+  from matplotlib.figure import Figure
+
+  real = Figure.savefig
+
+  def savefig(figure, path, *, format, **kwargs):
+    if format in kinds:
+      return real(figure, path, format=format, **kwargs)
+    if format == 'png':
+      figure.draw_without_rendering()
+    path.write_bytes(b'a stub')
+
+  return savefig
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Figures are laid out and gone through; what is written shows nothing.
+
+  For tests of which figures there are: most of the time goes into pixels and
+  pages.
+  """
+  monkeypatch.setattr('matplotlib.figure.Figure.savefig', _sketch())
+
+
+@pytest.fixture
+def only_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Figures are written as PNG, not as PDF."""
+  monkeypatch.setattr('matplotlib.figure.Figure.savefig', _sketch('png'))
 
 
 @functools.cache

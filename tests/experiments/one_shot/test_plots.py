@@ -268,6 +268,7 @@ def test_draw_writes_every_figure(tmp_path):
   assert _names((tmp_path / 'figures').iterdir()) == expected  # no leftovers
 
 
+@pytest.mark.usefixtures('only_pictures')
 def test_draw_gives_the_same_bytes_again(tmp_path):
   results, records = _run(alphas=(1.0,), seeds=1)
   _write(tmp_path, results | {'layers': []}, records)
@@ -275,6 +276,7 @@ def test_draw_gives_the_same_bytes_again(tmp_path):
   assert {path: path.read_bytes() for path in plots.draw(tmp_path)} == first
 
 
+@pytest.mark.usefixtures('sketched')
 @pytest.mark.parametrize(
   'changes', [{'alphas': (1.0, 2.0), 'seeds': 1}, {'alphas': (3.0,)}]
 )
@@ -283,6 +285,7 @@ def test_draw_small_runs(tmp_path, changes):
   assert {path.stem for path in plots.draw(tmp_path)} == _FIXED
 
 
+@pytest.mark.usefixtures('sketched')
 def test_draw_without_records_draws_the_curves(tmp_path):
   _write(tmp_path, *_run())
   (tmp_path / 'records.npz').unlink()
@@ -304,6 +307,7 @@ def test_a_figure_without_its_data_says_so():
     plots.mask_overlap({'rows': []}, {})
 
 
+@pytest.mark.usefixtures('sketched')
 def test_draw_separates_learning_rates(tmp_path):
   results, records = _run(alphas=(1.0, 4.0), rates=(0.1, 0.5), seeds=1)
   _write(tmp_path, results, {})
@@ -317,6 +321,7 @@ def test_draw_separates_learning_rates(tmp_path):
   assert 'g2/final' not in arrays
 
 
+@pytest.mark.usefixtures('sketched')
 def test_a_failed_save_leaves_the_old_figure(tmp_path, monkeypatch):
   results, records = _run(alphas=(1.0,), seeds=1)
   _write(tmp_path, results, {})
@@ -335,6 +340,7 @@ def test_a_failed_save_leaves_the_old_figure(tmp_path, monkeypatch):
   assert not list(path.parent.glob('.*'))
 
 
+@pytest.mark.usefixtures('sketched')
 def test_main_redraws_and_lists_the_files(tmp_path, capsys):
   _write(tmp_path, *_run(alphas=(1.0,), seeds=1))
   assert redraw.main([str(tmp_path)]) == 0

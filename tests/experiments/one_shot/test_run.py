@@ -112,6 +112,7 @@ def test_vmapped_run_is_the_looped_run(finished, tmp_path):
     assert one['test_nll'] == pytest.approx(other['test_nll'], rel=1e-3)
 
 
+@pytest.mark.usefixtures('sketched')
 def test_no_steps_prunes_the_initial_weights(tmp_path, capsys):
   results = tiny.run(tmp_path, steps=0)
   one_shot.report(files.read_results(tmp_path), tmp_path)

@@ -40,6 +40,7 @@ def _one_shot():
   return {'rows': [_row(density=density) for density in (1.0, 0.5)]}
 
 
+@pytest.mark.usefixtures('sketched')
 def test_runs_of_any_experiment_are_drawn_again(tmp_path, capsys):
   names = {
     'average_accuracy': continual_tiny.run(

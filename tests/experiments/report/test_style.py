@@ -8,7 +8,6 @@ import zlib
 
 import matplotlib
 from matplotlib import colors
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
@@ -93,7 +92,7 @@ def _figures():
     *_continual(*_CROWD)
   )
   for figure in figures.values():
-    FigureCanvasAgg(figure).draw()  # the layout is made when it is drawn
+    figure.draw_without_rendering()  # the layout is made when it is drawn
   return figures
 
 
@@ -292,6 +291,11 @@ def test_files_do_not_depend_on_the_users_settings(tmp_path):
   theirs |= {'axes.grid': False, 'savefig.dpi': 30, 'pdf.compression': 0}
   with matplotlib.rc_context(theirs):
     assert _saved(tmp_path) == ours
+
+
+def test_files_do_not_say_when_and_by_what_they_were_made(tmp_path):
+  png, pdf = _saved(tmp_path)
+  assert b'Software' not in png and b'CreationDate' not in pdf
 
 
 def test_pdfs_have_no_type_3_fonts(tmp_path):

@@ -281,6 +281,7 @@ def test_draw_writes_every_figure(tmp_path):
     assert path.read_bytes().startswith(kind)
 
 
+@pytest.mark.usefixtures('only_pictures')
 def test_draw_gives_the_same_bytes_again(tmp_path):
   _write(tmp_path, _rows(seeds=1))
   first = {path: path.read_bytes() for path in sparse_plots.draw(tmp_path)}
@@ -288,6 +289,7 @@ def test_draw_gives_the_same_bytes_again(tmp_path):
   assert first and again == first
 
 
+@pytest.mark.usefixtures('sketched')
 @pytest.mark.parametrize('alphas', [(1.0,), (2.0,)])
 def test_draw_small_runs(tmp_path, alphas):
   _write(tmp_path, _rows(('rigl', 'set'), (0.9,), alphas, seeds=1))

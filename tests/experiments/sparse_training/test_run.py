@@ -365,6 +365,7 @@ def test_a_net_that_a_method_cannot_do_leaves_the_folder_free(tmp_path):
   folder.open_folder(tmp_path, config.to_dict(), rules)
 
 
+@pytest.mark.usefixtures('sketched')
 def test_no_steps_prune_the_initial_weights(tmp_path, capsys):
   fields = {**_SMALL, 'methods': ('dense', 'one_shot'), 'steps': 0}
   results = sparse_tiny.run(tmp_path, **fields)
