@@ -58,7 +58,7 @@ def average_accuracy(results: Mapping[str, Any], records: Records) -> Figure:
   groups = continual_analysis.shown(results['rows'])
   there: list[published.Learned] = []
   mnist = results.get('dataset') == 'mnist'
-  if mnist and 'permuted' in results.get('sequence', ''):
+  if mnist and results.get('sequence') == 'permuted':
     methods = {key[0] for key in groups}
     # The paper's figure is what this one is to be compared with.
     there = [

@@ -36,6 +36,7 @@ from experiments.engine import fit
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import runs
+from experiments.engine import settings as settings_lib
 from experiments.report import files
 from experiments.report import progress
 
@@ -237,7 +238,7 @@ def _of_cells(
 
 def _prepare(s: ContinualSettings, data_dir: str | None):
   """The sequence, a plan for every method, and the data on the device."""
-  dataset = data.load(s.training.dataset, data_dir)
+  dataset = settings_lib.dataset(s.training, data_dir)
   sequence = continual_settings.make_sequence(s, dataset)
   plans = {
     name: continual_cells.make_plan(s, name, sequence) for name in s.methods

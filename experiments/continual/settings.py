@@ -1,6 +1,6 @@
 """A config of `experiments.continual`, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import inspect
 import math
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import ml_collections
 from experiments import data
 from experiments.engine import estimates
 from experiments.engine import fitting
+from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
 from experiments.engine.settings import ConfigError
@@ -54,13 +55,13 @@ class ContinualSettings(NamedTuple):
   Attributes:
     training: the fields that it shares with `experiments.one_shot`; its steps
       are those of a task.
-    sequence: a name in `experiments.data.SEQUENCES`.
+    sequence: a name in `experiments.data.SEQUENCES`, or a function of your own.
     scenario: 'task', 'domain' or 'class'.
     num_tasks: T ≥ 1.
     epochs: over a task's training examples, > 0.
     retrain_epochs: of methods that retrain under their mask, ≥ 0.
-    methods: names in `powerprop.methods`, or names of your own for which
-      `method_kwargs` has the method.
+    methods: names in `powerprop.methods`, functions of your own, or names of
+      your own for which `method_kwargs` has the method.
     method_kwargs: by name, the method's keyword arguments. Two more are for
       all: 'method', what the name stands for; and 'coefficient', of the
       penalty: a number, or several. The first is the protocol's; where there
@@ -113,8 +114,11 @@ def method_names() -> list[str]:
 
 def method_of(s: ContinualSettings, name: str) -> str:
   """What a name stands for: the method among its options, or itself."""
-  kwargs = s.method_kwargs.get(name, {})
-  return kwargs.get('method', name) if isinstance(kwargs, dict) else name
+  return named.stands_for(name, s.method_kwargs, 'method')
+
+
+def _function(s: ContinualSettings, name: str) -> Callable[..., Method]:
+  return named.function('method', method_of(s, name), vars(methods))
 
 
 def coefficients(s: ContinualSettings, name: str) -> tuple[float, ...]:
@@ -152,21 +156,21 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
       'a dict of dicts, by method',
     )
   s = s._replace(methods=validation.names('methods', s.methods))
-  validation.known('sequence', s.sequence, list(data.SEQUENCES))
+  named.check('sequence', s.sequence, list(data.SEQUENCES))
   validation.known('scenario', s.scenario, list(data.SCENARIOS))
   _check_numbers(s)
-  if 'adaptive_powerprop' in s.training.transforms:
+  for changing in settings.adaptive(s.training):
     raise ConfigError(
-      'transforms has adaptive_powerprop, but what was learned is kept at a'
+      f'transforms has {changing}, but what was learned is kept at a'
       ' constant alpha: choose powerprop or chain_rule.'
     )
   for name in {**dict.fromkeys(s.methods), **s.method_kwargs}:
-    validation.known('method', method_of(s, name), method_names())
     method = method_of(s, name)
+    named.check('method', method, method_names(), name, 'tasks')
     validation.check_options(
       f'method_kwargs.{name}',
       method,
-      getattr(methods, method),
+      _function(s, name),
       {
         k: v
         for k, v in s.method_kwargs.get(name, {}).items()
@@ -212,8 +216,8 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     made = {}
     for name in dict.fromkeys(every):
       mine = kwargs.get(name, {})
-      method = mine.get('method', name) if isinstance(mine, dict) else name
-      fn = getattr(methods, str(method), None)
+      method = named.stands_for(name, kwargs, 'method')
+      fn = named.if_there(method, vars(methods))
       made[name] = validation.with_defaults(fn, mine)
       if method in methods.COEFFICIENTS and isinstance(mine, dict):
         made[name].setdefault('coefficient', methods.COEFFICIENTS[method])
@@ -294,8 +298,12 @@ def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
   estimates.require_memory(
     4 * pixels * s.num_tasks, f'num_tasks is {s.num_tasks}: their tables'
   )
+  args = dataset, s.num_tasks, s.scenario
   try:
-    return data.SEQUENCES[s.sequence](dataset, s.num_tasks, s.scenario)
+    if named.is_own(s.sequence):
+      made = named.call('sequence', s.sequence, *args)
+      return data.checked_sequence(s.sequence, made)
+    return data.SEQUENCES[s.sequence](*args)
   except data.DataError as e:
     raise ConfigError(str(e)) from None
 
@@ -347,11 +355,22 @@ def make_method(
     retrain_steps=steps(s, sequence, s.retrain_epochs),
   )
   try:
-    return getattr(methods, method_of(s, name))(tasks, **kwargs)
+    made = _function(s, name)(tasks, **kwargs)
   except (TypeError, ValueError) as e:
     raise ConfigError(
       f'method_kwargs.{name} is {kwargs}: {str(e).rstrip(".")}.'
     ) from None
+  if (
+    made.continual.penalty is not None
+    and method_of(s, name) not in methods.COEFFICIENTS
+  ):
+    validation.require(
+      'coefficient' in s.method_kwargs.get(name, {}),
+      f'method_kwargs.{name}',
+      f'{kwargs}, without a coefficient for its penalty,',
+      'given one: a penalty of your own has no default',
+    )
+  return made
 
 
 def heads(sequence: data.Sequence, shapes: Params) -> tuple[str, ...]:

@@ -355,9 +355,10 @@ def _measure(entry: Row, name: str, scale: float) -> str:
 
 
 def _setting(results: Mapping[str, Any]) -> str:
+  short = lambda field: naming.short_name(results[field])
   return (
-    f'{results["dataset"]}, {results["network"]}, {results["num_tasks"]:,}'
-    f' tasks ({results["sequence"]}, {results["scenario"]})'
+    f'{short("dataset")}, {short("network")}, {results["num_tasks"]:,}'
+    f' tasks ({short("sequence")}, {results["scenario"]})'
   )
 
 

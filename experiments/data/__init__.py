@@ -1,11 +1,13 @@
 """Data sets as arrays, sequences of tasks, batches as functions of a key."""
 
+from experiments.data.arrays import of_arrays
 from experiments.data.augment import AUGMENTATIONS
 from experiments.data.augment import crop_flip
 from experiments.data.batches import batch_indices
 from experiments.data.batches import normalise
 from experiments.data.datasets import load
 from experiments.data.datasets import names
+from experiments.data.sequences import checked_sequence
 from experiments.data.sequences import examples
 from experiments.data.sequences import SCENARIOS
 from experiments.data.sequences import Sequence
@@ -13,6 +15,7 @@ from experiments.data.sequences import SEQUENCES
 from experiments.data.sequences import Source
 from experiments.data.sequences import SPLITS
 from experiments.data.sequences import visible_outputs
+from experiments.data.types import checked
 from experiments.data.types import DataError
 from experiments.data.types import Dataset
 from experiments.data.types import Split
@@ -28,10 +31,13 @@ __all__ = (
   'Source',
   'Split',
   'batch_indices',
+  'checked',
+  'checked_sequence',
   'crop_flip',
   'examples',
   'load',
   'names',
   'normalise',
+  'of_arrays',
   'visible_outputs',
 )

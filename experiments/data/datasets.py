@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from experiments.data import arrays
 from experiments.data import prepared
 from experiments.data.types import checked
 from experiments.data.types import DataError
@@ -26,10 +27,10 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   """Loads a data set into memory.
 
   `digits` comes with scikit-learn: 1,797 pictures of 8x8 pixels with values
-  0..16. It has no published splits. Picture i belongs to block b = i // 10, and
-  b % 5 == 0 is the test set (360), b % 10 == 1 the validation set (180), the
-  rest the training set (1,257). Blocks, because the labels often run 0, 1, …, 9
-  in file order, so that strides of 5 or 10 would favour some classes.
+  0..16. It has no published splits: `arrays.by_blocks` makes a training set of
+  1,257, a validation set of 180 and a test set of 360.
+
+  A name that ends in .npz is the path of a file: see `arrays.read`.
 
   All others are TensorFlow Datasets, at the version and with the test set that
   TFDS publishes; the last 5,000 training examples are the validation set.
@@ -40,7 +41,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   `~/.cache`, under `powerprop/data`, and can be deleted at any time.
 
   Args:
-    name: one of `names()`.
+    name: one of `names()`, or the path of an .npz file.
     data_dir: where TFDS's prepared data are or will be; the default is the
       environment's TFDS_DATA_DIR, else `~/tensorflow_datasets`. Embedded data
       ignore it.
@@ -52,6 +53,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     DataError: if the name is unknown, or the data are missing and cannot be
       downloaded, or are damaged, or are not what `Dataset` promises.
   """
+  if name.endswith('.npz'):
+    return arrays.read(name)
   if name == 'digits':
     return checked(_digits())
   if name in _TFDS:
@@ -68,32 +71,21 @@ def _digits() -> Dataset:
 
   images, labels = datasets.load_digits(return_X_y=True)
   images = images.reshape(-1, 8, 8, 1).astype(np.uint8)
-  labels = labels.astype(np.int32)
-  block = np.arange(len(labels)) // 10
-  test, validation = block % 5 == 0, block % 10 == 1
-
-  def pick(rows: np.ndarray) -> Split:
-    return Split(images[rows], labels[rows])
-
+  train, validation, test = arrays.by_blocks(images, labels.astype(np.int32))
   return Dataset(
-    name='digits',
-    train=pick(~test & ~validation),
-    validation=pick(validation),
-    test=pick(test),
-    num_classes=10,
-    scale=1 / 16,
+    'digits', train, validation, test, num_classes=10, scale=1 / 16
   )
 
 
 def _from_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
-  arrays, num_classes = prepared.read(name, data_dir)
-  image, label = arrays['train_image'], arrays['train_label']
+  read, num_classes = prepared.read(name, data_dir)
+  image, label = read['train_image'], read['train_label']
   cut = len(label) - _VALIDATION_SIZE
   return Dataset(
     name=name,
     train=Split(image[:cut], label[:cut]),
     validation=Split(image[cut:], label[cut:]),
-    test=Split(arrays['test_image'], arrays['test_label']),
+    test=Split(read['test_image'], read['test_label']),
     num_classes=num_classes,
     scale=1 / 255,
   )

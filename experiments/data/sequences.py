@@ -1,6 +1,7 @@
 """Sequences of tasks, made of one data set on the device.
 
-A sequence is one function that returns a `Sequence`; add yours to `SEQUENCES`.
+A sequence is one function that returns a `Sequence`. Ours are in `SEQUENCES`; a
+config may name one of the user's own (docs/own_code.md).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.data.types import checked
 from experiments.data.types import DataError
 from experiments.data.types import Dataset
 from experiments.data.types import Split
@@ -26,7 +28,7 @@ class Sequence(NamedTuple):
     dataset: with the pictures as the tasks have them, on the host.
     scenario: 'task', 'domain' or 'class'; see `visible_outputs`.
     num_tasks: T.
-    num_classes: of one task.
+    num_classes: of one task; where they differ, a tuple of T.
     num_outputs: width of the net's output layer.
     sizes: by split, int32 [T], the tasks' numbers of examples.
     mean: of the pixels in [0, 1], subtracted from them.
@@ -39,7 +41,7 @@ class Sequence(NamedTuple):
   dataset: Dataset
   scenario: str
   num_tasks: int
-  num_classes: int
+  num_classes: int | tuple[int, ...]
   num_outputs: int
   sizes: Mapping[str, np.ndarray]
   mean: float
@@ -85,11 +87,19 @@ def visible_outputs(
   Reference: Hsu et al., Re-evaluating continual learning scenarios, 2018,
     section 2; van de Ven and Tolias, 2019.
   """
-  output = jnp.arange(sequence.num_outputs)
   if sequence.scenario == 'domain':
     return jnp.ones(sequence.num_outputs, bool)
-  owner = output // sequence.num_classes
+  owner = jnp.asarray(
+    np.repeat(np.arange(sequence.num_tasks, dtype=np.int32), classes(sequence))
+  )
   return owner == task if sequence.scenario == 'task' else owner <= now
+
+
+def classes(sequence: Sequence) -> np.ndarray:
+  """Each task's number of classes, int32 [T]."""
+  return np.broadcast_to(
+    np.asarray(sequence.num_classes, np.int32), sequence.num_tasks
+  )
 
 
 def examples(
@@ -111,7 +121,9 @@ def examples(
     source.tables, source.splits[split], split, source.task, rows
   )
   if sequence.scenario != 'domain':
-    label = label + source.task * sequence.num_classes
+    count = classes(sequence)
+    first = jnp.asarray(np.cumsum(count) - count, jnp.int32)
+    label = label + first[source.task]
   return Examples(
     image, label, visible_outputs(sequence, source.task, source.now)
   )
@@ -263,3 +275,77 @@ def _padded(dataset: Dataset, by: int) -> Dataset:
     validation=pad(dataset.validation),
     test=pad(dataset.test),
   )
+
+
+def checked_sequence(name: str, sequence: Any) -> Sequence:
+  """A user's own sequence, if it keeps what `Sequence` promises.
+
+  Args:
+    name: what a config calls it.
+    sequence: what the function of that name returned.
+
+  Returns:
+    The same.
+
+  Raises:
+    DataError: naming the first promise that it breaks.
+  """
+
+  def promise(ok: Any, what: str, must: str) -> None:
+    if not ok:
+      raise DataError(
+        f'the sequence {name!r} has {what} but it must be {must}; change the'
+        ' function that makes it.'
+      )
+
+  kind = type(sequence).__name__
+  promise(isinstance(sequence, Sequence), f'type {kind}', 'a data.Sequence')
+  s: Sequence = sequence
+  checked(s.dataset)
+  promise(
+    s.scenario in SCENARIOS, f'scenario {s.scenario!r}', ', '.join(SCENARIOS)
+  )
+  tasks = s.num_tasks
+  whole = isinstance(tasks, int | np.integer) and tasks >= 1
+  promise(whole, f'num_tasks {tasks!r}', 'a whole number of at least 1')
+  count = np.asarray(s.num_classes)
+  promise(
+    count.shape in ((), (tasks,))
+    and count.dtype.kind == 'i'
+    and (count > 0).all(),
+    f'num_classes {s.num_classes!r}',
+    f'a whole number of at least 1, or {tasks} of them',
+  )
+  outputs = classes(s).max() if s.scenario == 'domain' else classes(s).sum()
+  promise(
+    s.num_outputs == outputs,
+    f'num_outputs {s.num_outputs!r}',
+    f'{outputs}, as its tasks have so many classes and the scenario is'
+    f' {s.scenario!r}',
+  )
+  for split_name in SPLITS:
+    size = np.asarray(s.sizes.get(split_name, ()))
+    promise(
+      size.shape == (tasks,) and size.dtype.kind in 'iu' and (size > 0).all(),
+      f'sizes[{split_name!r}] {s.sizes.get(split_name)!r}',
+      f'{tasks} whole numbers of at least 1, the examples of the tasks',
+    )
+    rows = jax.ShapeDtypeStruct((2,), jnp.int32)
+    task = jax.ShapeDtypeStruct((), jnp.int32)
+    part = getattr(s.dataset, split_name)
+    tables = jax.eval_shape(s.tables, jnp.int32(0))
+    picked = lambda tables, part, task, rows, name=split_name: s.pick(
+      tables, part, name, task, rows
+    )
+    image, label = jax.eval_shape(picked, tables, part, task, rows)
+    shape = (2, *s.dataset.train.image.shape[1:])
+    promise(
+      image.shape == shape
+      and image.dtype == jnp.uint8
+      and label.shape == (2,)
+      and jnp.issubdtype(label.dtype, jnp.integer),
+      f'{image.dtype}{list(image.shape)} and {label.dtype}{list(label.shape)}'
+      f' where two examples of {split_name!r} are picked',
+      f'uint8{list(shape)} and int32[2], pictures and classes',
+    )
+  return s

@@ -19,6 +19,9 @@ from experiments.engine.fields import Field
 from experiments.engine.fields import nearest
 
 _FLAG = re.compile(r'--?(no)?config\.([^=]*)(?:=(.*))?', re.DOTALL)
+# Dicts by name, in which 'package.module:function' goes by what is behind the
+# colon: a ConfigDict has no keys with dots.
+_BY_NAME = ('transform_kwargs', 'method_kwargs', 'method_training', 'labels')
 _YES, _NO = ('true', 't', '1', 'yes'), ('false', 'f', '0', 'no')
 
 
@@ -78,6 +81,8 @@ def apply(
   with contextlib.suppress(config_dict.RequiredValueError):  # told below
     config.unlock()
   for path, text in given:
+    top, dot, rest = path.partition('.')
+    path = f'{top}{dot}{_short(top, rest)}'
     top, *inner = path.split('.')
     if top not in fields:
       raise CommandError(
@@ -89,6 +94,8 @@ def apply(
       value = _like(holder.get(inner[-1]), text)
     else:
       holder, value = config, _of_kind(fields[top], text)
+      if isinstance(value, dict):
+        value = {_short(top, k): v for k, v in value.items()}
       if isinstance(value, tuple) and path in seen:
         value = seen[path] + value
       seen[path] = value
@@ -101,6 +108,13 @@ def apply(
       ) from e
   _check_values(config, '')
   config.lock()
+
+
+def _short(field: str, key: Any) -> Any:
+  """A key of a dict by name, or a path in it, without a function's module."""
+  if field not in _BY_NAME or not isinstance(key, str):
+    return key
+  return re.sub(r'^[\w.]*:', '', key)
 
 
 def _config(value: Any) -> Any:

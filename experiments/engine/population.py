@@ -8,12 +8,11 @@ import os
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments import data
 from experiments.engine import estimates
+from experiments.engine import settings
 from experiments.engine.settings import Settings
 from experiments.engine.train import evaluate
 from experiments.engine.train import initial_theta
@@ -125,7 +124,8 @@ def make_cells(
     for m in members:
       which = (m.transform, m.alpha, m.variant)
       if which not in compiled:
-        static = None if _adapts(recipe, m.transform) else m.alpha
+        adapts = settings.adapts(recipe.transforms[m.transform])
+        static = None if adapts else m.alpha
         one = make_training(recipe, m.transform, static, methods_of[m.variant])
         compiled[which] = _jit(one)._replace(evaluate=evaluate_one)
       cells.append(Cell((m,), compiled[which], _hyper([m], False), False))
@@ -148,13 +148,6 @@ def member_sharding() -> jax.sharding.NamedSharding:
   """The member axis over all local devices."""
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ('runs',))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('runs'))
-
-
-def _adapts(recipe: Recipe, transform: str) -> bool:
-  """Whether a transform keeps its α as an array, whatever it is given."""
-  tx = recipe.transforms[transform](optax.identity(), alpha=2.0)
-  state = jax.eval_shape(tx.init, {'w': jnp.zeros((1, 1))})
-  return not isinstance(transforms.current_alpha(state), float)
 
 
 def _hyper(members: list[Member], stacked: bool) -> Hyper:

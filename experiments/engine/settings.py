@@ -11,6 +11,7 @@ import ml_collections
 import optax
 
 from experiments import data
+from experiments.engine import named
 from experiments.engine import networks
 from experiments.engine import validation
 from experiments.engine.validation import ConfigError
@@ -21,16 +22,22 @@ from powerprop import transforms
 class Settings(NamedTuple):
   """What `experiments.one_shot` is told; the fields of every config.
 
+  Where a field names something of ours, it may name a function of your own
+  instead, as 'package.module:function': see docs/own_code.md.
+
   Attributes:
-    dataset: a name in `experiments.data.names()`.
-    network: a function of `experiments.engine.networks`.
+    dataset: a name in `experiments.data.names()`, the path of an .npz file, or
+      a function of your own that returns arrays.
+    network: a function of `experiments.engine.networks`, or your own.
     network_kwargs: its keyword arguments.
-    optimizer: an optax alias.
+    optimizer: an optax alias, or a function of your own.
     optimizer_kwargs: its keyword arguments but the learning rate.
     learning_rate: one or several, each ≥ 0; several are a sweep.
-    transforms: names in `powerprop.transforms`; several are compared. α = 1 is
-      the same for all, and runs once, under the first.
-    transform_kwargs: by transform, its keyword arguments.
+    transforms: names in `powerprop.transforms`, or functions of your own;
+      several are compared. α = 1 is the same for all, and runs once, under the
+      first.
+    transform_kwargs: by transform, its keyword arguments. With one more,
+      'transform', the same transform can run under several names.
     alphas: powers ≥ 1 (where they start, for an adaptive transform).
     seeds: how many, from 0; a seed's θ at the start is the same for every α.
     steps: optimisation steps, ≥ 0.
@@ -142,7 +149,7 @@ def check(config: ml_collections.ConfigDict) -> Settings:
 def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
   """Checks the fields of `Settings`; see `check`."""
   validation.check_names(given, kind._fields, kind._field_defaults, example)
-  s = Settings(**given)
+  s = Settings(**named.by_short_names(given))
   for name in (
     'network_kwargs',
     'optimizer_kwargs',
@@ -152,12 +159,15 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
   ):
     value = getattr(s, name)
     validation.require(isinstance(value, dict), name, repr(value), 'a dict')
-  validation.known('data set', s.dataset, list(data.names()))
-  validation.known('network', s.network, list(networks.NETWORKS))
-  validation.known('optimizer', s.optimizer, optimizers())
+  if not str(s.dataset).endswith('.npz'):
+    named.check('data set', s.dataset, list(data.names()))
+  named.check('network', s.network, list(networks.NETWORKS))
+  named.check('optimizer', s.optimizer, optimizers())
   chosen = validation.names('transforms', s.transforms)
   for name in (*chosen, *s.transform_kwargs):
-    validation.known('transform', name, transform_names())
+    named.check(
+      'transform', _transform_of(s, name), transform_names(), name, 'alpha'
+    )
   validation.known('executor', s.executor, ['auto', 'map', 'vmap'])
   validation.known('augment', s.augment, list(data.AUGMENTATIONS))
 
@@ -207,9 +217,7 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     'learning_rate_schedule',
   ):
     validation.no_nan(name, getattr(s, name))
-  validation.check_types(
-    'network_kwargs', networks.NETWORKS[s.network], s.network_kwargs
-  )
+  validation.check_types('network_kwargs', _network_of(s), s.network_kwargs)
   validation.attempt('network_kwargs', s.network_kwargs, lambda: network(s, 10))
   validation.attempt(
     'learning_rate_schedule', s.learning_rate_schedule, lambda: schedule(s)
@@ -228,11 +236,12 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
   for name, kwargs in s.transform_kwargs.items():
     path = f'transform_kwargs.{name}'
     validation.require(isinstance(kwargs, dict), path, repr(kwargs), 'a dict')
-    validation.check_types(path, getattr(transforms, name), kwargs)
+    validation.check_types(path, _transform(s, name), kwargs)
   for name, tx in make_transforms(s).items():
-    build = functools.partial(tx, optax.sgd(0.1), alpha=2.0)
     given = s.transform_kwargs.get(name, {})
-    validation.attempt(f'transform_kwargs.{name}', given, build)
+    validation.attempt(
+      f'transform_kwargs.{name}', given, functools.partial(adapts, tx)
+    )
   return s
 
 
@@ -259,7 +268,7 @@ def check_extended(
     ConfigError: naming the first field that is missing, unknown or, of
       `Settings`, out of range.
   """
-  given = config.to_dict()
+  given = named.by_short_names(config.to_dict())
   own = [n for n in kind._fields if n != 'training']
   shared = [n for n in Settings._fields if n not in unused]
   optional = {**kind._field_defaults, **Settings._field_defaults}
@@ -279,7 +288,7 @@ def check_labels(s: Settings, methods: Collection[str]) -> None:
   Raises:
     ConfigError: naming the label that is wrong.
   """
-  there = sorted({*transform_names(), *methods})
+  there = sorted({*transform_names(), *s.transforms, *methods})
   for name, label in s.labels.items():
     validation.known('label of', name, there)
     validation.require(
@@ -297,18 +306,6 @@ def check_labels(s: Settings, methods: Collection[str]) -> None:
     )
 
 
-def attempt(name: str, value: Any, build: Callable[[], Any]) -> None:
-  """Raises ConfigError, naming the value, where it cannot be built with."""
-  try:
-    build()
-  except (ArithmeticError, AttributeError, TypeError, ValueError) as e:
-    why = ' '.join(str(e).split())
-    why = why if len(why) <= 200 else why[:199] + '…'
-    raise ConfigError(
-      f'{name} is {value} but that does not fit ({why}); change or remove it.'
-    ) from None
-
-
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with every field, and all defaults of what it names.
 
@@ -319,10 +316,10 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     The same with the fields that it leaves out, and the keyword arguments that
     it leaves out of nets, optimisers, transforms and schedules.
   """
-  out = {**Settings._field_defaults, **given}
+  out = named.by_short_names({**Settings._field_defaults, **given})
   functions = {
-    'network_kwargs': networks.NETWORKS.get(str(out.get('network'))),
-    'optimizer_kwargs': getattr(optax, str(out.get('optimizer')), None),
+    'network_kwargs': named.if_there(out.get('network'), networks.NETWORKS),
+    'optimizer_kwargs': named.if_there(out.get('optimizer'), vars(optax)),
     'learning_rate_schedule': schedules.learning_rate,
   }
   for name, fn in functions.items():
@@ -331,7 +328,8 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   kwargs = out.get('transform_kwargs')
   if isinstance(kwargs, dict):
     for name in [chosen] if isinstance(chosen, str) else chosen:
-      fn = getattr(transforms, str(name), None)
+      stands = named.stands_for(name, kwargs, 'transform')
+      fn = named.if_there(stands, vars(transforms))
       made = validation.with_defaults(fn, kwargs.get(name, {}))
       kwargs = {**kwargs, name: made}
     out['transform_kwargs'] = kwargs
@@ -349,18 +347,43 @@ def rules(s: Settings) -> Rules:
   return Rules(resolved, free, growing)
 
 
+def dataset(s: Settings, data_dir: str | None = None) -> data.Dataset:
+  """The data set that the settings name, on the host.
+
+  Args:
+    s: checked settings.
+    data_dir: where TFDS's prepared data lie; None for TFDS's default.
+
+  Raises:
+    experiments.data.DataError: if the data are missing, damaged or not as
+      `data.Dataset` promises.
+    ConfigError: if the user's own function raises.
+  """
+  if not named.is_own(s.dataset):
+    return data.load(s.dataset, data_dir)
+  made = named.call('data set', s.dataset)
+  if isinstance(made, data.Dataset):
+    return data.checked(made)
+  return data.of_arrays(s.dataset, made)
+
+
+def _network_of(s: Settings) -> Callable[..., Any]:
+  return named.function('network', s.network, networks.NETWORKS)
+
+
 def network(s: Settings, num_classes: int) -> Any:
   """The net that the settings name."""
   kwargs = {
     k: tuple(v) if isinstance(v, list) else v
     for k, v in s.network_kwargs.items()
   }
-  return networks.NETWORKS[s.network](num_classes, **kwargs)
+  return _network_of(s)(num_classes, **kwargs)
 
 
 def optimizer(s: Settings) -> Callable[[Any], optax.GradientTransformation]:
   """learning rate -> the optimiser that the settings name."""
-  return lambda rate: getattr(optax, s.optimizer)(rate, **s.optimizer_kwargs)
+  fn = named.function('optimizer', s.optimizer, vars(optax))
+  return lambda rate: fn(rate, **s.optimizer_kwargs)
 
 
 def rate_is_of_the_start(s: Settings) -> bool:
@@ -392,8 +415,33 @@ def make_transforms(
   """By name, (inner, alpha) -> the transformation with its arguments."""
 
   def make(name):
-    fn = getattr(transforms, name)
-    kwargs = s.transform_kwargs.get(name, {})
+    fn = _transform(s, name)
+    given = s.transform_kwargs.get(name, {})
+    kwargs = {k: v for k, v in given.items() if k != 'transform'}
     return lambda inner, alpha: fn(inner, alpha=alpha, **kwargs)
 
   return {name: make(name) for name in s.transforms}
+
+
+def _transform_of(s: Settings, name: str) -> Any:
+  return named.stands_for(name, s.transform_kwargs, 'transform')
+
+
+def _transform(s: Settings, name: str) -> Callable[..., Any]:
+  return named.function('transform', _transform_of(s, name), vars(transforms))
+
+
+def adapts(tx: Callable[..., optax.GradientTransformation]) -> bool:
+  """Whether a transform keeps its α as an array, whatever it is given.
+
+  Args:
+    tx: (inner, alpha) -> the transformation.
+  """
+  made = tx(optax.identity(), alpha=2.0)
+  state = jax.eval_shape(made.init, {'w': jnp.zeros((1, 1))})
+  return not isinstance(transforms.current_alpha(state), float)
+
+
+def adaptive(s: Settings) -> tuple[str, ...]:
+  """The transforms of the settings under which α is not constant."""
+  return tuple(n for n, tx in make_transforms(s).items() if adapts(tx))

@@ -234,7 +234,7 @@ def attempt(name: str, value: Any, build: Callable[[], Any]) -> Any:
     ) from None
 
 
-def why(e: Exception) -> str:
+def why(e: BaseException) -> str:
   """What an exception says, in a line of at most 200 characters."""
   text = ' '.join(str(e).split()) or type(e).__name__
   return text if len(text) <= 200 else text[:199] + '…'

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import data
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
@@ -107,11 +106,11 @@ def dry_run(s: Settings, data_dir: str | None = None) -> str:
 
 def _prepare(s: Settings, data_dir: str | None):
   """What the members share, the members, their cells, and the data."""
-  dataset = data.load(s.dataset, data_dir)
+  dataset = settings_lib.dataset(s, data_dir)
   fitting.check_data(s, dataset)
   fitting.warn_of_long_periods(s, {})
   recipe = train.make_recipe(s, dataset)
-  adaptive = ('adaptive_powerprop',)
+  adaptive = settings_lib.adaptive(s)
   several = len(make_members(s._replace(seeds=1), adaptive))
   estimates.few(several * s.seeds, 'seeds', s.seeds)
   members = make_members(s, adaptive)

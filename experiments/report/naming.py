@@ -17,6 +17,15 @@ def display_name(
   return labels.get(name) or names.get(name, name.replace('_', ' '))
 
 
+def short_name(name: str) -> str:
+  """Of ours the name; of a user's function what comes after the colon.
+
+  >>> short_name('digits'), short_name('package.module:function')
+  ('digits', 'function')
+  """
+  return name.rpartition(':')[2]
+
+
 def transform_name(
   transform: str, labels: Mapping[str, str] = NO_LABELS
 ) -> str:

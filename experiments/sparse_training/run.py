@@ -23,6 +23,7 @@ from experiments.engine import fitting
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import runs
+from experiments.engine import settings as settings_lib
 from experiments.engine import train
 from experiments.engine.population import Member
 from experiments.report import files
@@ -150,7 +151,7 @@ class _Prepared(NamedTuple):
 
 def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   t = s.training
-  dataset = data.load(t.dataset, data_dir)
+  dataset = settings_lib.dataset(t, data_dir)
   fitting.check_data(t, dataset)
   fitting.warn_of_long_periods(t, sparse_settings.periods(s))
   recipe = train.make_recipe(t, dataset)

@@ -1,12 +1,13 @@
 """A config of `experiments.sparse_training`, checked."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import inspect
 import itertools
 from typing import Any, NamedTuple
 
 import ml_collections
 
+from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
 from experiments.engine.population import Variant
@@ -28,8 +29,8 @@ class SparseSettings(NamedTuple):
 
   Attributes:
     training: the fields that it shares with `experiments.one_shot`.
-    methods: names in `powerprop.methods`, 'one_shot', or names of your own for
-      which `method_kwargs` names the method.
+    methods: names in `powerprop.methods`, 'one_shot', functions of your own, or
+      names of your own for which `method_kwargs` names the method.
     method_kwargs: by name, the method's keyword arguments. With one more,
       'method', the same method can run under several names.
     distributions: of 'uniform', 'erdos_renyi', 'erk', 'global'; each is run.
@@ -108,7 +109,8 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   for name in (*s.methods, *s.method_kwargs):
     method = _method_of(s, name)
     mine = [n for n in method_names() if method == name or n not in DENSE]
-    validation.known('method', method, mine)
+    every = method_names() if named.is_own(method) else mine
+    named.check('method', method, every, name, 'brief')
   for name in s.distributions:
     validation.known('distribution', name, list(DISTRIBUTIONS))
   for name, kwargs in s.method_kwargs.items():
@@ -119,7 +121,7 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
     validation.check_options(
       f'method_kwargs.{name}',
       method,
-      getattr(methods, method, lambda brief: None),  # one_shot has none
+      (lambda brief: None) if method in DENSE else _function(s, name),
       {k: v for k, v in kwargs.items() if k != 'method'},
     )
   settings.check_labels(
@@ -159,8 +161,8 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     made = {}
     for name in dict.fromkeys([*_several(out.get('methods')), *kwargs]):
       mine = kwargs.get(name, {})
-      method = mine.get('method', name) if isinstance(mine, dict) else name
-      fn = None if method in DENSE else getattr(methods, str(method), None)
+      method = named.stands_for(name, kwargs, 'method')
+      fn = None if method in DENSE else named.if_there(method, vars(methods))
       made[name] = validation.with_defaults(fn, mine)
     out['method_kwargs'] = {k: v for k, v in made.items() if v or k in kwargs}
   return out
@@ -186,7 +188,7 @@ def rules(s: SparseSettings) -> settings.Rules:
 
 def _options_of(s: SparseSettings, name: str) -> dict[str, Any]:
   """A method's options, with its defaults."""
-  fn = getattr(methods, _method_of(s, name))
+  fn = _function(s, name)
   return validation.with_defaults(fn, s.method_kwargs.get(name, {}))
 
 
@@ -214,8 +216,11 @@ def _rules(name: str, value: Any) -> dict[str, Any]:
 
 def _method_of(s: SparseSettings, name: str) -> Any:
   """What a name stands for: the method among its options, or itself."""
-  kwargs = s.method_kwargs.get(name, {})
-  return kwargs.get('method', name) if isinstance(kwargs, dict) else name
+  return named.stands_for(name, s.method_kwargs, 'method')
+
+
+def _function(s: SparseSettings, name: str) -> Callable[..., Method]:
+  return named.function('method', _method_of(s, name), vars(methods))
 
 
 def _stretched(s: SparseSettings) -> SparseSettings:
@@ -301,6 +306,7 @@ def make_methods(
       method needs a constant α and a transform adapts it.
   """
   out = {}
+  changing = settings.adaptive(s.training)
   for name, ((distribution, density), target) in itertools.product(
     sparse_methods(s), aims.items()
   ):
@@ -308,14 +314,14 @@ def make_methods(
     brief = methods.Brief(target, s.training.steps, s.training.l2)
     try:
       options = {k: v for k, v in kwargs.items() if k != 'method'}
-      made = getattr(methods, kwargs.get('method', name))(brief, **options)
+      made = _function(s, name)(brief, **options)
     except (TypeError, ValueError) as e:
       raise ConfigError(
         f'method_kwargs.{name} is {kwargs}: {str(e).rstrip(".")}.'
       ) from None
-    if made.constant_alpha and 'adaptive_powerprop' in s.training.transforms:
+    if made.constant_alpha and changing:
       raise ConfigError(
-        f'transforms has adaptive_powerprop, but {name} masks weights, which'
+        f'transforms has {changing[0]}, but {name} masks weights, which'
         ' need a constant alpha: choose powerprop or chain_rule, or only'
         ' methods without masks, such as dense and one_shot.'
       )

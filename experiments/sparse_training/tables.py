@@ -258,9 +258,8 @@ def _published(
 
 
 def _setting(results: Mapping[str, Any]) -> str:
-  return (
-    f'{results["dataset"]}, {results["network"]}, {results["steps"]:,} steps'
-  )
+  short = lambda field: naming.short_name(results[field])
+  return f'{short("dataset")}, {short("network")}, {results["steps"]:,} steps'
 
 
 def _how(summary: Sequence[Row], selected: Sequence[Row]) -> str:

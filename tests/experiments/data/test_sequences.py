@@ -203,3 +203,90 @@ def test_a_task_without_examples_is_an_error():
   dataset = dataset._replace(test=dataset.test._replace(label=label))
   with pytest.raises(data.DataError, match='task 3 of 3 has no test examples'):
     data.SEQUENCES['split'](dataset, 3, 'domain')
+
+
+# Tasks of 2, 1 and 3 of the six classes.
+_COUNTS, _FIRSTS = (2, 1, 3), np.array([0, 2, 3])
+
+
+def _unequal(scenario, **fields):
+  """A sequence of one's own, whose tasks differ in their classes."""
+  dataset = _dataset()
+  rows = {
+    name: [
+      np.flatnonzero((label >= f) & (label < f + n))
+      for f, n in zip(_FIRSTS, _COUNTS, strict=True)
+    ]
+    for name in data.SPLITS
+    for label in [getattr(dataset, name).label]
+  }
+  tables = {
+    name: np.stack([np.resize(r, max(map(len, several))) for r in several])
+    for name, several in rows.items()
+  }
+
+  def pick(tables, split, name, task, rows):
+    rows = tables[name][task][rows]
+    label = jnp.asarray(split.label)[rows] - jnp.asarray(_FIRSTS)[task]
+    return jnp.asarray(split.image)[rows], label
+
+  made = data.Sequence(
+    dataset,
+    scenario,
+    3,
+    _COUNTS,
+    max(_COUNTS) if scenario == 'domain' else sum(_COUNTS),
+    {n: np.array([len(r) for r in several]) for n, several in rows.items()},
+    0.0,
+    1.0,
+    lambda seed: jax.tree.map(jnp.asarray, tables),
+    pick,
+  )
+  return made._replace(**fields)
+
+
+@pytest.mark.parametrize('scenario', data.SCENARIOS)
+def test_tasks_may_differ_in_their_classes(scenario):
+  sequence = data.checked_sequence('mine:f', _unequal(scenario))
+  splits = {n: getattr(sequence.dataset, n) for n in data.SPLITS}
+  for task in range(3):
+    source = data.Source(
+      splits, sequence.tables(0), jnp.int32(task), jnp.int32(task)
+    )
+    rows = np.arange(int(sequence.sizes['train'][task]))
+    found = data.examples(sequence, source, 'train', rows)
+    first = 0 if scenario == 'domain' else _FIRSTS[task]
+    mine = np.arange(first, first + _COUNTS[task])
+    assert set(np.asarray(found.label)) == set(mine)
+    visible = np.flatnonzero(found.visible)
+    expected = {
+      'task': mine,
+      'class': np.arange(mine[-1] + 1),
+      'domain': np.arange(3),
+    }[scenario]
+    np.testing.assert_array_equal(visible, expected)
+
+
+@pytest.mark.parametrize(
+  'made, parts',
+  [
+    (lambda: [1, 2], ['type list', 'a data.Sequence']),
+    (lambda: _unequal('all'), ["scenario 'all'", 'task, domain, class']),
+    (lambda: _unequal('task', num_tasks=0), ['num_tasks 0']),
+    (lambda: _unequal('task', num_classes=(3, 3)), ['num_classes (3, 3)']),
+    (lambda: _unequal('task', num_classes=2.0), ['num_classes 2.0']),
+    (lambda: _unequal('task', num_outputs=7), ['num_outputs 7', 'be 6']),
+    (lambda: _unequal('domain', num_outputs=6), ['num_outputs 6', 'be 3']),
+    (lambda: _unequal('task', sizes={}), ["sizes['train'] None"]),
+    (
+      lambda: _unequal('task', pick=lambda *_: (jnp.ones(2), jnp.ones(2))),
+      ['float32[2] and float32[2]', 'uint8[2, 4, 4, 1] and int32[2]'],
+    ),
+  ],
+)
+def test_a_sequence_of_ones_own_breaks_a_promise(made, parts):
+  with pytest.raises(data.DataError) as error:
+    data.checked_sequence('mine:f', made())
+  text = str(error.value)
+  assert all(part in text for part in ["sequence 'mine:f'", *parts]), text
+  assert text.endswith('.') and '\n' not in text and len(text) < 400
