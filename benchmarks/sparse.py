@@ -13,6 +13,7 @@ import optax
 from benchmarks import selection
 from benchmarks import timing
 from benchmarks import training
+from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import train
@@ -81,13 +82,13 @@ def method_step(
   split = training.make_split(num_train, net.shape)
   shapes = _shapes(net.net, net.shape)
   recipe = train.Recipe(
-    net=net.net,
+    problem=classification.classification(
+      classification.Pictures(net.net, net.shape, 1 / 255)
+    ),
     optimizer=functools.partial(optax.sgd, momentum=0.9),
     transforms={'powerprop': transforms.powerprop},
     batch_size=60,
-    scale=1 / 255,
     num_train=num_train,
-    image_shape=net.shape,
     epsilon=0.01,
     # Any numbers: only the counting takes time.
     layer_flops=dict.fromkeys(trees.weights(shapes), 1.0),
@@ -240,13 +241,13 @@ def memory(say: timing.Say, names: Sequence[str] = _NAMES) -> timing.Table:
   target = methods.make_target(_shapes(net, image), 0.1, 'erk')
   weights = sum(int(np.prod(s)) for s in target.shapes.values())
   recipe = train.Recipe(
-    net=net,
+    problem=classification.classification(
+      classification.Pictures(net, image, 1 / 255)
+    ),
     optimizer=optax.sgd,
     transforms={'powerprop': transforms.powerprop},
     batch_size=10,
-    scale=1 / 255,
     num_train=20,
-    image_shape=image,
     epsilon=0.01,
   )
   split = training.make_split(20, image)

@@ -12,6 +12,7 @@ import optax
 
 from benchmarks import timing
 from experiments import data
+from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population as populations
 from experiments.engine import train
@@ -21,6 +22,7 @@ from powerprop import trees
 from powerprop.transforms import target_propagation
 from powerprop.types import Hyper, Params, TrainState, Work
 
+_PICTURES = classification.Pictures(networks.mlp(10), (28, 28, 1), 1 / 255)
 _TRACED = 2.3  # any α that is no multiple of 1/8
 
 
@@ -36,13 +38,11 @@ def make_split(n: int, shape: tuple[int, ...]) -> data.Split:
 
 def _recipe(optimizer: Callable[[Any], Any], num_train: int) -> train.Recipe:
   return train.Recipe(
-    net=networks.mlp(10),
+    problem=classification.classification(_PICTURES),
     optimizer=optimizer,
     transforms={'powerprop': transforms.powerprop},
     batch_size=60,
-    scale=1 / 255,
     num_train=num_train,
-    image_shape=(28, 28, 1),
     epsilon=0.01,
   )
 
@@ -84,7 +84,7 @@ def _plain(
     )
 
   def loss_fn(params, net, key, image, label):
-    logits, net = recipe.net.apply(params, net, key, image, is_training=True)
+    logits, net = _PICTURES.net.apply(params, net, key, image, is_training=True)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return jnp.mean(losses), net
 
@@ -93,7 +93,7 @@ def _plain(
     tx = optimizer(hyper)
 
     def step(state, rows):
-      image = data.normalise(split.image[rows], recipe.scale)
+      image = data.normalise(split.image[rows], _PICTURES.scale)
       (loss, net), grads = jax.value_and_grad(loss_fn, has_aux=True)(
         forward(state.phi, hyper),
         state.net,

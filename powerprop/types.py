@@ -106,43 +106,96 @@ class Event(NamedTuple):
   coefficient: Any = 0.0
 
 
-class Examples(NamedTuple):
-  """Labelled pictures of one task, as a method sees them.
+class Score(NamedTuple):
+  """What an evaluation finds.
 
   Attributes:
-    image: uint8 [B, H, W, C].
-    label: int32 [B], the outputs that are right.
-    visible: bool [outputs], those that take part; [B, outputs] where the
-      examples are of several tasks.
+    value: the higher the better, float32; an accuracy in [0, 1], or whatever
+      the problem says.
+    loss: mean over the examples, nats.
+    fingerprint: uint32 [2], a hash of the bits of all outputs.
   """
 
-  image: jax.Array
-  label: jax.Array
-  visible: jax.Array
+  value: jax.Array
+  loss: jax.Array
+  fingerprint: jax.Array
+
+
+class Problem(NamedTuple):
+  """What is learned, as pure functions: no method and no trainer knows more.
+
+  A *batch* is a pytree of arrays whose first axis counts examples. A *source*
+  is a pytree of the data on the device and of the task that they are now read
+  for. Both are the problem's own: others only hand them on.
+
+  Attributes:
+    init: key -> (θ, net state).
+    size: (source, split) -> int32, the task's number of examples.
+    batch: (source, split, rows) -> batch; rows int32 [B] in [0, size).
+    augment: (key, batch) -> batch, in training; None is as it is.
+    loss: (w, net state, key, batch) -> (mean loss, net state), in training.
+    score: (w, net state, source, split) -> Score, of a whole split.
+    least: (score, γ) -> the score that is still enough where γ in (0, 1] of it
+      is to be kept. γ times a score means nothing where it may be negative.
+    log_likelihood: (w, net state, batch, key, targets) -> the mean, as in
+      evaluation. targets 'true' are the batch's, 'sampled' are drawn from the
+      net's own distribution, and 'argmax' its modes.
+    outputs: (w, net state, batch) -> the net's outputs as in evaluation, and a
+      bool array of their shape: which of them take part.
+    flops: (θ, net state) -> FLOPs of one example's forward pass, by path.
+    recalled: (batch, source) -> the batch, of earlier tasks, as it counts now.
+    any_task: (source, key) -> a source of one of the tasks so far, at random.
+    resting: (source, whether earlier tasks are learned as well) -> a function
+      that zeroes what in a tree like θ belongs to tasks that are not learned
+      now; None where all is everybody's.
+    own: paths of the leaves of which each task has a part of its own, by their
+      last axis.
+  """
+
+  init: Callable[[jax.Array], tuple[Params, Any]]
+  size: Callable[[Any, str], jax.Array]
+  batch: Callable[[Any, str, jax.Array], Any]
+  augment: Callable[[jax.Array, Any], Any] | None
+  loss: Callable[[Params, Any, jax.Array, Any], tuple[jax.Array, Any]]
+  score: Callable[[Params, Any, Any, str], Score]
+  least: Callable[[jax.Array, float], jax.Array]
+  log_likelihood: Callable[..., jax.Array]
+  outputs: Callable[[Params, Any, Any], tuple[jax.Array, jax.Array]]
+  flops: Callable[[Params, Any], dict[str, float]]
+  recalled: Callable[[Any, Any], Any] = lambda batch, source: batch
+  any_task: Callable[[Any, jax.Array], Any] = lambda source, key: source
+  resting: Callable[[Any, bool], Callable[[Params], Params]] | None = None
+  own: tuple[str, ...] = ()
 
 
 class Ending(NamedTuple):
-  """What a method sees at the end of a task.
+  """What a method sees at the end of a task; see `Problem`.
 
   Attributes:
     key: a random key of this member and task.
     task: int32, the task's number from 0.
     alpha: the α that φ is to be read with.
-    examples: (split, rows) -> Examples of this task; split is 'train' or
-      'validation', rows int32 [B] in [0, the task's number of them).
+    batch: (split, rows) -> batch of this task; split is 'train' or
+      'validation', rows int32 [B] in [0, the task's number of examples).
     sizes: by split, int32, the task's number of examples.
-    apply: (w, Examples) -> logits, as in evaluation; −inf where not visible.
-    accuracy: w -> share of the validation examples that are right.
+    score: w -> score on the validation examples, the higher the better.
+    least: (score, γ) -> the score that is still enough.
+    log_likelihood: (w, batch, key, targets) -> the mean over the batch.
+    outputs: (w, batch) -> the net's outputs, and which of them take part.
+    recalled: batch of earlier tasks -> the batch as it counts now.
     fresh: () -> θ, drawn anew by the net's own law.
   """
 
   key: jax.Array
   task: jax.Array
   alpha: Alpha
-  examples: Callable[[str, jax.Array], Examples]
+  batch: Callable[[str, jax.Array], Any]
   sizes: dict[str, jax.Array]
-  apply: Callable[[Params, Examples], jax.Array]
-  accuracy: Callable[[Params], jax.Array]
+  score: Callable[[Params], jax.Array]
+  least: Callable[[jax.Array, float], jax.Array]
+  log_likelihood: Callable[..., jax.Array]
+  outputs: Callable[[Params, Any], tuple[jax.Array, jax.Array]]
+  recalled: Callable[[Any], Any]
   fresh: Callable[[], Params]
 
 
@@ -177,12 +230,12 @@ class Rehearsal(NamedTuple):
   """What earlier tasks' examples do to the gradient.
 
   Attributes:
-    draw: (state, key) -> Examples of the memory.
+    draw: (state, key) -> a batch of the memory.
     combine: (dense, remembered, state) -> dense, from the gradients on the
       batch and on what was drawn.
   """
 
-  draw: Callable[[Any, jax.Array], Examples]
+  draw: Callable[[Any, jax.Array], Any]
   combine: Callable[[Updates, Updates, Any], Updates]
 
 

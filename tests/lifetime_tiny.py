@@ -11,13 +11,14 @@ import optax
 import pytest
 
 from experiments import data
-from experiments.continual import settings as continual_settings
+from experiments.engine import classification
 from experiments.engine import lifetime
 from experiments.engine import networks
 from experiments.engine import train
 from powerprop import methods
 from powerprop import transforms
 from powerprop.types import Hyper, Method, TrainState
+from tests import endings
 
 STEPS = 6
 # 64·7 + 7·10 = 518 weights: no multiple of 8.
@@ -81,6 +82,7 @@ class Setup(NamedTuple):
 
   Attributes:
     sequence: of digits.
+    pictures: of which the problem is made.
     recipe: of the trainings.
     tasks: what the method was told.
     method: the method.
@@ -88,6 +90,7 @@ class Setup(NamedTuple):
   """
 
   sequence: data.Sequence
+  pictures: classification.Pictures
   recipe: train.Recipe
   tasks: methods.Tasks
   method: Method
@@ -139,37 +142,30 @@ def setup(
   s = sequence(scenario, num_tasks)
   net = networks.mlp(s.num_outputs, hidden=HIDDEN)
   image_shape = s.dataset.train.image.shape[1:]
-  shapes = jax.eval_shape(
-    lambda: net.init(
-      jax.random.key(0), jnp.zeros((1, *image_shape)), is_training=True
-    )[0]
-  )
-  heads = continual_settings.heads(s, shapes)
-  tasks = methods.Tasks(
-    shapes=shapes,
-    number=num_tasks,
-    num_outputs=s.num_outputs,
-    image_shape=image_shape,
-    num_train=int(s.sizes['train'].max()),
-    batch_size=BATCH,
-    heads=heads,
-    retrain_steps=retrain_steps,
+  own = () if scenario == 'domain' else ('output/b', 'output/w')
+  pictures = classification.Pictures(
+    net, image_shape, s.dataset.scale, sequence=s, heads=own
   )
   recipe = train.Recipe(
-    net=net,
+    problem=classification.classification(pictures),
     optimizer=optimizer,
     transforms={'powerprop': powerprop},
     batch_size=BATCH,
-    scale=s.dataset.scale,
-    num_train=tasks.num_train,
-    image_shape=image_shape,
+    num_train=int(s.sizes['train'].max()),
     epsilon=0.01,
-    sequence=s,
-    heads=heads,
+  )
+  tasks = methods.Tasks(
+    shapes=jax.eval_shape(lambda: train.initial_theta(recipe, 0)[0]),
+    number=num_tasks,
+    example=endings.example(image_shape, s.num_outputs),
+    num_train=recipe.num_train,
+    batch_size=BATCH,
+    heads=own,
+    retrain_steps=retrain_steps,
   )
   method = make(tasks)
   life = lifetime.make_life(recipe, 'powerprop', method, alpha)
-  return Setup(s, recipe, tasks, method, life)
+  return Setup(s, pictures, recipe, tasks, method, life)
 
 
 def hyper(

@@ -120,7 +120,6 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   """
   mine = continual_settings.of_method(s, name)
   dataset = sequence.dataset._replace(num_classes=sequence.num_outputs)
-  size = int(sequence.sizes['train'].max())
   validation.require(
     mine.training.batch_size <= int(sequence.sizes['train'].min()),
     'batch_size',
@@ -136,25 +135,24 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
     lambda: settings_lib.schedule(mine.training),
   )
   fitting.check_data(mine.training, dataset)
-  recipe = train.make_recipe(mine.training, dataset)
-  recipe = recipe._replace(num_train=size, sequence=sequence)
+  recipe = train.make_recipe(mine.training, dataset, sequence)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  heads = continual_settings.heads(sequence, shapes)
-  if sequence.scenario != 'domain' and not heads:
+  if sequence.scenario != 'domain' and not recipe.problem.own:
     raise settings_lib.ConfigError(
       f'scenario is {sequence.scenario!r}, where tasks have outputs of their'
       f" own, but network {mine.training.network!r} has no layer 'output'"
       f' with {sequence.num_outputs} units: give its last layer that name, or'
       " choose scenario 'domain'."
     )
-  recipe = recipe._replace(heads=heads)
   if mine.clip_norm:
     plain = recipe.optimizer
     clip = optax.clip_by_global_norm(mine.clip_norm)
     recipe = recipe._replace(
       optimizer=lambda rate: optax.chain(clip, plain(rate))
     )
-  method = continual_settings.make_method(mine, name, sequence, shapes)
+  method = continual_settings.make_method(
+    mine, name, sequence, recipe.problem, shapes
+  )
   if sequence.scenario == 'class' and method.continual.needs_identity:
     raise settings_lib.ConfigError(
       f"scenario is 'class' but {name} must know which task a picture is of, to"

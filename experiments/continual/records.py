@@ -234,9 +234,9 @@ class Log:
       'loss': self._loss,
     }
     for split, score in found.items():
-      entry[f'{split}_accuracy'] = self._list(score.accuracy)
+      entry[f'{split}_accuracy'] = self._list(score.value)
       entry[f'{split}_print'] = self._list(score.fingerprint)
-      entry[f'{split}_before'] = self._list(dense.get(split, score.accuracy))
+      entry[f'{split}_before'] = self._list(dense.get(split, score.value))
     entry |= {name: self._list(x) for name, x in report.items()}
     nothing = [0] * len(self._cell.plan.layers)
     for m, lost in enumerate(entry['failed']):
@@ -310,7 +310,7 @@ class Log:
       scores: one for each task.
     """
     self._matrix.setdefault(split, {})[str(now)] = [
-      self._list(s.accuracy) for s in scores
+      self._list(s.value) for s in scores
     ]
     for j, score in enumerate(scores):
       first = self._tasks[j].get(f'{split}_print')

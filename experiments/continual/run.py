@@ -33,7 +33,6 @@ from experiments.continual.sequence import World
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import estimates
 from experiments.engine import fit
-from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
@@ -204,9 +203,7 @@ def _of_cells(
         source = data.Source(splits, tables, number, number)
         state = jax.eval_shape(cell.life.start, cell.hyper, source)
         _, record = jax.eval_shape(cell.life.archive, state, cell.hyper, source)
-      forward = networks.layer_flops(
-        plan.recipe.net, plan.shapes, plan.net_state, plan.recipe.image_shape
-      )
+      forward = plan.recipe.problem.flops(plan.shapes, plan.net_state)
       known[which] = (
         estimates.size_of(state),
         estimates.size_of(state, {'bool': 1 / 8}),
@@ -331,9 +328,7 @@ def _speed(plans, rows, seconds: float) -> dict[str, Any]:
   """
   total, operations = 0, 0.0
   for name, plan in plans.items():
-    forward = networks.layer_flops(
-      plan.recipe.net, plan.shapes, plan.net_state, plan.recipe.image_shape
-    )
+    forward = plan.recipe.problem.flops(plan.shapes, plan.net_state)
     steps = sum(
       r['attempts'] * plan.steps + plan.retrain_steps
       for r in rows

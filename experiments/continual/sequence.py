@@ -16,8 +16,7 @@ from experiments.continual import cells as continual_cells
 from experiments.continual import records as continual_records
 from experiments.continual.cells import Cell
 from experiments.engine import runs
-from experiments.engine.train import Score
-from powerprop.types import Hyper, TrainState
+from powerprop.types import Hyper, Score, TrainState
 
 
 class Clock:
@@ -188,7 +187,7 @@ class Sequence:
       if self.s.forward_transfer and not self.search and untrained:
         self.log.at_start(
           [
-            self.cell.life.live(self.state, self.source(t), 'test').accuracy
+            self.cell.life.live(self.state, self.source(t), 'test').value
             for t in range(self.cell.num_tasks)
           ]
         )
@@ -229,14 +228,14 @@ class Sequence:
     source = self.source(t)
     if self.start is None:
       if self.s.forward_transfer and not self.search:
-        self.log.before(t, life.live(self.state, source, 'test').accuracy)
+        self.log.before(t, life.live(self.state, source, 'test').value)
       self.start = self.state = life.begin(self.state, cell.hyper)
     tries = self._train(source)
     dense = {}
     if self.plan.layers:
-      dense['validation'] = tries.validation.accuracy
+      dense['validation'] = tries.validation.value
       if not self.search:
-        dense['test'] = life.live(self.state, source, 'test').accuracy
+        dense['test'] = life.live(self.state, source, 'test').value
     hyper = self._hyper(tries.factor)
     state, report = life.end(self.state, hyper, source)
     failed = tries.failed
@@ -339,8 +338,8 @@ class Sequence:
   def _failures(self, state: TrainState, score: Score) -> list[str]:
     """By member: how a task's training failed; '' where it did not."""
     per = functools.partial(continual_cells.per_member, self.cell)
-    finite = per(state.finite) & np.isfinite(per(score.nll))
-    accuracy, least = per(score.accuracy), self.s.failure_accuracy
+    finite = per(state.finite) & np.isfinite(per(score.loss))
+    accuracy, least = per(score.value), self.s.failure_accuracy
     out = []
     for m, stuck in enumerate(self.log.stuck()):
       if stuck:  # without free weights it cannot learn, whatever is tried

@@ -10,16 +10,14 @@ import ml_collections
 
 from experiments import data
 from experiments.engine import estimates
-from experiments.engine import fitting
 from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
 from experiments.engine.settings import ConfigError
 from experiments.engine.settings import Settings
 from powerprop import methods
-from powerprop import trees
 from powerprop.methods.continual import sequential
-from powerprop.types import Method, Params
+from powerprop.types import Method, Params, Problem
 
 _EXAMPLE = 'configs/digits_continual.py'
 # Fields of `Settings` that mean nothing here, and what stands in for them.
@@ -322,7 +320,11 @@ def steps(s: ContinualSettings, sequence: data.Sequence, epochs: float) -> int:
 
 
 def make_method(
-  s: ContinualSettings, name: str, sequence: data.Sequence, shapes: Params
+  s: ContinualSettings,
+  name: str,
+  sequence: data.Sequence,
+  problem: Problem,
+  shapes: Params,
 ) -> Method:
   """A method, for the sequence and the net.
 
@@ -330,6 +332,7 @@ def make_method(
     s: settings of the method, from `of_method`.
     name: in s.methods.
     sequence: of `make_sequence`.
+    problem: of the recipe, made of that sequence.
     shapes: the net's parameters, or their shapes.
 
   Returns:
@@ -346,12 +349,10 @@ def make_method(
   tasks = sequential.Tasks(
     shapes=shapes,
     number=min(s.num_tasks, sequence.num_tasks),
-    num_outputs=sequence.num_outputs,
-    image_shape=sequence.dataset.train.image.shape[1:],
+    example=example(sequence, problem),
     num_train=int(sequence.sizes['train'].max()),
     batch_size=s.training.batch_size,
-    heads=heads(sequence, shapes),
-    scenario=sequence.scenario,
+    heads=problem.own,
     retrain_steps=steps(s, sequence, s.retrain_epochs),
   )
   try:
@@ -373,16 +374,13 @@ def make_method(
   return made
 
 
-def heads(sequence: data.Sequence, shapes: Params) -> tuple[str, ...]:
-  """Leaves whose last axis is the outputs, where tasks have some of their own.
+def example(sequence: data.Sequence, problem: Problem) -> Any:
+  """The shapes of a batch of one example."""
+  splits = {name: getattr(sequence.dataset, name) for name in data.SPLITS}
 
-  They are those of the net's last module, `output`.
-  """
-  if sequence.scenario == 'domain':
-    return ()
-  every = trees.weights(shapes, lambda *_: True)
-  return tuple(
-    n
-    for n in fitting.output_leaves(shapes)
-    if jax.numpy.shape(every[n])[-1:] == (sequence.num_outputs,)
-  )
+  def one(splits, task):
+    source = data.Source(splits, sequence.tables(task), task, task)
+    return problem.batch(source, 'train', task[None])
+
+  task = jax.ShapeDtypeStruct((), jax.numpy.int32)
+  return jax.eval_shape(one, splits, task)

@@ -18,12 +18,14 @@ from experiments.data.sequences import visible_outputs
 from experiments.data.types import checked
 from experiments.data.types import DataError
 from experiments.data.types import Dataset
+from experiments.data.types import Examples
 from experiments.data.types import Split
 
 __all__ = (
   'AUGMENTATIONS',
   'DataError',
   'Dataset',
+  'Examples',
   'SCENARIOS',
   'SEQUENCES',
   'SPLITS',

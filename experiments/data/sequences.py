@@ -14,8 +14,8 @@ import numpy as np
 from experiments.data.types import checked
 from experiments.data.types import DataError
 from experiments.data.types import Dataset
+from experiments.data.types import Examples
 from experiments.data.types import Split
-from powerprop.types import Examples
 
 SCENARIOS = ('task', 'domain', 'class')
 SPLITS = ('train', 'validation', 'test')
@@ -124,8 +124,9 @@ def examples(
     count = classes(sequence)
     first = jnp.asarray(np.cumsum(count) - count, jnp.int32)
     label = label + first[source.task]
+  visible = visible_outputs(sequence, source.task, source.now)
   return Examples(
-    image, label, visible_outputs(sequence, source.task, source.now)
+    image, label, jnp.broadcast_to(visible, (len(rows), *visible.shape))
   )
 
 

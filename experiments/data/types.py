@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 
@@ -19,6 +20,20 @@ class Split(NamedTuple):
 
   image: np.ndarray
   label: np.ndarray
+
+
+class Examples(NamedTuple):
+  """Labelled pictures of one task, on the device.
+
+  Attributes:
+    image: uint8 [B, H, W, C].
+    label: int32 [B], the outputs that are right.
+    visible: bool [B, outputs], those that take part.
+  """
+
+  image: jax.Array
+  label: jax.Array
+  visible: jax.Array
 
 
 class Dataset(NamedTuple):

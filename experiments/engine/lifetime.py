@@ -1,6 +1,7 @@
 """A member's life through a sequence of tasks, as pure functions."""
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,9 +10,8 @@ import jax.numpy as jnp
 from experiments import data
 from experiments.engine import train
 from experiments.engine.train import Recipe
-from experiments.engine.train import Score
 from powerprop import transforms
-from powerprop.types import Ending, Hyper, Method, Params, TrainState
+from powerprop.types import Ending, Hyper, Method, Params, Score, TrainState
 
 
 class Life(NamedTuple):
@@ -55,7 +55,7 @@ def make_life(
   """Builds the functions of one member.
 
   Args:
-    recipe: what the population shares; with a sequence.
+    recipe: what the population shares; its problem has several tasks.
     transform: a name in recipe.transforms.
     method: how it learns tasks.
     alpha: a static α, or None to take it, traced, from the hyperparameters.
@@ -66,8 +66,7 @@ def make_life(
   Returns:
     Functions to be jitted, vmapped and sharded at will.
   """
-  sequence = recipe.sequence
-  assert sequence is not None
+  problem = recipe.problem
   training = train.make_training(recipe, transform, alpha, method)
   again = None
   if method.continual.retraining is not None:
@@ -107,30 +106,22 @@ def make_life(
       opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
     )
 
-  def scored(w, net_state, source, split) -> Score:
-    sizes = sequence.sizes[split]
-    return train.score(
-      recipe,
-      w,
-      net_state,
-      lambda rows: data.examples(sequence, source, split, rows),
-      int(sizes.max()),
-      jnp.asarray(sizes, jnp.int32)[source.task],
-    )
-
   def ending(state: TrainState, hyper: Hyper, source: data.Source, phase: int):
     key = jax.random.key(of_task(hyper, source, phase).seed)
+    net = state.net
     return Ending(
       key=jax.random.fold_in(key, 0),
       task=source.task,
       alpha=transforms.current_alpha(state.opt),
-      examples=lambda split, rows: data.examples(sequence, source, split, rows),
+      batch=functools.partial(problem.batch, source),
       sizes={
-        name: jnp.asarray(n, jnp.int32)[source.task]
-        for name, n in sequence.sizes.items()
+        split: problem.size(source, split) for split in ('train', 'validation')
       },
-      apply=lambda w, some: train.apply(recipe, w, state.net, some),
-      accuracy=lambda w: scored(w, state.net, source, 'validation').accuracy,
+      score=lambda w: problem.score(w, net, source, 'validation').value,
+      least=problem.least,
+      log_likelihood=lambda w, *rest: problem.log_likelihood(w, net, *rest),
+      outputs=lambda w, batch: problem.outputs(w, net, batch),
+      recalled=lambda batch: problem.recalled(batch, source),
       fresh=lambda: train.initial_theta(
         recipe, jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
       )[0],
@@ -151,7 +142,7 @@ def make_life(
     return state._replace(phi=phi, method=kept), (record, net_state)
 
   def live(state, source, split):
-    return scored(training.weights(state), state.net, source, split)
+    return problem.score(training.weights(state), state.net, source, split)
 
   def params_for(state, record):
     kept, _ = record
@@ -160,7 +151,7 @@ def make_life(
   def recall(state, record, source, split):
     kept, net_state = record
     net_state = net_state if jax.tree.leaves(kept) else state.net
-    return scored(params_for(state, record), net_state, source, split)
+    return problem.score(params_for(state, record), net_state, source, split)
 
   return Life(
     start=training.init,

@@ -15,7 +15,6 @@ import numpy as np
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
-from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
@@ -126,7 +125,7 @@ def _prepare(s: Settings, data_dir: str | None):
 
 def _estimate(s, recipe, cells, dataset):
   shapes, state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  flops = networks.layer_flops(recipe.net, shapes, state, recipe.image_shape)
+  flops = recipe.problem.flops(shapes, state)
   return population.estimate(recipe, cells, dataset, s, sum(flops.values()))
 
 

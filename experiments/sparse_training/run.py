@@ -20,7 +20,6 @@ from experiments import data
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
-from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
@@ -156,11 +155,7 @@ def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   fitting.warn_of_long_periods(t, sparse_settings.periods(s))
   recipe = train.make_recipe(t, dataset)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  recipe = recipe._replace(
-    layer_flops=networks.layer_flops(
-      recipe.net, shapes, net_state, recipe.image_shape
-    )
-  )
+  recipe = recipe._replace(layer_flops=recipe.problem.flops(shapes, net_state))
   aims = sparse_settings.make_targets(s, shapes, recipe.layer_flops)
   sparse = sparse_settings.make_methods(s, aims)
   once = s._replace(training=t._replace(seeds=1))

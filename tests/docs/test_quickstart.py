@@ -27,15 +27,15 @@ from experiments.engine import cli
 from experiments.engine import folder
 from experiments.engine import runs
 from experiments.engine import settings
-from experiments.engine import train
 from experiments.one_shot import run as one_shot
 from experiments.report import files
 from experiments.sparse_training import settings as sparse_settings
 import powerprop
 from powerprop import methods
 from powerprop.methods.continual import packing
-from powerprop.types import Method
+from powerprop.types import Method, Score
 from tests import continual_run_tiny
+from tests import endings
 from tests import sparse_tiny
 from tests import stability
 from tests import tiny
@@ -383,7 +383,7 @@ def test_continual_page_has_the_sequences_and_scenarios():
   assert _first_column(table) == {*data.SCENARIOS}
   (row,) = re.findall(r'^\| `class` .*', table, re.M)
   shapes = {'w': jnp.ones((20, 50))}
-  tasks = methods.Tasks(shapes, 2, 50, (4, 5, 1), 9, 3)
+  tasks = methods.Tasks(shapes, 2, endings.example((4, 5, 1), 50), 9, 3)
   need = {
     name
     for name in continual_settings.method_names()
@@ -431,7 +431,7 @@ def _live(cell, world):
   sizes = np.array(plan.layer_sizes)
   nothing: Any = np.zeros(count)
   bits: Any = np.zeros((count, 2))
-  score = train.Score(nothing, nothing, bits)
+  score = Score(nothing, nothing, bits)
   every = np.ones(count)
   log.at_start([every] * cell.num_tasks)
   folder = world.folder / cell.name
@@ -534,7 +534,7 @@ def test_method_page_has_a_method_for_several_tasks(monkeypatch):
     'hidden': {'w': jnp.ones((2, 3))},
     'output': {'w': jnp.ones((3, 4))},
   }
-  tasks = methods.Tasks(shapes, 2, 4, (1, 2, 1), 9, 3, heads=('output/w',))
+  tasks = methods.Tasks(shapes, 2, (), 9, 3, heads=('output/w',))
   method = made(tasks)
   assert isinstance(method, Method)
   phi, first = method.init(jax.random.key(0), shapes, 2.0, None)

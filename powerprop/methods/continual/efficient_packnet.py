@@ -116,10 +116,10 @@ def efficient_packnet(
 
     def accuracy_at(i):
       mask = packing.unflat(mask_at(i), where.shapes)
-      return ending.accuracy(magnitude.prune(theta, mask))
+      return ending.score(magnitude.prune(theta, mask))
 
-    dense = ending.accuracy(theta)
-    target = gamma * dense
+    dense = ending.score(theta)
+    target = ending.least(dense, gamma)
     passes = lambda accuracy: accuracy >= target
     if search == 'linear' or compare:
       linear = _linear(accuracy_at, passes, last)
@@ -129,11 +129,13 @@ def efficient_packnet(
       chosen, tried = _binary(accuracy_at, passes, last)
     else:
       added = added_loss(ending, theta, ranks, used)
-      chosen, tried = _taylor(accuracy_at, added[counts], dense, gamma, last)
+      chosen, tried = _taylor(
+        accuracy_at, added[counts], dense, target, gamma, last
+      )
     reached = chosen <= last
     chosen = jnp.minimum(chosen, last)
     mask = packing.unflat(mask_at(chosen), where.shapes)
-    accuracy = ending.accuracy(magnitude.prune(theta, mask))
+    accuracy = ending.score(magnitude.prune(theta, mask))
     if search == 'taylor':  # an estimate is no proof
       reached = passes(accuracy)
     report = packing.report(where, state, mask) | {
@@ -162,9 +164,8 @@ def efficient_packnet(
 
     def loss(w):
       rows = jnp.arange(curvature_examples, dtype=jnp.int32)
-      some = ending.examples('validation', rows)
-      logits = jax.nn.log_softmax(trees.wide(ending.apply(w, some)))
-      return -jnp.mean(jnp.take_along_axis(logits, some.label[:, None], axis=1))
+      some = ending.batch('validation', rows)
+      return -ending.log_likelihood(w, some, None, 'true')
 
     g = packing.flat(packing.governed(where, jax.grad(loss)(theta)))
     h, x = (packing.flat(packing.governed(where, t)) for t in (h, theta))
@@ -222,7 +223,7 @@ def _binary(accuracy_at, passes, last):
   return high, jnp.asarray(tries, jnp.int32)
 
 
-def _taylor(accuracy_at, added, dense, gamma, last):
+def _taylor(accuracy_at, added, dense, target, gamma, last):
   """The lowest index whose estimated accuracy is enough: (index, 1)."""
   lowest = lambda ok: jnp.argmax(ok).astype(jnp.int32)
   close = added <= -math.log(gamma)
@@ -230,7 +231,7 @@ def _taylor(accuracy_at, added, dense, gamma, last):
   lost = dense - accuracy_at(at)
   factor = jnp.maximum(lost, 0) / jnp.maximum(added[at], 1e-12)
   # What costs no loss is enough.
-  ok = jnp.maximum(added, 0) * factor <= (1 - gamma) * dense
+  ok = jnp.maximum(added, 0) * factor <= dense - target
   chosen = jnp.where(jnp.any(ok), lowest(ok), last + 1)
   # Where nothing was lost there is no factor: not below what was tried.
   chosen = jnp.where(lost > 0, chosen, at)

@@ -1,21 +1,20 @@
 """The diagonal of the Fisher information, estimated at the end of a task."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from powerprop import trees
 from powerprop.methods.continual.sequential import Tasks
-from powerprop.types import Ending, Examples, Params
+from powerprop.types import Ending, Params
 
 KINDS = ('batch', 'example')
 LABELS = ('argmax', 'sampled', 'true')
 
 # Gradients of so many single examples are in memory at once.
 _CHUNK = 16
-# In place of −∞, whose part of a softmax has the gradient NaN.
-_NEVER = -1e9
 
 
 def diagonal(
@@ -41,7 +40,7 @@ def diagonal(
   Args:
     ending: of the task.
     tasks: for their sizes.
-    theta: parameters that `ending.apply` takes, where F is measured.
+    theta: the net's parameters, where F is measured.
     kind: 'example' or 'batch'; of the latter an incomplete last minibatch is
       left out.
     labels: y: 'true', the 'argmax' of the model, or 'sampled' from it once for
@@ -66,20 +65,8 @@ def diagonal(
   check(kind, labels, num_examples)
   group = 1 if kind == 'example' else tasks.batch_size
 
-  def log_likelihood(at, examples, key):
-    logits = trees.wide(ending.apply(at, examples))
-    logits = jnp.where(jnp.isneginf(logits), _NEVER, logits)
-    if labels == 'true':
-      label = examples.label
-    elif labels == 'argmax':
-      label = jnp.argmax(logits, -1)
-    else:
-      label = jax.random.categorical(key, logits)
-    log_p = jax.nn.log_softmax(logits)
-    return jnp.mean(jnp.take_along_axis(log_p, label[:, None], -1))
-
-  def squares(examples, key):
-    grads = jax.grad(log_likelihood)(theta, examples, key)
+  def squares(batch, key):
+    grads = jax.grad(ending.log_likelihood)(theta, batch, key, labels)
     return jax.tree.map(lambda g: group * jnp.square(trees.wide(g)), grads)
 
   return mean(
@@ -101,7 +88,7 @@ def check(kind: str, labels: str, num_examples: int) -> None:
 
 
 def mean(
-  fn: Callable[[Examples, jax.Array], Params],
+  fn: Callable[[Any, jax.Array], Params],
   ending: Ending,
   tasks: Tasks,
   *,
@@ -112,7 +99,7 @@ def mean(
   """The mean of a function over groups of examples, as a running sum.
 
   Args:
-    fn: (Examples [group], key) -> a pytree of float arrays.
+    fn: (batch of a group, key) -> a pytree of float arrays.
     ending: of the task.
     tasks: for their sizes.
     group: examples in a group, ≥ 1; a smaller task repeats some to fill one.
@@ -147,7 +134,7 @@ def mean(
     rows = (index * group + jnp.arange(group)) % size
     rows = order[rows] if split == 'train' else rows
     key = jax.random.fold_in(fn_key, index)
-    return fn(ending.examples(split, rows), key)
+    return fn(ending.batch(split, rows), key)
 
   def step(total, first):
     index = first + jnp.arange(chunk)

@@ -12,10 +12,10 @@ from powerprop.types import Method
 
 
 def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
-  """Memory-aware synapses: Ω += the mean of |∂ mean(logits²) / ∂p|.
+  """Memory-aware synapses: Ω += the mean of |∂ mean(outputs²) / ∂p|.
 
-  The inner mean is over a minibatch and its visible outputs, the outer one over
-  the minibatches of the task; no labels are used.
+  The inner mean is over a minibatch and the outputs that take part, the outer
+  one over the minibatches of the task; no labels are used.
 
   Args:
     tasks: of the sequence.
@@ -35,15 +35,14 @@ def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
   def update(ending, phi, params, state):
     theta = reparam.to_theta(phi, ending.alpha, tasks.where)
 
-    def output(at, examples):
-      logits = trees.wide(ending.apply(at, examples))
-      visible = ~jnp.isneginf(logits)
-      squares = jnp.square(jnp.where(visible, logits, 0))
+    def output(at, batch):
+      outputs, visible = ending.outputs(at, batch)
+      squares = jnp.square(jnp.where(visible, trees.wide(outputs), 0))
       return jnp.sum(squares) / jnp.sum(visible)
 
-    def magnitudes(examples, key):
+    def magnitudes(batch, key):
       del key
-      grads = jax.grad(output)(theta, examples)
+      grads = jax.grad(output)(theta, batch)
       return jax.tree.map(lambda g: jnp.abs(trees.wide(g)), grads)
 
     new = fisher.mean(magnitudes, ending, tasks, group=tasks.batch_size)

@@ -66,7 +66,7 @@ def packnet(
     new = trees.top_k_masks(ranks, number)
     mask = {n: m | state.used[n] for n, m in new.items()}
     theta = packing.theta_of(where, ending, phi)
-    accuracy = ending.accuracy(magnitude.prune(theta, mask))
+    accuracy = ending.score(magnitude.prune(theta, mask))
     found = packing.report(where, state, mask)
     kept = jnp.sum(packing.flat(mask), dtype=jnp.int32)
     more = {

@@ -1,37 +1,33 @@
-"""Rehearsal: a memory of pictures, and what to do with the gradient on it."""
+"""Rehearsal: a memory of examples, and what to do with the gradient on it."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from powerprop import trees
 from powerprop.methods.continual import sequential
-from powerprop.types import Ending, Examples, Method, Rehearsal, Updates
+from powerprop.types import Ending, Method, Rehearsal, Updates
 
 
 class Memory(NamedTuple):
-  """Pictures of the tasks so far, the same number of each, in their order.
+  """Examples of the tasks so far, the same number of each, in their order.
 
   Attributes:
-    examples: image uint8 [M, H, W, C], label int32 [M], visible bool
-      [M, outputs]; where nothing is stored yet, zeros with all outputs visible,
-      on which a loss is finite.
+    examples: a batch of all M; zeros where nothing is stored yet.
     stored: int32, how many there are.
   """
 
-  examples: Examples
+  examples: Any
   stored: jax.Array
 
 
 def empty(tasks: sequential.Tasks, share: int) -> Memory:
-  """A memory with room for `share` pictures of every task."""
+  """A memory with room for `share` examples of every task."""
   rows = tasks.number * share
-  examples = Examples(
-    image=jnp.zeros((rows, *tasks.image_shape), jnp.uint8),
-    label=jnp.zeros((rows,), jnp.int32),
-    visible=jnp.ones((rows, tasks.num_outputs), bool),
+  examples = jax.tree.map(
+    lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), tasks.example
   )
   return Memory(examples, jnp.zeros((), jnp.int32))
 
@@ -52,26 +48,25 @@ def store(
   Returns:
     The memory with the task's share filled.
   """
-  share = memory.examples.label.shape[0] // tasks.number
+  share = len(jax.tree.leaves(memory.examples)[0]) // tasks.number
   size = ending.sizes['train']
   ranks = jax.random.uniform(key, (tasks.num_train,))
   order = jnp.argsort(jnp.where(jnp.arange(tasks.num_train) < size, ranks, 2.0))
   rows = order[jnp.arange(share) % size].astype(jnp.int32)
-  new = ending.examples('train', rows)
+  new = ending.batch('train', rows)
 
   def put(old, part):
-    part = jnp.broadcast_to(part, (share, *old.shape[1:])).astype(old.dtype)
     start = memory.stored
     return jax.lax.dynamic_update_slice_in_dim(old, part, start, 0)
 
-  examples = Examples(*map(put, memory.examples, new))
+  examples = jax.tree.map(put, memory.examples, new)
   return Memory(examples, memory.stored + share)
 
 
-def draw(memory: Memory, key: jax.Array, rows: int) -> Examples:
+def draw(memory: Memory, key: jax.Array, rows: int) -> Any:
   """Examples of the memory, uniformly and with replacement."""
   chosen = jax.random.randint(key, (rows,), 0, jnp.maximum(memory.stored, 1))
-  return Examples(*(x[chosen] for x in memory.examples))
+  return jax.tree.map(lambda x: x[chosen], memory.examples)
 
 
 def experience_replay(

@@ -14,13 +14,11 @@ class Tasks(NamedTuple):
   Attributes:
     shapes: the net's parameters, or their shapes.
     number: how many tasks the sequence has.
-    num_outputs: width of the net's output layer.
-    image_shape: (H, W, C) of the pictures.
+    example: a batch of one example, or its shapes.
     num_train: training examples of the largest task.
     batch_size: examples of a training step.
     heads: paths of the leaves whose last axis is the outputs, where not all
-      outputs are all tasks' (task- and class-incremental); else ().
-    scenario: 'task', 'domain' or 'class'.
+      outputs are all tasks'; else (). `Problem.own`.
     retrain_steps: steps that a method may train on after pruning; 0 is none.
     where: which leaves live under Ψ, as `powerprop.powerprop` is told; by their
       paths in φ, which in VCL's begin with 'mean/'. PackNet and
@@ -29,12 +27,10 @@ class Tasks(NamedTuple):
 
   shapes: Params
   number: int
-  num_outputs: int
-  image_shape: tuple[int, ...]
+  example: Any
   num_train: int
   batch_size: int
   heads: tuple[str, ...] = ()
-  scenario: str = 'domain'
   retrain_steps: int = 0
   where: Where = trees.is_weight
 

@@ -104,6 +104,14 @@ def divergence(q: Gaussian, p: Gaussian, counts: Params) -> jax.Array:
   return jax.tree.reduce(jnp.add, parts)
 
 
+def _outputs(tasks: sequential.Tasks) -> tuple[int, ...]:
+  """The shape of the outputs that tasks have for themselves; () without."""
+  if not tasks.heads:
+    return ()
+  every = trees.weights(tasks.shapes, lambda *_: True)
+  return jnp.shape(every[tasks.heads[0]])[-1:]
+
+
 def vcl(
   tasks: sequential.Tasks,
   *,
@@ -184,7 +192,7 @@ def vcl(
       key=jnp.copy(jax.random.key_data(key)),
       draws=jnp.zeros((), jnp.int32),
       prior=Gaussian(constant(0.0), constant(float(np.log(prior_std)))),
-      seen=jnp.full((tasks.num_outputs,), not tasks.heads),
+      seen=jnp.full(_outputs(tasks), not tasks.heads),
       coreset=replay.empty(tasks, share) if share else (),
     )
     return new, state
@@ -244,16 +252,10 @@ def vcl(
 
     def loss(copy, key):
       rows_key, eps_key = jax.random.split(key)
-      examples = replay.draw(state.coreset, rows_key, tasks.batch_size)
-      if tasks.scenario == 'class':  # all outputs so far compete
-        now = ending.examples('train', jnp.zeros(1, jnp.int32)).visible
-        examples = examples._replace(visible=examples.visible | now)
+      batch = replay.draw(state.coreset, rows_key, tasks.batch_size)
       w = sample(copy, noise(eps_key, copy.mean))
-      nll = optax.softmax_cross_entropy_with_integer_labels(
-        ending.apply(w, examples), examples.label
-      )
-      kl = divergence(copy, q, count)
-      return jnp.mean(nll) + kl / state.coreset.stored
+      fit = ending.log_likelihood(w, ending.recalled(batch), None, 'true')
+      return divergence(copy, q, count) / state.coreset.stored - fit
 
     def step(carry, key):
       copy, opt = carry

@@ -17,8 +17,8 @@ from experiments.continual import run as continual_training
 from experiments.continual import sequence as continual_sequence
 from experiments.continual import settings as continual_settings
 from experiments.engine import runs
-from experiments.engine import train
 from experiments.report import files
+from powerprop.types import Score
 from tests import continual_run_tiny
 from tests import forks
 
@@ -433,9 +433,9 @@ def test_what_fails_a_task_is_told_apart():
     log=types.SimpleNamespace(stuck=lambda: np.arange(5) == 4),
   )
   state = types.SimpleNamespace(finite=np.arange(5) != 1)
-  score = train.Score(
-    accuracy=np.array([0.3, 0.9, 0.9, 0.2, 0.1]),
-    nll=np.array([1.0, 1.0, np.nan, 1.0, 1.0]),
+  score = Score(
+    value=np.array([0.3, 0.9, 0.9, 0.2, 0.1]),
+    loss=np.array([1.0, 1.0, np.nan, 1.0, 1.0]),
     fingerprint=None,
   )
   fine, infinite, no_logit, low, stuck = continual_training.Sequence._failures(

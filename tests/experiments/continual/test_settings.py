@@ -94,7 +94,7 @@ def test_what_a_plan_is_made_of():
   }
   assert sequence.num_outputs == 30
   for name, plan in plans.items():
-    assert plan.recipe.heads == ('output/b', 'output/w')
+    assert plan.recipe.problem.own == ('output/b', 'output/w')
     packs = name in ('packnet', 'efficient_packnet', 'mine')
     assert plan.layers == (('hidden_0/w',) if packs else ())
     assert plan.layer_sizes == ((64 * 8,) if packs else ())

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import data
 from experiments.continual import settings as continual_settings
+from experiments.engine import classification
 from experiments.engine import fields as fields_lib
 from experiments.engine import named
 from experiments.engine import overrides
@@ -290,7 +291,8 @@ def test_a_penalty_of_ones_own_needs_a_coefficient():
     )
     sequence = continual_settings.make_sequence(s, data.load('digits'))
     shapes = {'output': {'w': jax.ShapeDtypeStruct((64, 10), 'float32')}}
-    return continual_settings.make_method(s, 'pull', sequence, shapes)
+    problem = classification.of_settings(s.training, sequence.dataset, sequence)
+    return continual_settings.make_method(s, 'pull', sequence, problem, shapes)
 
   with pytest.raises(settings.ConfigError, match='without a coefficient'):
     made()

@@ -121,7 +121,7 @@ def test_tasks_with_outputs_of_their_own_need_the_layer(monkeypatch, scenario):
     sequence = continual_settings.make_sequence(s, data.load('digits'))
     return continual_cells.make_plan(s, 'naive', sequence)
 
-  assert plan('domain').recipe.heads == ()
+  assert plan('domain').recipe.problem.own == ()
   with pytest.raises(
     settings.ConfigError, match='with 30 units: give its last'
   ):

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from experiments import data
+from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import settings
@@ -34,9 +35,17 @@ def _split(n, seed=0):
 TRAIN, VALIDATION = _split(40), _split(25, 1)
 
 
+NET = networks.mlp(10, hidden=(16,))
+
+
+def _problem(net=NET):
+  pictures = classification.Pictures(net, _SHAPE, 1 / 255)
+  return classification.classification(pictures)
+
+
 def _recipe(optimizer=optax.sgd, **fields):
   recipe = train.Recipe(
-    net=networks.mlp(10, hidden=(16,)),
+    problem=_problem(),
     optimizer=optimizer,
     transforms={
       'powerprop': transforms.powerprop,
@@ -46,9 +55,7 @@ def _recipe(optimizer=optax.sgd, **fields):
       ),
     },
     batch_size=8,
-    scale=1 / 255,
     num_train=len(TRAIN.label),
-    image_shape=_SHAPE,
     epsilon=0.01,
   )
   return recipe._replace(**fields)
@@ -117,7 +124,7 @@ def assert_plain_optax(optimizer):
   ours = states[member]
 
   key = jax.random.key(seed)
-  params, net_state = recipe.net.init(
+  params, net_state = NET.init(
     jax.random.fold_in(key, 0), jnp.zeros((1, *_SHAPE)), is_training=True
   )
 
@@ -128,9 +135,7 @@ def assert_plain_optax(optimizer):
 
     def loss_fn(params, rows):
       image = train_split.image[rows].astype(jnp.float32) * (1 / 255)
-      logits, _ = recipe.net.apply(
-        params, net_state, None, image, is_training=True
-      )
+      logits, _ = NET.apply(params, net_state, None, image, is_training=True)
       return optax.softmax_cross_entropy_with_integer_labels(
         logits, train_split.label[rows]
       ).mean()
@@ -186,13 +191,13 @@ def test_nothing_is_compiled_twice_and_restored_chunks_have_the_same_bits(
   executor,
 ):
   recipe = _recipe(optax.adam)
-  net, traces = recipe.net, []
+  traces = []
 
   def apply(*args, **kwargs):
     traces.append(1)
-    return net.apply(*args, **kwargs)
+    return NET.apply(*args, **kwargs)
 
-  recipe = recipe._replace(net=net._replace(apply=apply))
+  recipe = recipe._replace(problem=_problem(NET._replace(apply=apply)))
   cells = population.make_cells(recipe, _members((2.0,)), executor)
   states = population.initial_states(recipe, cells, TRAIN)
   states, _ = _advance(cells, states)
@@ -224,14 +229,14 @@ def test_a_member_that_diverges_leaves_the_others_alone(executor):
 def test_evaluation_in_batches_counts_every_example_once(monkeypatch):
   recipe = _recipe()
   theta, net_state = train.initial_theta(recipe, 0)
-  image = data.normalise(VALIDATION.image, recipe.scale)
-  logits, _ = recipe.net.apply(theta, net_state, None, image, is_training=False)
+  image = data.normalise(VALIDATION.image, 1 / 255)
+  logits, _ = NET.apply(theta, net_state, None, image, is_training=False)
   nll = optax.softmax_cross_entropy_with_integer_labels(
     logits, VALIDATION.label
   )
   wanted = np.mean(np.argmax(logits, -1) == VALIDATION.label), np.mean(nll)
   for size in (2_000, 25, 7, 1):
-    monkeypatch.setattr(train, '_EVALUATION_BATCH', size)
+    monkeypatch.setattr(classification, '_EVALUATION_BATCH', size)
     got = jax.jit(functools.partial(train.evaluate, recipe))(
       theta, net_state, jax.tree.map(jnp.asarray, VALIDATION)
     )
@@ -263,8 +268,8 @@ def test_one_step_by_hand():
   theta = reparam.to_theta(state.phi, 3.0)
 
   def loss(theta):
-    image = data.normalise(TRAIN.image[np.asarray(rows)], recipe.scale)
-    logits, _ = recipe.net.apply(theta, {}, None, image, is_training=True)
+    image = data.normalise(TRAIN.image[np.asarray(rows)], 1 / 255)
+    logits, _ = NET.apply(theta, {}, None, image, is_training=True)
     return optax.softmax_cross_entropy_with_integer_labels(
       logits, TRAIN.label[np.asarray(rows)]
     ).mean()

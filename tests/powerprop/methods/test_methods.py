@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from experiments import data
+from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import train
@@ -86,6 +87,11 @@ def _method(name, target=None, **options):
   return getattr(methods, name)(brief, **{**_OPTIONS[name], **options})
 
 
+def _problem(net=NET):
+  pictures = classification.Pictures(net, _SHAPE, 1 / 255)
+  return classification.classification(pictures)
+
+
 def _recipe(optimizer=_ADAMW, **fields):
   image = jax.ShapeDtypeStruct((1, *_SHAPE), jnp.float32)
   flops = costs.flops(
@@ -94,13 +100,11 @@ def _recipe(optimizer=_ADAMW, **fields):
     image,
   )
   recipe = train.Recipe(
-    net=NET,
+    problem=_problem(),
     optimizer=optimizer,
     transforms={'powerprop': transforms.powerprop},
     batch_size=8,
-    scale=1 / 255,
     num_train=len(TRAIN.label),
-    image_shape=_SHAPE,
     epsilon=0.01,
     l2=_L2,
     layer_flops=flops,
@@ -162,7 +166,7 @@ def _population(name, executor, chunks):
     traces.append(1)
     return NET.apply(*args, **kwargs)
 
-  recipe = _recipe()._replace(net=NET._replace(apply=apply))
+  recipe = _recipe(problem=_problem(NET._replace(apply=apply)))
   cells = population.make_cells(
     recipe, members, executor, {variant: _method(name)}
   )
@@ -784,7 +788,7 @@ _PATTERNS = {
 def test_methods_keep_patterns(name):
   """A layer of each; a density that every pattern can have."""
   net = networks.mlp(10, hidden=(16, 8, 8))
-  recipe = _recipe()._replace(net=net, layer_flops={})
+  recipe = _recipe(problem=_problem(net), layer_flops={})
   shapes = jax.eval_shape(functools.partial(train.initial_theta, recipe), 0)[0]
   target = methods.make_target(shapes, 0.5, 'uniform', patterns=_PATTERNS)
   options = {'backward_density': 1.0} if name == 'top_kast' else {}

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 from experiments import data
+from experiments.engine import classification
 from experiments.engine import settings
-from experiments.engine import train
 from experiments.sparse_training import settings as sparse_settings
 from powerprop import methods
 from powerprop import reparam
@@ -22,7 +22,7 @@ from powerprop.methods import masked
 from powerprop.methods import step as steps_lib
 from powerprop.methods.continual import packing
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Ending, Examples
+from tests import endings
 from tests import tiny
 
 # Resetting moments.
@@ -228,7 +228,9 @@ def _make(name, **more):
     brief = methods.Brief(methods.make_target(_LAYERS, 0.5), 20, 0.01)
     return getattr(methods, name)(brief)
   options = {'space': space} if space else _CONTINUAL.get(name, {})
-  tasks = methods.Tasks(_LAYERS, 2, 4, (2, 3, 1), 4, 2, retrain_steps=1)
+  tasks = methods.Tasks(
+    _LAYERS, 2, endings.example((2, 3, 1), 4), 4, 2, retrain_steps=1
+  )
   return getattr(methods, name)(tasks, **options | more)
 
 
@@ -419,22 +421,25 @@ def test_an_alpha_that_moves_is_refused_where_weights_are_held(name, alpha):
 # Buffers.
 
 
-def _ending(phi, alpha):
+def _linear(w, some):
+  return jnp.ones((len(some.label), 6)) @ w['a']['w']
+
+
+def _ending(phi, alpha, logits=_linear):
   """The end of a task of four pictures, on a linear net of the first layer."""
 
   def examples(split, rows):
     del split
     image = jnp.zeros((*rows.shape, 2, 3, 1), jnp.uint8)
-    return Examples(image, rows % 4, jnp.ones((), bool))
+    return data.Examples(image, rows % 4, jnp.ones(4, bool))
 
-  return Ending(
+  return endings.ending(
+    examples,
+    logits,
+    {'train': jnp.int32(4), 'validation': jnp.int32(4)},
     key=jax.random.key(1),
-    task=jnp.int32(0),
     alpha=alpha,
-    examples=examples,
-    sizes={'train': jnp.int32(4), 'validation': jnp.int32(4)},
-    apply=lambda w, some: jnp.ones((len(some.label), 6)) @ w['a']['w'],
-    accuracy=lambda w: jnp.float32(1),
+    score=lambda w: jnp.float32(1),
     fresh=lambda: _random(5, jax.tree.leaves(phi)[0].dtype),
   )
 
@@ -634,7 +639,6 @@ def test_half_precision_does_what_float32_does(name, dtype):
       moved = new
       if method.continual.track is not None:
         state = method.continual.track(step, at, new, state)
-      ending = _ending(at, alpha)
       scale, more = (1e2, 40_000) if name == 'mas' else (1e-3, 0)
 
       def logits(w, some):
@@ -642,7 +646,7 @@ def test_half_precision_does_what_float32_does(name, dtype):
         return jnp.pad(x @ w['a']['w'], ((0, 0), (0, more)))
 
       _, state, _ = method.continual.end_task(
-        ending._replace(apply=logits), at, state
+        _ending(at, alpha, logits), at, state
       )
     theta = reparam.to_theta(moved, alpha)
     return steps_lib.penalty_gradient(method, moved, theta, alpha, state)
@@ -713,18 +717,10 @@ def test_logits_of_any_precision_are_scored(dtype, x64):
       logits = jax.nn.one_hot(label, 3, dtype=dtype) + w.astype(dtype)
       return logits, state
 
-    recipe = train.Recipe(
-      net=hk.TransformedWithState(None, apply),
-      optimizer=optax.sgd,
-      transforms={},
-      batch_size=2,
-      scale=1.0,
-      num_train=6,
-      image_shape=(1, 1, 1),
-      epsilon=0.01,
+    it = classification.Pictures(
+      hk.TransformedWithState(None, apply), (1, 1, 1), 1.0
     )
-    take = lambda rows: train.pick(recipe, split, '', rows)
-    score = jax.jit(lambda w: train.score(recipe, w, {}, take, 6, 6))
+    score = jax.jit(lambda w: classification.score(it, w, {}, split, ''))
     one, two = score(jnp.zeros(3)), score(jnp.array([0.0, 0.0, 1e-3]))
-    assert float(one.accuracy) == 1 and np.isfinite(one.nll)
+    assert float(one.value) == 1 and np.isfinite(one.loss)
     assert np.any(one.fingerprint != two.fingerprint)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import data
 import powerprop
 from powerprop import methods
 from powerprop import reparam
@@ -16,7 +17,7 @@ from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods import step as steps_lib
 from powerprop.methods.continual import packing
-from powerprop.types import Ending, Examples
+from tests import endings
 
 _STEPS = 20
 # A change of masks at step 6, where there are any.
@@ -110,13 +111,15 @@ def test_alpha_is_nothing_to_a_sparse_method_where_no_leaf_is_under_psi(
 
 def _tasks(where):
   shapes = jax.eval_shape(_params)
-  return methods.Tasks(shapes, 2, 8, (1, 2, 1), 6, 2, where=where)
+  return methods.Tasks(
+    shapes, 2, endings.example((1, 2, 1), 8), 6, 2, where=where
+  )
 
 
 def _examples(split, rows):
   del split
   image = jnp.stack([rows, 1 + rows], -1).astype(jnp.uint8)
-  return Examples(image[:, None, :, None], rows % 8, jnp.ones(8, bool))
+  return data.Examples(image[:, None, :, None], rows % 8, jnp.ones(8, bool))
 
 
 def _logits(w, examples):
@@ -141,14 +144,14 @@ def _life(name, alpha, where, **options):
       method, tx, event, theta, (phi, tx.init(phi), state)
     )
     phi, _, state = carry
-    ending = Ending(
+    ending = endings.ending(
+      _examples,
+      _logits,
+      dict.fromkeys(('train', 'validation'), jnp.int32(6)),
       key=key,
-      task=jnp.int32(1),
+      task=1,
       alpha=alpha,
-      examples=_examples,
-      sizes=dict.fromkeys(('train', 'validation'), jnp.int32(6)),
-      apply=_logits,
-      accuracy=lambda w: jnp.mean(w['b']['b']),
+      score=lambda w: jnp.mean(w['b']['b']),
       fresh=_params,
     )
     phi, state, report = method.continual.end_task(ending, phi, state)
@@ -186,7 +189,7 @@ def test_packing_masks_what_is_under_psi_and_treats_the_rest_as_biases(name):
   layout = packing.layout(tasks, 'frozen')
   assert list(layout.shapes) == ['a/w'] and layout.rest == ('b/b', 'b/w')
   phi = powerprop.to_phi(_params(), 2.0, _ONLY_A)
-  ending = Ending(None, None, 2.0, None, {}, None, None, None)
+  ending = endings.ending(None, None, {}, alpha=2.0)
   theta = packing.theta_of(layout, ending, phi)
   np.testing.assert_array_equal(theta['b']['w'], phi['b']['w'])
   # Frozen once the first task has ended.

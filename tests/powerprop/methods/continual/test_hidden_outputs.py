@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.engine import classification
 from experiments.engine import train
 from powerprop import methods
 from tests import lifetime_tiny
@@ -43,7 +44,10 @@ def _moved(before, after):
 def test_only_outputs_that_take_part_are_trained(make, scenario):
   """Smoothed labels add up to 1 over them, and decay leaves others alone."""
   setup = lifetime_tiny.setup(make, scenario, optimizer=optax.sgd)
-  recipe = setup.recipe._replace(label_smoothing=0.2, l2=0.01)
+  problem = classification.classification(
+    setup.pictures._replace(label_smoothing=0.2)
+  )
+  recipe = setup.recipe._replace(problem=problem, l2=0.01)
   training = train.make_training(recipe, 'powerprop', 1.0, setup.method)
   chunk = jax.jit(training.chunk, static_argnums=4)
   hyper = lifetime_tiny.hyper()

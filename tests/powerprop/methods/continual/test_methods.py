@@ -299,7 +299,7 @@ def test_class_incremental(name):
     learned.record,
     _source(0, 1),
   )
-  assert score.accuracy.shape == ()
+  assert score.value.shape == ()
 
 
 @pytest.mark.parametrize('name', _PENALTIES)
@@ -324,7 +324,7 @@ def test_a_coefficient_of_zero_is_naive(name):
 def test_golden_numbers(name):
   lived, recall = _lived(name), _one(name).recall
   found = [
-    float(recall(lived.states[-1], record, _source(task, 1), 'test').nll)
+    float(recall(lived.states[-1], record, _source(task, 1), 'test').loss)
     for task, record in enumerate(lived.records)
   ]
   np.testing.assert_allclose(

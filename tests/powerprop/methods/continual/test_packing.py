@@ -4,17 +4,20 @@ import functools
 import importlib
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from experiments import data
+from experiments.engine import classification
 from experiments.engine import settings
 from experiments.engine import train
 from powerprop import methods
 from powerprop import trees
-from powerprop.types import Ending, Examples
+from tests import endings
 from tests import lifetime_tiny
 
 # The module: in `powerprop.methods` the name is the function.
@@ -65,7 +68,9 @@ def _compiled(setup):
       train.make_training(recipe, 'powerprop').read(state), kept
     )
     rows = jnp.arange(int(setup.sequence.sizes['test'][0]))
-    return train.apply(recipe, w, net, train.pick(recipe, source, 'test', rows))
+    problem = recipe.problem
+    batch = problem.batch(source, 'test', rows)
+    return jnp.where(batch.visible, problem.outputs(w, net, batch)[0], -jnp.inf)
 
   rechunk = life.rechunk
   return Programs(
@@ -343,18 +348,16 @@ def _after_four(**options):
 
 def test_a_fingerprint_sees_the_last_bit_of_any_logit():
   """Through a net whose weights are its logits."""
-  setup = lifetime_tiny.setup(_epn())
-  net = setup.recipe.net._replace(
-    apply=lambda w, state, key, image, is_training: (w, state)
+  net = hk.TransformedWithState(
+    None, lambda w, state, key, image, is_training: (w, state)
   )
-  recipe = setup.recipe._replace(net=net, sequence=None)
+  it = classification.Pictures(net, (8, 8, 1), 1.0)
   rows, outputs = 40, 10
   split = lifetime_tiny.digits().test
 
   def prints(bits):
     logits = jax.lax.bitcast_convert_type(bits, jnp.float32)
-    take = lambda r: train.pick(recipe, split, '', r)
-    return train.score(recipe, logits, {}, take, rows, rows).fingerprint
+    return classification.score(it, logits, {}, split, '').fingerprint
 
   bits = _bits(
     np.random.default_rng(0).normal(size=(rows, outputs)).astype('f')
@@ -401,16 +404,15 @@ def _ending(accuracy, alpha=2.0, fresh=lambda: None):
     hidden = _pixels(examples.image) @ w['hidden_0']['w'] + w['hidden_0']['b']
     return jax.nn.relu(hidden) @ w['output']['w'] + w['output']['b']
 
-  return Ending(
-    key=jax.random.key(0),
-    task=jnp.int32(0),
-    alpha=alpha,
-    examples=lambda split, rows: Examples(
+  return endings.ending(
+    lambda split, rows: data.Examples(
       image[rows], label[rows], jnp.ones(10, bool)
     ),
-    sizes={n: jnp.int32(len(label)) for n in ('train', 'validation')},
-    apply=apply,
-    accuracy=accuracy,
+    apply,
+    {n: jnp.int32(len(label)) for n in ('train', 'validation')},
+    key=jax.random.key(0),
+    alpha=alpha,
+    score=accuracy,
     fresh=fresh,
   )
 
@@ -536,7 +538,9 @@ def test_searches_by_hand(accuracies, linear, binary):
 def test_taylor_by_hand(at_two, chosen):
   added = jnp.float32([1.0, 0.5, 0.1, 0.0])
   at = lambda i: jnp.where(i == 2, jnp.float32(at_two), jnp.nan)
-  found = efficient._taylor(at, added, jnp.float32(0.8), 0.9, 3)
+  found = efficient._taylor(
+    at, added, jnp.float32(0.8), 0.9 * jnp.float32(0.8), 0.9, 3
+  )
   assert tuple(map(int, found)) == (chosen, 1)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import data
 from powerprop import trees
 from powerprop.methods.continual import anchors
 from powerprop.methods.continual import fisher
@@ -18,7 +19,7 @@ from powerprop.methods.continual.l2 import l2
 from powerprop.methods.continual.mas import mas
 from powerprop.methods.continual.sequential import Tasks
 from powerprop.methods.continual.si import si
-from powerprop.types import Ending, Examples
+from tests import endings
 
 LOG3 = float(np.log(3))
 METHODS = (l2, ewc, online_ewc, online_laplace, si, mas)
@@ -31,23 +32,15 @@ def _ending(images, labels, apply, visible, alpha=1.0, index=0, size=None):
 
   def look_up(split, rows):
     del split
-    return Examples(images[rows], labels[rows], jnp.asarray(visible))
+    return data.Examples(images[rows], labels[rows], jnp.asarray(visible))
 
   size = jnp.int32(len(labels) if size is None else size)
-  return Ending(
-    key=jax.random.key(3),
-    task=jnp.int32(index),
-    alpha=alpha,
-    examples=look_up,
-    sizes={'train': size, 'validation': size},
-    apply=apply,
-    accuracy=lambda w: jnp.float32(0),
-    fresh=lambda: None,
-  )
+  sizes = {'train': size, 'validation': size}
+  return endings.ending(look_up, apply, sizes, task=index, alpha=alpha)
 
 
 def _tasks(num_train, batch_size):
-  return Tasks({}, 2, 2, (1, 1, 2), num_train, batch_size)
+  return Tasks({}, 2, endings.example((1, 1, 2), 2), num_train, batch_size)
 
 
 def _pixels(examples):

@@ -8,19 +8,19 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import data
 from powerprop import methods
 from powerprop import reparam
 from powerprop import trees
-from powerprop import types
 from powerprop.methods.continual import sequential
+from tests import endings
 
 # The package has the function under the module's name.
 vcl = importlib.import_module('powerprop.methods.continual.vcl')
 _TASKS = sequential.Tasks(
   shapes={},
   number=2,
-  num_outputs=3,
-  image_shape=(1, 2, 1),
+  example=endings.example((1, 2, 1), 3),
   num_train=10,
   batch_size=8,
 )
@@ -41,20 +41,19 @@ def _examples(split, rows):
   """Pictures (255, 0) of class 0 and (0, 255) of class 1; 2 is not visible."""
   label = rows % 2
   image = jnp.stack([255 * (1 - label), 255 * label], -1)[:, None, :, None]
-  return types.Examples(
+  return data.Examples(
     image.astype(jnp.uint8), label, jnp.array([True, True, False])
   )
 
 
 def _ending(index, alpha):
-  return types.Ending(
+  return endings.ending(
+    _examples,
+    _apply,
+    {'train': jnp.int32(10)},
     key=jax.random.fold_in(_KEY, index),
     task=index,
     alpha=alpha,
-    examples=_examples,
-    sizes={'train': jnp.int32(10)},
-    apply=_apply,
-    accuracy=lambda w: jnp.zeros(()),
     fresh=lambda: _PHI,
   )
 
@@ -184,7 +183,7 @@ def test_noise_is_standard_normal():
 
 
 def test_the_posterior_is_the_next_prior_for_outputs_that_were_trained():
-  tasks = _TASKS._replace(heads=('net/w', 'net/b'))
+  tasks = _TASKS._replace(shapes=_PHI, heads=('net/w', 'net/b'))
   method = vcl.vcl(tasks)
   dense = {
     'net': {'w': jnp.array([[0.1, 0.0, 0.0], [0.0, 0.0, 0.0]])}

@@ -1,0 +1,346 @@
+"""Pictures and their labels as a `Problem`."""
+
+from collections.abc import Callable
+import functools
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import data
+from experiments.data import Examples
+from experiments.engine import fitting
+from experiments.engine import networks
+from experiments.engine import settings
+from experiments.engine.settings import Settings
+from powerprop import trees
+from powerprop.types import Params, Problem, Score
+
+_EVALUATION_BATCH = 2_000
+_NEVER = -1e9  # a logit that takes no part; −∞ would make NaN of 0 · ∞
+_HASH = (0x9E3779B1, 0x85EBCA77)
+
+
+class Pictures(NamedTuple):
+  """What is to be classified, by which net.
+
+  A source is a `data.Split`, or, of a sequence, a `data.Source`; a batch is
+  `data.Examples`.
+
+  Attributes:
+    net: from pictures to logits, as those of `networks`.
+    image_shape: (H, W, C).
+    scale: factor from uint8 pixels to [0, 1].
+    augment: (key, images) -> images, in training.
+    label_smoothing: in [0, 1), over the outputs that take part.
+    sequence: of tasks; None is one task, which is all of a split.
+    heads: paths of the leaves whose columns are outputs, where not all outputs
+      take part in all tasks.
+  """
+
+  net: hk.TransformedWithState
+  image_shape: tuple[int, ...]
+  scale: float
+  augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+  label_smoothing: float = 0.0
+  sequence: data.Sequence | None = None
+  heads: tuple[str, ...] = ()
+
+
+def classification(it: Pictures) -> Problem:
+  """The mean cross-entropy of a net's softmax, scored by its accuracy.
+
+  Where γ of an accuracy is to be kept, γ times it is enough.
+
+  Args:
+    it: what is to be classified.
+
+  Returns:
+    A problem.
+  """
+  of = lambda fn: functools.partial(fn, it)
+  return Problem(
+    init=of(init),
+    size=of(size),
+    batch=of(batch),
+    augment=None if it.augment is None else of(augmented),
+    loss=of(loss),
+    score=of(score),
+    least=lambda accuracy, gamma: gamma * accuracy,
+    log_likelihood=of(log_likelihood),
+    outputs=of(outputs),
+    flops=lambda params, net_state: networks.layer_flops(
+      it.net, params, net_state, it.image_shape
+    ),
+    recalled=of(recalled),
+    any_task=of(any_task),
+    resting=of(resting) if it.heads and it.sequence is not None else None,
+    own=it.heads,
+  )
+
+
+def of_settings(
+  s: Settings, dataset: data.Dataset, sequence: data.Sequence | None = None
+) -> Problem:
+  """The problem that a config has.
+
+  Args:
+    s: checked settings.
+    dataset: of the settings.
+    sequence: of the tasks to learn, made of that data set; None is one task.
+
+  Returns:
+    A problem. Tasks have outputs of their own, those of the net's last module,
+    `output`, in all scenarios but 'domain'.
+  """
+  width = dataset.num_classes if sequence is None else sequence.num_outputs
+  it = Pictures(
+    net=settings.network(s, width),
+    image_shape=dataset.train.image.shape[1:],
+    scale=dataset.scale,
+    augment=None if s.augment == 'none' else data.AUGMENTATIONS[s.augment],
+    label_smoothing=s.label_smoothing,
+    sequence=sequence,
+  )
+  if sequence is not None and sequence.scenario != 'domain':
+    shapes, _ = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
+    every = trees.weights(shapes, lambda *_: True)
+    names = fitting.output_leaves(shapes)
+    mine = [n for n in names if every[n].shape[-1:] == (width,)]
+    it = it._replace(heads=tuple(mine))
+  return classification(it)
+
+
+def init(it: Pictures, key: jax.Array) -> tuple[Params, Any]:
+  """θ and the net's state as its own law draws them."""
+  image = jnp.zeros((1, *it.image_shape), jnp.float32)
+  return it.net.init(key, image, is_training=True)
+
+
+def size(it: Pictures, source: Any, split: str) -> jax.Array:
+  """How many examples a task has."""
+  if it.sequence is None:
+    return jnp.int32(source.label.shape[0])
+  sizes = jnp.asarray(it.sequence.sizes[split], jnp.int32)
+  return sizes[source.task]
+
+
+def batch(it: Pictures, source: Any, split: str, rows: jax.Array) -> Examples:
+  """Examples of a task, or of a split, whatever `split` says of that."""
+  if it.sequence is not None:
+    return data.examples(it.sequence, source, split, rows)
+  image, label = map(jnp.asarray, source)
+  return Examples(image[rows], label[rows], jnp.ones((len(rows), 1), bool))
+
+
+def augmented(it: Pictures, key: jax.Array, examples: Examples) -> Examples:
+  """The same pictures, cropped and flipped by chance."""
+  assert it.augment is not None
+  return examples._replace(image=it.augment(key, examples.image))
+
+
+def loss(
+  it: Pictures, w: Params, net_state: Any, key: jax.Array, examples: Examples
+) -> tuple[jax.Array, Any]:
+  """The mean cross-entropy in training, and the net's new state."""
+  logits, net_state = _forward(it, w, net_state, key, examples.image)
+  label = examples.label
+  if it.sequence is not None:
+    logits = jnp.where(examples.visible, logits, _NEVER)
+  if it.label_smoothing:
+    target = _smoothed(it, label, logits.shape[-1], examples.visible)
+    losses = optax.softmax_cross_entropy(logits, target)
+  else:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+  return jnp.mean(losses), net_state
+
+
+def outputs(
+  it: Pictures, w: Params, net_state: Any, examples: Examples
+) -> tuple[jax.Array, jax.Array]:
+  """Logits as in evaluation, and which take part; [B, outputs] both.
+
+  They are float32, or wider where the net's are.
+  """
+  logits, _ = _forward(it, w, net_state, None, examples.image)
+  if it.sequence is None:
+    return logits, jnp.ones(logits.shape, bool)
+  return logits, jnp.broadcast_to(examples.visible, logits.shape)
+
+
+def score(
+  it: Pictures, w: Params, net_state: Any, source: Any, split: str
+) -> Score:
+  """The accuracy on a whole split of a task; see `scored`."""
+
+  def logits(examples):
+    found, visible = outputs(it, w, net_state, examples)
+    return found if it.sequence is None else jnp.where(visible, found, -jnp.inf)
+
+  take = functools.partial(batch, it, source, split)
+  if it.sequence is None:
+    rows = source.label.shape[0]
+    return scored(logits, take, rows, rows)
+  rows = int(it.sequence.sizes[split].max())
+  return scored(logits, take, rows, size(it, source, split))
+
+
+def log_likelihood(
+  it: Pictures,
+  w: Params,
+  net_state: Any,
+  examples: Examples,
+  key: jax.Array | None,
+  targets: str,
+) -> jax.Array:
+  """The mean of log p(label | picture); see `Problem`."""
+  found, visible = outputs(it, w, net_state, examples)
+  return mean_log_p(found, visible, examples.label, key, targets)
+
+
+def mean_log_p(
+  logits: jax.Array,
+  visible: jax.Array,
+  label: jax.Array,
+  key: jax.Array | None,
+  targets: str,
+) -> jax.Array:
+  """The mean log-probability of labels, or of the net's own.
+
+  Args:
+    logits: [B, outputs], float32 or wider.
+    visible: bool [B, outputs], which take part.
+    label: int32 [B].
+    key: that labels are drawn with.
+    targets: 'true' for these labels, 'argmax', or 'sampled'.
+
+  Returns:
+    A scalar ≤ 0.
+  """
+  found = jnp.where(visible, trees.wide(logits), _NEVER)
+  if targets == 'argmax':
+    label = jnp.argmax(found, -1)
+  elif targets == 'sampled':
+    assert key is not None
+    label = jax.random.categorical(key, found)
+  log_p = jax.nn.log_softmax(found)
+  return jnp.mean(jnp.take_along_axis(log_p, label[:, None], -1))
+
+
+def recalled(it: Pictures, examples: Examples, source: Any) -> Examples:
+  """Examples of earlier tasks, with all outputs that compete by now."""
+  if it.sequence is None or it.sequence.scenario != 'class':
+    return examples
+  now = data.visible_outputs(it.sequence, source.task, source.now)
+  return examples._replace(visible=examples.visible | now)
+
+
+def any_task(it: Pictures, source: Any, key: jax.Array) -> Any:
+  """The source of one of the tasks so far, at random."""
+  if it.sequence is None:
+    return source
+  return source._replace(task=jax.random.randint(key, (), 0, source.task + 1))
+
+
+def resting(
+  it: Pictures, source: data.Source, earlier: bool
+) -> Callable[[Params], Params]:
+  """tree -> tree, zero in the columns of outputs that take no part yet.
+
+  What moves weights without a gradient of theirs, as decay does, must not move
+  these: a task would find its outputs changed before it begins.
+  """
+  assert it.sequence is not None
+  scenario = 'class' if earlier else it.sequence.scenario
+  sequence = it.sequence._replace(scenario=scenario)
+  moving = data.visible_outputs(sequence, source.task, source.now)
+
+  def is_head(path, leaf):
+    # VCL's leaves have the net's paths within theirs.
+    return leaf.shape[-1:] == moving.shape and any(
+      f'/{head}/' in f'/{path}/' for head in it.heads
+    )
+
+  return lambda tree: trees.map_where(
+    lambda x: jnp.where(moving, x, 0), is_head, tree
+  )
+
+
+def scored(
+  logits: Callable[[Examples], jax.Array],
+  take: Callable[[jax.Array], Examples],
+  size: int,
+  count: Any,
+) -> Score:
+  """Evaluates examples in batches of one shape.
+
+  Args:
+    logits: of examples, float32 or wider; −∞ where an output takes no part.
+    take: rows -> examples.
+    size: number of rows to walk through, static.
+    count: how many of them count: the first ones.
+
+  Returns:
+    The accuracy as the value, the mean negative log-likelihood as the loss.
+  """
+  batches = -(-size // _EVALUATION_BATCH)
+  rows = -(-size // batches)
+
+  def one(start):
+    index = start + jnp.arange(rows, dtype=jnp.int32)
+    examples = take(jnp.minimum(index, size - 1))
+    found = logits(examples)
+    label = examples.label
+    nll = optax.softmax_cross_entropy_with_integer_labels(found, label)
+    right = jnp.argmax(found, axis=-1) == label
+    counts = index < count
+    bits = jax.lax.bitcast_convert_type(found, jnp.uint32)
+    bits = bits.reshape(len(found), -1)  # float64 has two words
+    bits = jnp.where(counts[:, None], bits, 0)
+    place = index[:, None].astype(jnp.uint32) * jnp.uint32(
+      bits.shape[1]
+    ) + jnp.arange(bits.shape[1], dtype=jnp.uint32)
+    # Sums of bits times odd numbers that differ from place to place.
+    hashes = [
+      jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)
+      for m in _HASH
+    ]
+    return (
+      jnp.sum(right * counts.astype(jnp.float32)),
+      jnp.sum(nll * counts.astype(jnp.float32)),
+      jnp.stack(hashes),
+    )
+
+  right, nll, hashes = jax.lax.map(one, rows * jnp.arange(batches))
+  return Score(
+    jnp.sum(right) / count,
+    jnp.sum(nll) / count,
+    jnp.sum(hashes, axis=0, dtype=jnp.uint32),
+  )
+
+
+def _forward(it, w, net_state, key, image):
+  """Logits, float32 or wider, and the net's state; a key means training."""
+  s = it.sequence
+  centred = (s.mean, s.std) if s is not None else ()
+  image = data.normalise(image, it.scale, *centred)
+  logits, net_state = it.net.apply(
+    w, net_state, key, image, is_training=key is not None
+  )
+  return trees.wide(logits), net_state
+
+
+def _smoothed(it, label, number, visible):
+  """Labels smoothed over the outputs that take part; float32 [B, outputs].
+
+  An output that takes no part has a log-probability of about `_NEVER`: any
+  share of a label there would swamp the loss, and make the others drift.
+  """
+  target = jax.nn.one_hot(label, number)
+  if it.sequence is None or it.sequence.scenario == 'domain':
+    return optax.smooth_labels(target, it.label_smoothing)
+  count = jnp.sum(visible, axis=-1, keepdims=True)
+  share = jnp.where(visible, it.label_smoothing / count, 0)
+  return (1 - it.label_smoothing) * target + share
