@@ -129,21 +129,7 @@ def make_target(
     )
   leaves = trees.weights(params, where)
   every = {n: tuple(jnp.shape(x)) for n, x in leaves.items()}
-  exclude = (exclude,) if isinstance(exclude, str) else exclude
-  out = _matches('exclude', dict.fromkeys(exclude), every)
-  shapes = {name: shape for name, shape in every.items() if name not in out}
-  if not shapes:
-    raise ValueError(
-      f'no layer is left to be made sparse of {len(every)}: exclude fewer, or'
-      ' choose others by where'
-    )
-  for name, shape in shapes.items():
-    dtype = jnp.result_type(leaves[name])
-    if not (math.prod(shape) and jnp.issubdtype(dtype, jnp.floating)):
-      raise ValueError(
-        f'{name} is {dtype} of shape {shape}, but what is made sparse must be'
-        ' floating and have weights: leave it out by where'
-      )
+  shapes = _governed(leaves, every, exclude)
   own = _matches('layer_densities', layer_densities or {}, shapes)
   for regex, value in (layer_densities or {}).items():
     trees.check_density(f'layer_densities[{regex!r}]', value)
@@ -156,7 +142,6 @@ def make_target(
     name: patterns_lib.find_axes(name, shape, told.get(name))
     for name, shape in every.items()
   }
-
   pooled = distribution == 'global'
   if pooled and (own or any(k.kind != 'unstructured' for k in kinds.values())):
     raise ValueError(
@@ -164,7 +149,6 @@ def make_target(
       ' together, so no layer can have a density or a pattern of its own: leave'
       ' out layer_densities and patterns, or choose another distribution'
     )
-
   wanted = {name: own.get(name, density) for name in shapes}
   if distribution == 'uniform':
     stem = _stem(every, places) if stem is None else stem
@@ -173,14 +157,7 @@ def make_target(
       wanted[stem], kinds[stem] = 1.0, patterns_lib.UNSTRUCTURED
   else:
     rest = {name: shape for name, shape in shapes.items() if name not in own}
-    weights = {
-      name: _WEIGHTS[distribution](
-        _arranged(shape, places[name]), len(places[name].stacked)
-      )
-      for name, shape in rest.items()
-    }
-    wanted |= _budgeted(weights, rest, kinds, places, density)
-
+    wanted |= _budgeted(distribution, rest, kinds, places, density)
   for name, shape in shapes.items():
     patterns_lib.check(kinds[name], name, shape, places[name], wanted[name])
   kept = {
@@ -194,6 +171,28 @@ def make_target(
   }
   unusual = {n: places[n] for n in shapes if places[n] != Axes()}
   return Target(shapes, kept, pooled, kinds, unusual)
+
+
+def _governed(
+  leaves: Mapping[str, Any], shapes: Mapping[str, Shape], exclude: Sequence[str]
+) -> dict[str, Shape]:
+  """The layers that are to be made sparse, checked."""
+  exclude = (exclude,) if isinstance(exclude, str) else exclude
+  out = _matches('exclude', dict.fromkeys(exclude), shapes)
+  left = {name: shape for name, shape in shapes.items() if name not in out}
+  if not left:
+    raise ValueError(
+      f'no layer is left to be made sparse of {len(shapes)}: exclude fewer, or'
+      ' choose others by where'
+    )
+  for name, shape in left.items():
+    dtype = jnp.result_type(leaves[name])
+    if not (math.prod(shape) and jnp.issubdtype(dtype, jnp.floating)):
+      raise ValueError(
+        f'{name} is {dtype} of shape {shape}, but what is made sparse must be'
+        ' floating and have weights: leave it out by where'
+      )
+  return left
 
 
 def _matches(
@@ -257,7 +256,7 @@ def _whole(pattern: Pattern, shape: Shape, axes: Axes, count: int) -> int:
 
 
 def _budgeted(
-  weights: Mapping[str, int],
+  distribution: str,
   shapes: Mapping[str, Shape],
   kinds: Mapping[str, Pattern],
   axes: Mapping[str, Axes],
@@ -271,6 +270,12 @@ def _budgeted(
       f'the density {density:g} leaves {budget} of {total} weights for'
       f' {len(shapes)} layers: raise it, so that every layer keeps one'
     )
+  weights = {
+    name: _WEIGHTS[distribution](
+      _arranged(shape, axes[name]), len(axes[name].stacked)
+    )
+    for name, shape in shapes.items()
+  }
   kept = budgets.split(weights, shapes, budget)
   smooth = {
     n: shape for n, shape in shapes.items() if kinds[n].kind == 'unstructured'

@@ -1,6 +1,8 @@
 """EfficientPackNet: as many weights as a task needs, old ones among them."""
 
+import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from powerprop.methods import magnitude
 from powerprop.methods.continual import fisher
 from powerprop.methods.continual import packing
 from powerprop.methods.continual import sequential
-from powerprop.types import Ending, Method
+from powerprop.types import Ending, Method, Params
 
 SEARCHES = ('linear', 'binary', 'taylor')
 RATES = tuple(round(0.001 * 1.1**i, 6) for i in range(73)) + (1.0,)
@@ -73,6 +75,32 @@ def efficient_packnet(
     Algorithm 1. The form of the Taylor estimate is ours: the paper names LeCun
     et al., Optimal brain damage, 1989, for it.
   """
+  options = Options(gamma, rates, search, reuse, curvature_examples, compare)
+  _check(options)
+  where = packing.layout(tasks, biases)
+  counts_of(rates, where.size)
+  return packing.method(
+    where,
+    functools.partial(end_task, tasks, where, options),
+    tasks.retrain_steps > 0,
+    reinitialise,
+  )
+
+
+class Options(NamedTuple):
+  """How a mask is found; see `efficient_packnet`."""
+
+  gamma: float
+  rates: tuple[float, ...]
+  search: str
+  reuse: bool
+  curvature_examples: int
+  compare: bool
+
+
+def _check(options: Options) -> None:
+  """Raises ValueError if an option is out of range."""
+  gamma, rates, search, _, examples, _ = options
   if not 0 < gamma <= 1:
     raise ValueError(f'gamma is {gamma} but must be in (0, 1]')
   if not rates or any(not 0 < r <= 1 for r in rates):
@@ -86,100 +114,161 @@ def efficient_packnet(
     raise ValueError(
       f'search is {search!r} but must be one of {", ".join(SEARCHES)}'
     )
-  if curvature_examples < 1:
-    raise ValueError(
-      f'curvature_examples is {curvature_examples} but must be at least 1'
-    )
-  where = packing.layout(tasks, biases)
-  n = where.size
-  counts = np.array([math.floor(r * n + 1e-9) for r in rates], np.int32)
+  if examples < 1:
+    raise ValueError(f'curvature_examples is {examples} but must be at least 1')
+
+
+def counts_of(rates: tuple[float, ...], size: int) -> np.ndarray:
+  """How many of all weights each rate keeps, int32 ⌊s·n⌋.
+
+  Raises:
+    ValueError: if the first keeps none.
+  """
+  counts = np.array([math.floor(r * size + 1e-9) for r in rates], np.int32)
   if counts[0] < 1:
     raise ValueError(
-      f'rates begins with {rates[0]:g}, which keeps none of {n:,} weights:'
-      f' begin with {1 / n:.2g} or more'
+      f'rates begins with {rates[0]:g}, which keeps none of {size:,} weights:'
+      f' begin with {1 / size:.2g} or more'
     )
-  last = len(rates) - 1
+  return counts
 
-  def end_task(ending: Ending, phi, state: packing.Packing):
-    theta = packing.theta_of(where, ending, phi)
-    magnitudes = jnp.abs(packing.flat(packing.governed(where, phi)))
-    used = packing.flat(state.used)
-    ranks = magnitudes if reuse else jnp.where(used, 0, magnitudes)
-    spare = jnp.sum(~used, dtype=jnp.int32)
 
-    def mask_at(i):
-      k = jnp.asarray(counts)[i]
-      if reuse:
-        return trees.top_k_masks(ranks, k)
-      # Free weights at zero tie with those in use: these are in anyway.
-      return trees.top_k_masks(ranks, jnp.minimum(k, spare)) | used
+class Ranking(NamedTuple):
+  """All governed weights in one row, from which a task's mask takes the first.
 
-    def accuracy_at(i):
-      mask = packing.unflat(mask_at(i), where.shapes)
-      return ending.score(magnitude.prune(theta, mask))
+  Attributes:
+    ranks: float [n]: the largest come first.
+    used: bool [n], the weights in some earlier task's mask.
+    spare: int32, how many are not.
+    reuse: whether those in use are ranked too; else they are in every mask.
+  """
 
-    dense = ending.score(theta)
-    target = ending.least(dense, gamma)
-    passes = lambda accuracy: accuracy >= target
-    if search == 'linear' or compare:
-      linear = _linear(accuracy_at, passes, last)
-    if search == 'linear':
-      chosen, tried = linear
-    elif search == 'binary':
-      chosen, tried = _binary(accuracy_at, passes, last)
-    else:
-      added = added_loss(ending, theta, ranks, used)
-      chosen, tried = _taylor(
-        accuracy_at, added[counts], dense, target, gamma, last
-      )
-    reached = chosen <= last
-    chosen = jnp.minimum(chosen, last)
-    mask = packing.unflat(mask_at(chosen), where.shapes)
-    accuracy = ending.score(magnitude.prune(theta, mask))
-    if search == 'taylor':  # an estimate is no proof
-      reached = passes(accuracy)
-    report = packing.report(where, state, mask) | {
-      'rate': jnp.asarray(rates, jnp.float32)[chosen],
-      'reached': reached,
-      'pruned_accuracy': accuracy,
-      'target': target,
-      'evaluations': tried,
-    }
-    if compare:
-      true = jnp.minimum(linear[0], last)
-      report['linear_rate'] = jnp.asarray(rates, jnp.float32)[true]
-    return phi, state._replace(mask=mask), report
+  ranks: jax.Array
+  used: jax.Array
+  spare: jax.Array
+  reuse: bool
 
-  def added_loss(ending, theta, ranks, used):
-    """δL of keeping the k largest, for k = 0, …, n; float32 [n + 1]."""
-    h = fisher.diagonal(
-      ending,
-      tasks,
-      theta,
-      kind='example',
-      labels='sampled',
-      num_examples=curvature_examples,
-      split='validation',
+
+def rank(
+  where: packing.Layout, phi: Params, state: packing.Packing, reuse: bool
+) -> Ranking:
+  """Ranks the weights by |φ|; those in use have rank 0 unless reused."""
+  magnitudes = jnp.abs(packing.flat(packing.governed(where, phi)))
+  used = packing.flat(state.used)
+  ranks = magnitudes if reuse else jnp.where(used, 0, magnitudes)
+  return Ranking(ranks, used, jnp.sum(~used, dtype=jnp.int32), reuse)
+
+
+def mask_of(ranking: Ranking, count: jax.Array) -> jax.Array:
+  """The mask of so many weights, bool [n]; see `efficient_packnet`."""
+  if ranking.reuse:
+    return trees.top_k_masks(ranking.ranks, count)
+  # Free weights at zero tie with those in use: these are in anyway.
+  count = jnp.minimum(count, ranking.spare)
+  return trees.top_k_masks(ranking.ranks, count) | ranking.used
+
+
+def end_task(
+  tasks: sequential.Tasks,
+  where: packing.Layout,
+  options: Options,
+  ending: Ending,
+  phi: Params,
+  state: packing.Packing,
+) -> tuple[Params, packing.Packing, dict[str, jax.Array]]:
+  """Finds the task's mask: (φ as it is, the state with the mask, a report)."""
+  theta = packing.theta_of(where, ending, phi)
+  ranking = rank(where, phi, state, options.reuse)
+  counts, search = counts_of(options.rates, where.size), options.search
+  last = len(counts) - 1
+
+  def mask_at(i):
+    row = mask_of(ranking, jnp.asarray(counts)[i])
+    return packing.unflat(row, where.shapes)
+
+  def accuracy_at(i):
+    return ending.score(magnitude.prune(theta, mask_at(i)))
+
+  dense = ending.score(theta)
+  target = ending.least(dense, options.gamma)
+  passes = lambda accuracy: accuracy >= target
+  if search == 'linear' or options.compare:
+    linear = _linear(accuracy_at, passes, last)
+  if search == 'linear':
+    chosen, tried = linear
+  elif search == 'binary':
+    chosen, tried = _binary(accuracy_at, passes, last)
+  else:
+    examples = options.curvature_examples
+    added = added_loss(ending, tasks, where, theta, ranking, examples)[counts]
+    chosen, tried = _taylor(
+      accuracy_at, added, dense, target, options.gamma, last
     )
+  reached = chosen <= last
+  chosen = jnp.minimum(chosen, last)
+  mask = mask_at(chosen)
+  accuracy = ending.score(magnitude.prune(theta, mask))
+  if search == 'taylor':  # an estimate is no proof
+    reached = passes(accuracy)
+  report = packing.report(where, state, mask) | {
+    'rate': jnp.asarray(options.rates, jnp.float32)[chosen],
+    'reached': reached,
+    'pruned_accuracy': accuracy,
+    'target': target,
+    'evaluations': tried,
+  }
+  if options.compare:
+    true = jnp.minimum(linear[0], last)
+    report['linear_rate'] = jnp.asarray(options.rates, jnp.float32)[true]
+  return phi, state._replace(mask=mask), report
 
-    def loss(w):
-      rows = jnp.arange(curvature_examples, dtype=jnp.int32)
-      some = ending.batch('validation', rows)
-      return -ending.log_likelihood(w, some, None, 'true')
 
-    g = packing.flat(packing.governed(where, jax.grad(loss)(theta)))
-    h, x = (packing.flat(packing.governed(where, t)) for t in (h, theta))
-    g, x = trees.wide(g), trees.wide(x)
-    terms = 0.5 * h * x * x - g * x
-    if not reuse:  # what is in use is in every mask
-      terms = jnp.where(used, 0, terms)
-    # Pruned are the smallest: what is added up from the largest down is kept.
-    terms = terms[jnp.argsort(-ranks)]
-    kept = jnp.concatenate([jnp.zeros(1, terms.dtype), jnp.cumsum(terms)])
-    return kept[-1] - kept
+def added_loss(
+  ending: Ending,
+  tasks: sequential.Tasks,
+  where: packing.Layout,
+  theta: Params,
+  ranking: Ranking,
+  num_examples: int,
+) -> jax.Array:
+  """δL of keeping the k first, for k = 0, …, n.
 
-  retrain = tasks.retrain_steps > 0
-  return packing.method(where, end_task, retrain, reinitialise)
+  Args:
+    ending: of the task.
+    tasks: of the sequence.
+    where: of `packing.layout`.
+    theta: Ψ(φ).
+    ranking: of `rank`.
+    num_examples: validation examples, > 0.
+
+  Returns:
+    float32 [n + 1], or wider; see `efficient_packnet`.
+  """
+  h = fisher.diagonal(
+    ending,
+    tasks,
+    theta,
+    kind='example',
+    labels='sampled',
+    num_examples=num_examples,
+    split='validation',
+  )
+
+  def loss(w):
+    rows = jnp.arange(num_examples, dtype=jnp.int32)
+    some = ending.batch('validation', rows)
+    return -ending.log_likelihood(w, some, None, 'true')
+
+  g = packing.flat(packing.governed(where, jax.grad(loss)(theta)))
+  h, x = (packing.flat(packing.governed(where, t)) for t in (h, theta))
+  g, x = trees.wide(g), trees.wide(x)
+  terms = 0.5 * h * x * x - g * x
+  if not ranking.reuse:  # what is in use is in every mask
+    terms = jnp.where(ranking.used, 0, terms)
+  # Pruned are the smallest: what is added up from the largest down is kept.
+  terms = terms[jnp.argsort(-ranking.ranks)]
+  kept = jnp.concatenate([jnp.zeros(1, terms.dtype), jnp.cumsum(terms)])
+  return kept[-1] - kept
 
 
 def _linear(accuracy_at, passes, last):

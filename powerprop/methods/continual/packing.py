@@ -4,6 +4,7 @@ A task's net is the weights in its mask. Weights in any task's mask are never
 changed again, bit for bit, so every task's net stays what it was.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -153,58 +154,17 @@ def method(
   Reference: Schwarz et al. 2021, section 4 and Algorithm 1, lines 4, 12 to 14.
   """
 
-  def init(key, phi, alpha, gradient):
-    del key, alpha, gradient
-    nothing = lambda: {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
-    return phi, Packing(nothing(), nothing(), jnp.zeros((), jnp.int32))
-
-  def hold(tree, state, masks):
-    """Zero wherever it is not to move."""
-    tree = magnitude.prune(tree, masks)
-    if where.biases != 'frozen':
-      return tree
-    return trees.map_where(
-      lambda x: jnp.where(state.ended > 0, 0, x).astype(x.dtype),
-      lambda path, _: path in where.rest,
-      tree,
-    )
-
   def masked(masks):
     return {
-      'gradients': lambda dense, theta, s: hold(dense, s, masks(s)),
-      'constrain': lambda updates, s: hold(updates, s, masks(s)),
+      'gradients': lambda dense, theta, s: hold(where, dense, s, masks(s)),
+      'constrain': lambda updates, s: hold(where, updates, s, masks(s)),
     }
 
-  def learnable(state):
-    return {n: m & ~state.used[n] for n, m in state.mask.items()}
-
-  def archive(ending: Ending, phi, state: Packing):
-    others = {}
-    if where.biases == 'per_task':
-      others = trees.copied(
-        trees.weights(phi, lambda path, _: path in where.rest)
-      )
-    record = Record(jnp.packbits(flat(state.mask)), others)
-    used = {n: m | state.used[n] for n, m in state.mask.items()}
-    if reinitialise:
-      fresh = reparam.to_phi(ending.fresh(), ending.alpha, where.under)
-      fresh = governed(where, fresh)
-      old = governed(where, phi)
-      phi = trees.replace_weights(
-        phi, {n: jnp.where(used[n], x, fresh[n]) for n, x in old.items()}
-      )
-    return phi, Packing(used, state.mask, state.ended + 1), record
-
-  def predict(theta, record: Record):
-    row = jnp.unpackbits(record.bits, count=where.size).astype(bool)
-    w = magnitude.prune(theta, unflat(row, where.shapes))
-    return trees.replace_weights(w, record.others)
-
   base = sequential.method(
-    init,
+    lambda key, phi, alpha, gradient: (phi, empty(where)),
     end_task=end_task,
-    archive=archive,
-    predict=predict,
+    archive=functools.partial(archive, where, reinitialise),
+    predict=functools.partial(predict, where),
     needs_identity=True,
     zero_forgetting=where.biases != 'free',
     layers={n: int(np.prod(s)) for n, s in where.shapes.items()},
@@ -219,6 +179,67 @@ def method(
     **masked(learnable),
   )
   return base._replace(continual=base.continual._replace(retraining=again))
+
+
+def empty(where: Layout) -> Packing:
+  """The state before the first task."""
+  nothing = lambda: {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
+  return Packing(nothing(), nothing(), jnp.zeros((), jnp.int32))
+
+
+def learnable(state: Packing) -> Layers:
+  """The weights of the last task's mask that no task before it has used."""
+  return {n: m & ~state.used[n] for n, m in state.mask.items()}
+
+
+def hold(where: Layout, tree: Params, state: Packing, moving: Layers) -> Params:
+  """The tree with zeros wherever it is not to move.
+
+  Args:
+    where: of `layout`.
+    tree: updates, gradients or φ.
+    state: says whether the first task has ended.
+    moving: masks of the weights that move.
+
+  Returns:
+    A tree like `tree`.
+  """
+  tree = magnitude.prune(tree, moving)
+  if where.biases != 'frozen':
+    return tree
+  return trees.map_where(
+    lambda x: jnp.where(state.ended > 0, 0, x).astype(x.dtype),
+    lambda path, _: path in where.rest,
+    tree,
+  )
+
+
+def archive(
+  where: Layout, reinitialise: bool, ending: Ending, phi: Params, state: Packing
+) -> tuple[Params, Packing, Record]:
+  """Freezes the task's mask, and draws what is free anew if asked."""
+  others = {}
+  if where.biases == 'per_task':
+    others = trees.copied(
+      trees.weights(phi, lambda path, _: path in where.rest)
+    )
+  record = Record(jnp.packbits(flat(state.mask)), others)
+  used = {n: m | state.used[n] for n, m in state.mask.items()}
+  if reinitialise:
+    fresh = reparam.to_phi(ending.fresh(), ending.alpha, where.under)
+    fresh = governed(where, fresh)
+    old = governed(where, phi)
+    phi = trees.replace_weights(
+      phi, {n: jnp.where(used[n], x, fresh[n]) for n, x in old.items()}
+    )
+  return phi, Packing(used, state.mask, state.ended + 1), record
+
+
+def predict(where: Layout, theta: Params, record: Record) -> Params:
+  """The weights of the task whose record it is."""
+  row = jnp.unpackbits(record.bits, count=where.size).astype(bool)
+  w = magnitude.prune(theta, unflat(row, where.shapes))
+  return trees.replace_weights(w, record.others)
 
 
 def report(where: Layout, state: Packing, mask: Layers) -> dict[str, jax.Array]:

@@ -1,5 +1,6 @@
 """Variational continual learning: the posterior is the next task's prior."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from powerprop import reparam
 from powerprop import trees
 from powerprop.methods.continual import replay
 from powerprop.methods.continual import sequential
-from powerprop.types import Ending, Method, Params, Penalty
+from powerprop.types import Alpha, Ending, Method, Params, Penalty, Updates
 
 
 class Gaussian(NamedTuple):
@@ -161,135 +162,211 @@ def vcl(
   Reference: Nguyen et al., Variational continual learning, ICLR 2018,
     eq. (1)-(4) and algorithm 1.
   """
+  plan = Plan(
+    tasks,
+    initial_std,
+    prior_std,
+    coreset,
+    coreset_steps,
+    coreset_learning_rate,
+  )
+  _check(plan)
+  plan = plan._replace(share=min(coreset, tasks.num_train))
+  of_plan = lambda fn: functools.partial(fn, plan)
+  return sequential.method(
+    of_plan(init),
+    weights=weights,
+    gradients=gradients,
+    constrain=constrain,
+    penalty=Penalty(of_plan(penalty)),
+    track=of_plan(track),
+    end_task=of_plan(end_task),
+    where=tasks.where,
+    expected=lambda theta, state: theta['mean'],
+    predict=lambda theta, record: theta.get('refined', theta['mean']),
+  )
+
+
+class Plan(NamedTuple):
+  """What `vcl` is told.
+
+  Attributes:
+    tasks: of the sequence.
+    initial_std: σ at the start.
+    prior_std: σ of the first prior.
+    share: pictures that a task keeps; 0 is no coreset.
+    steps: of the training of the refined copy.
+    learning_rate: of its Adam.
+  """
+
+  tasks: sequential.Tasks
+  initial_std: float
+  prior_std: float
+  share: int
+  steps: int
+  learning_rate: float
+
+
+def _check(plan: Plan) -> None:
+  """Raises ValueError if a value is out of range."""
   for name, value in (
-    ('initial_std', initial_std),
-    ('prior_std', prior_std),
-    ('coreset_learning_rate', coreset_learning_rate),
+    ('initial_std', plan.initial_std),
+    ('prior_std', plan.prior_std),
+    ('coreset_learning_rate', plan.learning_rate),
   ):
     if not 0 < value < np.inf:
       raise ValueError(f'{name} is {value} but must be finite and above 0')
   for name, value, least in (
-    ('coreset', coreset, 0),
-    ('coreset_steps', coreset_steps, 1),
+    ('coreset', plan.share, 0),
+    ('coreset_steps', plan.steps, 1),
   ):
     if value < least:
       raise ValueError(f'{name} is {value} but must be at least {least}')
-  share = min(coreset, tasks.num_train)
 
-  def init(key, phi, alpha, gradient):
-    del alpha, gradient
-    log_std = float(np.log(initial_std))
-    new = {
-      'mean': phi,
-      'spread': jax.tree.map(lambda x: {'var': jnp.full_like(x, log_std)}, phi),
-    }
-    if share:
-      new['refined'] = trees.copied(phi)
-    constant = lambda value: jax.tree.map(
-      lambda x: jnp.full_like(x, value), phi
-    )
-    state = State(
-      key=jnp.copy(jax.random.key_data(key)),
-      draws=jnp.zeros((), jnp.int32),
-      prior=Gaussian(constant(0.0), constant(float(np.log(prior_std)))),
-      seen=jnp.full(_outputs(tasks), not tasks.heads),
-      coreset=replay.empty(tasks, share) if share else (),
-    )
-    return new, state
 
-  def eps(theta, state):
-    key = jax.random.wrap_key_data(state.key)
-    return noise(jax.random.fold_in(key, state.draws), theta['mean'])
-
-  def gradients(dense, theta, state):
-    q = posterior(theta)
-    grads = {
-      'mean': dense,
-      'spread': jax.tree.map(
-        lambda g, s, e: {'var': g * e * jnp.exp(s)},
-        dense,
-        q.log_std,
-        eps(theta, state),
-      ),
-    }
-    if share:
-      grads['refined'] = jax.tree.map(jnp.zeros_like, theta['refined'])
-    return grads
-
-  def constrain(updates, state):
-    del state
-    if share:  # an optimiser with decay moves weights without a gradient
-      still = jax.tree.map(jnp.zeros_like, updates['refined'])
-      updates = {**updates, 'refined': still}
-    return updates
-
-  def counts(like, seen):
-    return jax.tree_util.tree_map_with_path(
-      lambda path, x: (
-        seen if trees.path_name(path) in tasks.heads else jnp.asarray(True)
-      ),
-      like,
-    )
-
-  def penalty(theta, state):
-    q = posterior(theta)
-    kl = divergence(q, state.prior, counts(q.mean, state.seen))
-    return kl / tasks.num_train
-
-  def track(dense, before, after, state):
-    del before, after
-    seen = state.seen
-    heads = trees.weights(dense, lambda path, _: path in tasks.heads)
-    for x in heads.values():
-      seen = seen | jnp.any(x != 0, axis=tuple(range(x.ndim - 1)))
-    return state._replace(draws=state.draws + 1, seen=seen)
-
-  def refined(ending: Ending, q: Gaussian, state: State, key) -> Params:
-    optimiser = optax.adam(coreset_learning_rate)
-    dtypes = jax.tree.map(lambda x: x.dtype, q.mean)
-    q = jax.tree.map(trees.wide, q)  # Adam's ε is zero in half precision
-    count = counts(q.mean, state.seen)
-
-    def loss(copy, key):
-      rows_key, eps_key = jax.random.split(key)
-      batch = replay.draw(state.coreset, rows_key, tasks.batch_size)
-      w = sample(copy, noise(eps_key, copy.mean))
-      fit = ending.log_likelihood(w, ending.recalled(batch), None, 'true')
-      return divergence(copy, q, count) / state.coreset.stored - fit
-
-    def step(carry, key):
-      copy, opt = carry
-      updates, opt = optimiser.update(jax.grad(loss)(copy, key), opt)
-      return (optax.apply_updates(copy, updates), opt), None
-
-    keys = jax.random.split(key, coreset_steps)
-    (copy, _), _ = jax.lax.scan(step, (q, optimiser.init(q)), keys)
-    return jax.tree.map(lambda x, d: x.astype(d), copy.mean, dtypes)
-
-  def end_task(ending, phi, state):
-    q = posterior(reparam.to_theta(phi, ending.alpha, tasks.where))
-    choose = lambda new, old: jax.tree.map(
-      jnp.where, counts(new, state.seen), new, old
-    )
-    state = state._replace(prior=Gaussian(*map(choose, q, state.prior)))
-    if share:
-      store_key, refine_key = jax.random.split(ending.key)
-      kept = replay.store(state.coreset, tasks, ending, store_key)
-      state = state._replace(coreset=kept)
-      mean = refined(ending, q, state, refine_key)
-      copy = {'refined': mean}  # named as in φ, for `where`
-      phi = phi | reparam.to_phi(copy, ending.alpha, tasks.where)
-    return phi, state, {}
-
-  return sequential.method(
-    init,
-    weights=lambda theta, state: sample(posterior(theta), eps(theta, state)),
-    gradients=gradients,
-    constrain=constrain,
-    penalty=Penalty(penalty),
-    track=track,
-    end_task=end_task,
-    where=tasks.where,
-    expected=lambda theta, state: theta['mean'],
-    predict=lambda theta, record: theta['refined' if share else 'mean'],
+def init(
+  plan: Plan, key: jax.Array, phi: Params, alpha: Alpha, gradient: Any
+) -> tuple[Params, State]:
+  """φ with a spread, and with a copy to refine where there are coresets."""
+  del alpha, gradient
+  log_std = float(np.log(plan.initial_std))
+  new = {
+    'mean': phi,
+    'spread': jax.tree.map(lambda x: {'var': jnp.full_like(x, log_std)}, phi),
+  }
+  if plan.share:
+    new['refined'] = trees.copied(phi)
+  constant = lambda value: jax.tree.map(lambda x: jnp.full_like(x, value), phi)
+  tasks = plan.tasks
+  state = State(
+    key=jnp.copy(jax.random.key_data(key)),
+    draws=jnp.zeros((), jnp.int32),
+    prior=Gaussian(constant(0.0), constant(float(np.log(plan.prior_std)))),
+    seen=jnp.full(_outputs(tasks), not tasks.heads),
+    coreset=replay.empty(tasks, plan.share) if plan.share else (),
   )
+  return new, state
+
+
+def epsilon(theta: Params, state: State) -> Params:
+  """The step's ε, the same for forward pass and gradient."""
+  key = jax.random.wrap_key_data(state.key)
+  return noise(jax.random.fold_in(key, state.draws), theta['mean'])
+
+
+def weights(theta: Params, state: State) -> Params:
+  """The step's sample μ + σ ε."""
+  return sample(posterior(theta), epsilon(theta, state))
+
+
+def gradients(dense: Updates, theta: Params, state: State) -> Updates:
+  """∂L/∂μ = ∂L/∂w, and ∂L/∂log σ = ∂L/∂w · ε σ; 0 of the refined copy."""
+  q = posterior(theta)
+  grads = {
+    'mean': dense,
+    'spread': jax.tree.map(
+      lambda g, s, e: {'var': g * e * jnp.exp(s)},
+      dense,
+      q.log_std,
+      epsilon(theta, state),
+    ),
+  }
+  if 'refined' in theta:
+    grads['refined'] = jax.tree.map(jnp.zeros_like, theta['refined'])
+  return grads
+
+
+def constrain(updates: Updates, state: State) -> Updates:
+  """Zeros for the refined copy, which decay would move."""
+  del state
+  if 'refined' in updates:
+    still = jax.tree.map(jnp.zeros_like, updates['refined'])
+    updates = {**updates, 'refined': still}
+  return updates
+
+
+def counted(tasks: sequential.Tasks, like: Params, seen: jax.Array) -> Params:
+  """What counts in the KL: of heads, the columns of outputs that were seen."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: (
+      seen if trees.path_name(path) in tasks.heads else jnp.asarray(True)
+    ),
+    like,
+  )
+
+
+def penalty(plan: Plan, theta: Params, state: State) -> jax.Array:
+  """KL / N."""
+  q = posterior(theta)
+  kl = divergence(q, state.prior, counted(plan.tasks, q.mean, state.seen))
+  return kl / plan.tasks.num_train
+
+
+def track(
+  plan: Plan, dense: Updates, before: Params, after: Params, state: State
+) -> State:
+  """Counts the draw, and the outputs that have had a gradient."""
+  del before, after
+  seen = state.seen
+  heads = trees.weights(dense, lambda path, _: path in plan.tasks.heads)
+  for x in heads.values():
+    seen = seen | jnp.any(x != 0, axis=tuple(range(x.ndim - 1)))
+  return state._replace(draws=state.draws + 1, seen=seen)
+
+
+def end_task(
+  plan: Plan, ending: Ending, phi: Params, state: State
+) -> tuple[Params, State, dict[str, jax.Array]]:
+  """The posterior becomes the prior; a copy of it is refined on coresets."""
+  tasks = plan.tasks
+  q = posterior(reparam.to_theta(phi, ending.alpha, tasks.where))
+  choose = lambda new, old: jax.tree.map(
+    jnp.where, counted(tasks, new, state.seen), new, old
+  )
+  state = state._replace(prior=Gaussian(*map(choose, q, state.prior)))
+  if plan.share:
+    store_key, refine_key = jax.random.split(ending.key)
+    kept = replay.store(state.coreset, tasks, ending, store_key)
+    state = state._replace(coreset=kept)
+    mean = refined(plan, ending, q, state, refine_key)
+    copy = {'refined': mean}  # named as in φ, for `where`
+    phi = phi | reparam.to_phi(copy, ending.alpha, tasks.where)
+  return phi, state, {}
+
+
+def refined(
+  plan: Plan, ending: Ending, q: Gaussian, state: State, key: jax.Array
+) -> Params:
+  """The mean of a copy of q that was trained on the coresets.
+
+  Args:
+    plan: of `vcl`.
+    ending: of the task.
+    q: where the copy starts, and its prior.
+    state: with the coresets of all tasks so far.
+    key: a random key.
+
+  Returns:
+    A tree like q's mean, in its dtypes.
+  """
+  tasks = plan.tasks
+  optimiser = optax.adam(plan.learning_rate)
+  dtypes = jax.tree.map(lambda x: x.dtype, q.mean)
+  q = jax.tree.map(trees.wide, q)  # Adam's ε is zero in half precision
+  count = counted(tasks, q.mean, state.seen)
+
+  def loss(copy, key):
+    rows_key, eps_key = jax.random.split(key)
+    batch = replay.draw(state.coreset, rows_key, tasks.batch_size)
+    w = sample(copy, noise(eps_key, copy.mean))
+    fit = ending.log_likelihood(w, ending.recalled(batch), None, 'true')
+    return divergence(copy, q, count) / state.coreset.stored - fit
+
+  def step(carry, key):
+    copy, opt = carry
+    updates, opt = optimiser.update(jax.grad(loss)(copy, key), opt)
+    return (optax.apply_updates(copy, updates), opt), None
+
+  keys = jax.random.split(key, plan.steps)
+  (copy, _), _ = jax.lax.scan(step, (q, optimiser.init(q)), keys)
+  return jax.tree.map(lambda x, d: x.astype(d), copy.mean, dtypes)

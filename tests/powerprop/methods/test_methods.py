@@ -22,6 +22,7 @@ from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import step as steps_lib
+from powerprop.methods.sparse import top_kast
 from powerprop.types import Event
 from tests import lifetime_tiny
 
@@ -713,6 +714,17 @@ def test_lottery_gives_both_trainings_the_whole_schedule():
   wanted = [0, 50, 59 / 0.6, start]
   wanted += [start + (s - 60) * (100 - start) / 40 for s in (80, 99)]
   np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_top_kast_keeps_both_sets_in_a_byte():
+  target = methods.make_target({'a': {'w': jnp.zeros((1, 4))}}, 0.25)
+  ranks = {'a/w': jnp.float32([[1.0, -4.0, 2.0, 3.0]])}
+  codes = top_kast.choose(target, ranks, 2 / 3)  # B: a half
+  assert codes['a/w'].dtype == jnp.uint8
+  assert codes['a/w'].tolist() == [[0, 3, 0, 1]]
+  sets = top_kast.masks(codes)
+  assert sets.forward['a/w'].tolist() == [[False, True, False, False]]
+  assert sets.backward['a/w'].tolist() == [[False, True, False, True]]
 
 
 def test_top_kast_learns_in_a_larger_set_and_penalises_exploration():

@@ -17,6 +17,7 @@ from experiments.engine import settings
 from experiments.engine import train
 from powerprop import methods
 from powerprop import trees
+from powerprop.methods.continual import packing
 from tests import endings
 from tests import lifetime_tiny
 
@@ -576,6 +577,43 @@ def test_without_reuse_a_mask_is_the_old_ones_and_the_largest_free():
   np.testing.assert_array_equal(got, wanted)
   assert report['rate'] == np.float32(0.25)
   assert report['reused_by_layer'].sum() == number
+
+
+@pytest.mark.parametrize(
+  ('reuse', 'count', 'wanted'),
+  [
+    (True, 2, [0, 1, 1, 0]),
+    (True, 3, [1, 1, 1, 0]),
+    (False, 1, [0, 1, 1, 0]),
+    (False, 4, [1, 1, 1, 1]),
+  ],
+)
+def test_a_mask_by_hand(reuse, count, wanted):
+  phi = {'a': {'w': jnp.float32([[-1.0, 3.0], [2.0, 0.5]])}}
+  used = {'a/w': jnp.array([[False, False], [True, False]])}
+  where = packing.Layout({'a/w': (2, 2)}, (), 'free', trees.is_weight)
+  state = packing.empty(where)._replace(used=used)
+  ranking = efficient.rank(where, phi, state, reuse)
+  mask = efficient.mask_of(ranking, jnp.int32(count))
+  np.testing.assert_array_equal(mask, np.array(wanted, bool))
+
+
+def test_loss_that_pruning_adds_by_hand(monkeypatch):
+  """δL = Σ ½ h θ² − g θ over what goes, with h = 2 and L = Σ w."""
+  theta = {'a': {'w': jnp.float32([[3.0, -1.0, 2.0]])}}
+  where = packing.Layout({'a/w': (1, 3)}, (), 'free', trees.is_weight)
+  twos = jax.tree.map(lambda x: 2 * jnp.ones_like(x), theta)
+  monkeypatch.setattr(efficient.fisher, 'diagonal', lambda *_, **__: twos)
+
+  fit = lambda w, some, key, targets: -jnp.sum(w['a']['w'])
+  ending = _ending(None)._replace(log_likelihood=fit)
+  used = {'a/w': jnp.array([[True, False, False]])}
+  state = packing.empty(where)._replace(used=used)
+  # By weight: 9 − 3, 1 + 1 and 4 − 2.
+  for reuse, wanted in ((True, [10, 4, 2, 0]), (False, [4, 2, 0, 0])):
+    ranking = efficient.rank(where, theta, state, reuse)
+    added = efficient.added_loss(ending, None, where, theta, ranking, 1)
+    np.testing.assert_allclose(added, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', ['efficient_packnet', 'packnet'])
