@@ -50,13 +50,19 @@ def prepared_once(experiment) -> Iterator[None]:
     experiment: the module with the `_prepare` of its runs.
   """
   prepare, estimate = experiment._prepare, experiment._estimate
-  initial = population.initial_states
+  measurement, initial = experiment._measurement, population.initial_states
 
   def once(kind, make, s, *args):
     t = getattr(s, 'training', s)._replace(checkpoint_seconds=0.0)
     key = kind, repr(s._replace(training=t) if hasattr(s, 'training') else t)
     if key not in _PREPARED:
       _PREPARED[key] = make(s, *args)
+    return _PREPARED[key]
+
+  def measure(recipe, *args):
+    # One recipe for the settings, kept with the rest of what was prepared.
+    if (key := ('_measurement', id(recipe))) not in _PREPARED:
+      _PREPARED[key] = measurement(recipe, *args)
     return _PREPARED[key]
 
   def start(recipe, cells, train):
@@ -69,6 +75,7 @@ def prepared_once(experiment) -> Iterator[None]:
   with pytest.MonkeyPatch.context() as patch:
     for name, make in (('_prepare', prepare), ('_estimate', estimate)):
       patch.setattr(experiment, name, functools.partial(once, name, make))
+    patch.setattr(experiment, '_measurement', measure)
     patch.setattr(population, 'initial_states', start)
     yield
 

@@ -9,7 +9,6 @@ from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 import numpy as np
-from scipy import stats
 
 from experiments.report import curves
 from experiments.report import naming
@@ -204,6 +203,8 @@ def kernel_density(
   # A fine grid where the values are: pruned weights fill little of the axis.
   wide, fine = np.linspace(-limit, limit, 201), np.linspace(low, high, 201)
   position = np.unique(np.concatenate([wide, fine]))
+  from scipy import stats  # takes a second
+
   # Scott's rule, with a spread that a few far-off weights do not inflate.
   spread = np.subtract(*np.percentile(values, [75, 25])) / 1.349
   ratio = min(1.0, spread / np.std(values)) or 1.0

@@ -129,11 +129,10 @@ def _estimate(s, recipe, cells, dataset):
   return population.estimate(recipe, cells, dataset, s, sum(flops.values()))
 
 
-def _prune_all(s, recipe, cells, states, dataset, workdir):
-  """Prunes every member at every density; rows, analysis and records."""
+def _measurement(recipe, s, dataset):
+  """What is left of every layer, and the program that prunes a member to it."""
   test = jax.tree.map(jnp.asarray, dataset.test)
   shapes = jax.eval_shape(lambda: train.initial_theta(recipe, 0)[0])
-  layers = list(trees.weights(shapes))
   output = fitting.output_leaves(shapes)
   kept = magnitude.counts(
     shapes,
@@ -155,6 +154,13 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
 
     return jax.lax.map(at, kept), trees.weights(initial)
 
+  return kept, measure
+
+
+def _prune_all(s, recipe, cells, states, dataset, workdir):
+  """Prunes every member at every density; rows, analysis and records."""
+  kept, measure = _measurement(recipe, s, dataset)
+  layers = list(kept)
   rows: list[dict[str, Any]] = []
   groups: dict[tuple[str, float, float], list[Any]] = {}
   read = {

@@ -191,11 +191,8 @@ def _tell_of_shared_moments(s, recipe, shapes):
     )
 
 
-def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
-  """Rows of the results, and what the figures need beside them."""
-  splits = [
-    jax.tree.map(jnp.asarray, x) for x in (dataset.validation, dataset.test)
-  ]
+def _measurement(recipe, aims):
+  """Programs: of a pruned net's accuracies, and of the masks of each target."""
 
   @jax.jit
   def measure(theta, net_state, masks, splits):
@@ -206,6 +203,15 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
     where: jax.jit(functools.partial(pruning.largest, target))
     for where, target in aims.items()
   }
+  return measure, choose
+
+
+def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
+  """Rows of the results, and what the figures need beside them."""
+  splits = [
+    jax.tree.map(jnp.asarray, x) for x in (dataset.validation, dataset.test)
+  ]
+  measure, choose = _measurement(recipe, aims)
   rows: list[dict[str, Any]] = []
   smallest: dict[Any, list[np.ndarray]] = {}
   count = len({m for c in cells for m in c.members})

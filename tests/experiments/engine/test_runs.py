@@ -359,7 +359,7 @@ def test_a_signal_to_the_binary(tmp_path, signum, status):
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
   """Two kills; most of the time goes to saving, so that they land there."""
-  fields = {'steps': 250}
+  fields = {'steps': 160}
   whole = tiny.run(tmp_path / 'whole', **fields)
   workdir = tmp_path / 'killed'
   rng = random.Random(0)

@@ -115,6 +115,17 @@ def _assert_close(got, wanted, rtol=2e-4, atol=1e-5):
   )
 
 
+def sgd_and_adam(rate):
+  """Of the one the output layer, of the other the layer below."""
+  which = lambda params: {
+    module: dict.fromkeys(leaves, 'output' in module)
+    for module, leaves in params.items()
+  }
+  return optax.partition(
+    {True: optax.sgd(rate), False: optax.adam(rate)}, which
+  )
+
+
 def assert_plain_optax(optimizer):
   """At a static α = 1, bit for bit the loop that one would write by hand."""
   recipe = _recipe(optimizer)
@@ -297,11 +308,16 @@ def test_static_alphas_share_programs_by_transform_and_alpha():
 
 
 _AS_USERS = """
-  import optax
+  import jax
+  import numpy as np
+  from tests import lifetime_tiny
   from tests.experiments.engine import test_train as t
 
-  for optimizer in (optax.sgd, optax.adam):
-    t.assert_plain_optax(optimizer)
+  # Drawing takes seconds to compile, and is no part of what is compared.
+  ramp = np.linspace(-1, 1, 11, dtype=np.float32)
+  jax.random.truncated_normal = lambda *args: np.resize(ramp, args[3])
+  with lifetime_tiny.batches_in_turn():
+    t.assert_plain_optax(t.sgd_and_adam)
 """
 _EIGHT = '--xla_force_host_platform_device_count=8'
 _SHARDED = """
@@ -313,11 +329,14 @@ _SHARDED = """
 
   devices = jax.local_devices()
   assert len(devices) == 8, devices
-  single = None
+  recipe = t._recipe()
+  single = training = None
   for seeds in (4, 3):  # fills the devices, and does not
     members = t._members((1.0, 2.5), seeds)
-    cells = population.make_cells(t._recipe(), members, 'vmap')
-    states = population.initial_states(t._recipe(), cells, t.TRAIN)
+    (cell,) = population.make_cells(recipe, members, 'vmap')
+    training = training or cell.training  # is traced once
+    cells = [cell._replace(training=training)]
+    states = population.initial_states(recipe, cells, t.TRAIN)
     sharded, reports = t._advance(cells, states)
     leaf = sharded[0].phi['output']['w']
     assert len(leaf.sharding.device_set) == 8 and leaf.shape[0] % 8 == 0
@@ -326,7 +345,13 @@ _SHARDED = """
 
     if single is None:
       jax.local_devices = lambda: devices[:1]
-      single, _ = t._train(t._recipe(), members, 'vmap')
+      (cell,) = population.make_cells(recipe, members, 'vmap')
+      alone = [cell._replace(training=training)]
+      states = population.initial_states(recipe, alone, t.TRAIN)
+      assert len(states[0].phi['output']['w'].sharding.device_set) == 1
+      states, _ = t._advance(alone, states)
+      assert len(states[0].phi['output']['w'].sharding.device_set) == 1
+      single = t._by_member(alone, states)
       jax.local_devices = lambda: devices
     for m in members:
       t._assert_close(sharded[m], single[m])
