@@ -45,6 +45,15 @@ SETTING = (*LINE, 'coefficient', 'learning_rate')
 _MEANS = ('accuracy_when_learned', 'accuracy_before_pruning')
 
 
+def net_name(row: Mapping[str, Any]) -> str:
+  """What one sequence of a run is called, from a row of the results."""
+  return (
+    f'{row["method"]}/{row["transform"]}/alpha_{row["alpha"]:g}'
+    f'/coefficient_{row["coefficient"]:g}/lr_{row["learning_rate"]:g}'
+    f'/seed_{row["seed"]}'
+  )
+
+
 def title(method: str, labels: Mapping[str, str] = NO_LABELS) -> str:
   """What tables and figures call a method.
 

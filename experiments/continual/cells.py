@@ -11,6 +11,7 @@ import optax
 
 from experiments import data
 from experiments.continual import settings as continual_settings
+from experiments.continual.analysis import net_name
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import fitting
 from experiments.engine import lifetime
@@ -47,11 +48,7 @@ class Member(NamedTuple):
   def name(self) -> str:
     """A path that is this member's alone."""
     kind = 'search/' if self.search else ''
-    return (
-      f'{kind}{self.method}/{self.transform}/alpha_{self.alpha:g}'
-      f'/coefficient_{self.coefficient:g}/lr_{self.learning_rate:g}'
-      f'/seed_{self.seed}'
-    )
+    return f'{kind}{net_name(self._asdict())}'
 
 
 class Plan(NamedTuple):

@@ -33,11 +33,13 @@ from experiments.continual.sequence import World
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import estimates
 from experiments.engine import fit
+from experiments.engine import folder as engine_folder
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
 from experiments.report import files
 from experiments.report import progress
+from experiments.report.weights import Weights
 
 
 def run(
@@ -247,30 +249,24 @@ def _prepare(s: ContinualSettings, data_dir: str | None):
   return sequence, plans, splits
 
 
-def params_for(
-  s: ContinualSettings,
-  workdir: pathlib.Path,
-  member: str,
-  task: int,
-  data_dir: str | None = None,
-) -> Any:
-  """The weights of the net that a finished run has for a task.
+def weights(
+  workdir: pathlib.Path, name: str, task: int, data_dir: str | None = None
+) -> Weights:
+  """The net that a finished run has for a task.
+
+  See `experiments.report.weights.of_run`.
 
   Args:
-    s: the run's settings, from `continual_settings.check`.
-    workdir: its folder.
-    member: a name, as the keys of records.npz begin.
+    workdir: the run's folder.
+    name: of `continual_analysis.net_name`, as the keys of records.npz begin.
     task: from 0.
     data_dir: as in `run`.
-
-  Returns:
-    w, as the net's apply takes it: a tree of NumPy arrays.
 
   Raises:
     runs.RunError: if there is no such member or task, or a file is damaged.
   """
-  if (results := files.read_results(workdir)) is None:
-    raise runs.RunError(f'{workdir} holds no finished run; finish it first.')
+  config, results = engine_folder.finished(workdir, continual_settings.resolved)
+  s = continual_settings.check(config)
   sequence, plans, splits = _prepare(s, data_dir)
   chosen = {
     continual_cells.Key(*(c[name] for name in continual_cells.Key._fields)): c[
@@ -281,18 +277,18 @@ def params_for(
   cells = continual_cells.make_cells(
     plans,
     continual_cells.make_members(s, plans, chosen, False),
-    results['environment']['executor'],
+    s.training.executor,
     sequence.num_tasks,
   )
   world = World(sequence, splits, workdir / 'cells', [], None, Clock())
   for cell in cells:
     names = [m.name for m in cell.members]
-    if member in names:
+    if name in names:
       lived = Sequence(cell, world, workdir / 'cells' / cell.name)
       with contextlib.closing(lived.checkpoints):
-        return lived.params_for(names.index(member), task)
+        return lived.weights(names.index(name), task)
   raise runs.RunError(
-    f'{workdir} has no sequence {member!r}; its records.npz has their names.'
+    f'{workdir} has no sequence {name!r}; its records.npz has their names.'
   )
 
 

@@ -16,6 +16,9 @@ from experiments.continual import cells as continual_cells
 from experiments.continual import records as continual_records
 from experiments.continual.cells import Cell
 from experiments.engine import runs
+from experiments.report.weights import Weights
+from powerprop import transforms
+from powerprop import trees
 from powerprop.types import Hyper, Score, TrainState
 
 
@@ -201,18 +204,39 @@ class Sequence:
       self.metrics.close()
       self.checkpoints.close()
 
-  def params_for(self, member: int, task: int) -> Any:
-    """The weights of a member's net for a task, as NumPy arrays."""
+  def weights(self, member: int, task: int) -> Weights:
+    """A member's net for a task."""
     learned = self.log.ends()[member]
     if not 0 <= task < learned:
       raise runs.RunError(
         f'task is {task} but {self.cell.members[member].name} has learned'
         f' {learned} tasks, which count from 0.'
       )
-    w = self.cell.life.params_for(self.state, self.records[task])
-    return jax.tree.map(
-      lambda x: continual_cells.per_member(self.cell, x)[member], w
+    pick = lambda tree: jax.tree.map(
+      lambda x: continual_cells.per_member(self.cell, x)[member], tree
     )
+    kept, net_state = record = self.records[task]
+    own = jax.tree.leaves(kept)  # where a task keeps its net, its state as well
+    alpha = np.ravel(transforms.current_alpha(self.state.opt))
+    return Weights(
+      params=pick(self.cell.life.params_for(self.state, record)),
+      masks=self._masks(pick(kept)),
+      state=pick(net_state if own else self.state.net),
+      phi=pick(self.state.phi),
+      alpha=float(alpha[member if alpha.size > 1 else 0]),
+    )
+
+  def _masks(self, kept: Any) -> dict[str, np.ndarray]:
+    """By layer, which weights a task has: of all ones, those that are left."""
+    if not self.plan.layers:
+      return {}
+    ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), self.plan.shapes)
+    masked = self.plan.method.continual.predict(ones, kept)
+    return {
+      name: np.asarray(x) != 0
+      for name, x in trees.weights(masked, lambda *_: True).items()
+      if name in self.plan.layers
+    }
 
   def _stop_if_asked(self, save: bool) -> None:
     if self.world.signals:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 import os
 from typing import Any
-import zipfile
-import zlib
 
 import numpy as np
 
@@ -148,16 +146,9 @@ def read(path: str) -> Dataset:
       f'there is no file {path!r} for the data set; give its path from the'
       ' current folder, or in full.'
     ) from None
-  except (
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,  # an encrypted archive
-    TypeError,  # an .npy file under this name
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-  ) as e:
+  except MemoryError:
+    raise
+  except Exception as e:  # damage surfaces as whatever zipfile or NumPy meet
     why = ' '.join(str(e).split())[:200]
     raise DataError(
       f'the data set {path!r} cannot be read ({why}); make the file again by'

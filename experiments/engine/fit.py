@@ -69,13 +69,8 @@ def fit(
   checkpoints = runs.Checkpoints(workdir)
   step, spent = 0, Seconds(0.0, 0.0)
   offset = 0
-  if (restored := checkpoints.restore(population.pack(states))) is not None:
-    step, packed, extra = restored
-    host = population.unpack(packed, states)
-    states = [
-      jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), h, st)
-      for h, st in zip(host, states, strict=True)
-    ]
+  if (restored := _restored(checkpoints, states)) is not None:
+    step, states, extra = restored
     spent = Seconds(extra['train_seconds'], extra['wall_seconds'])
     offset = extra['metrics_offset']
     print(f'Resuming {workdir} at step {step:,} of {s.steps:,}.', flush=True)
@@ -137,6 +132,50 @@ def fit(
   if signals:
     raise runs.Interrupted(signals[0])
   return states, Seconds(spent.train, spent.wall + time.monotonic() - since)
+
+
+def _restored(
+  checkpoints: runs.Checkpoints, states: list[TrainState]
+) -> tuple[int, list[TrainState], dict[str, Any]] | None:
+  """Step, states and the rest of the newest checkpoint, if there is one."""
+  found = checkpoints.restore(population.pack(states))
+  if found is None:
+    return None
+  step, packed, extra = found
+  host = population.unpack(packed, states)
+  placed = [
+    jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), h, st)
+    for h, st in zip(host, states, strict=True)
+  ]
+  return step, placed, extra
+
+
+def last_states(
+  s: Settings,
+  recipe: train.Recipe,
+  cells: list[population.Cell],
+  dataset: data.Dataset,
+  workdir: pathlib.Path,
+) -> list[TrainState]:
+  """The states of a finished run; the arguments are those of `fit`.
+
+  Raises:
+    runs.RunError: if the checkpoint of the last step is missing or damaged.
+  """
+  on_device = jax.tree.map(jnp.asarray, dataset.train)
+  states = population.initial_states(recipe, cells, on_device)
+  if not s.steps:
+    return states
+  found = None
+  if (workdir / 'checkpoints').is_dir():
+    with contextlib.closing(runs.Checkpoints(workdir)) as checkpoints:
+      found = _restored(checkpoints, states)
+  if found is None or found[0] != s.steps:
+    raise runs.RunError(
+      f'{workdir} has no checkpoint of the last step, {s.steps:,}: put it back'
+      ' from a copy, or delete results.json and start the run again.'
+    )
+  return found[1]
 
 
 def environment(

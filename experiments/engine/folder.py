@@ -1,11 +1,13 @@
 """Whose a run's folder is: its config, and what may change on resuming."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import errno
 import json
 import os
 import pathlib
 from typing import Any
+
+import ml_collections
 
 from experiments.engine import runs
 from experiments.engine.settings import Rules
@@ -98,6 +100,34 @@ def open_folder(
     if (line := files.to_json(changed)) not in lines[-1:]:
       files.write_atomically(log, b''.join([*lines, line]))
     files.write_atomically(path, text)
+
+
+def finished(
+  workdir: pathlib.Path, resolve: Callable[..., Mapping[str, Any]]
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """The config of a finished run, and its results.
+
+  Args:
+    workdir: its folder.
+    resolve: config -> the same with all defaults, as in `Rules.resolve`.
+
+  Returns:
+    The config with the executor that the run had, and what results.json holds.
+
+  Raises:
+    RunError: if the run is not finished, or its config.json is damaged.
+  """
+  if (results := files.read_results(workdir)) is None:
+    raise runs.RunError(f'{workdir} holds no finished run; finish it first.')
+  path = workdir / 'config.json'
+  try:
+    saved = resolve(json.loads(path.read_bytes()))
+    executor = results['environment'].get('executor', saved['executor'])
+    return ml_collections.ConfigDict({**saved, 'executor': executor}), results
+  except (OSError, ValueError, TypeError, KeyError) as e:
+    raise runs.RunError(
+      f'{path} cannot be read ({e}); put it back from a copy.'
+    ) from None
 
 
 def changes(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -19,9 +19,11 @@ from experiments.engine.train import initial_theta
 from experiments.engine.train import make_training
 from experiments.engine.train import Recipe
 from experiments.engine.train import Training
+from experiments.report.weights import Weights
 from powerprop import methods
 from powerprop import transforms
-from powerprop.types import Hyper, Method, TrainState
+from powerprop.methods import magnitude
+from powerprop.types import Hyper, Method, Params, TrainState
 
 
 class Variant(NamedTuple):
@@ -354,6 +356,29 @@ def unstack(cell: Cell, tree: Any) -> list[Any]:
   return [
     jax.tree.map(lambda x, i=i: x[i], host) for i in range(len(cell.members))
   ]
+
+
+def weights_of(
+  state: TrainState, theta: Params, masks: Mapping[str, Any]
+) -> Weights:
+  """A member's net.
+
+  Args:
+    state: of `unstack`.
+    theta: likewise.
+    masks: by layer path.
+
+  Returns:
+    NumPy arrays: w is θ under the masks.
+  """
+  host = functools.partial(jax.tree.map, np.asarray)
+  return Weights(
+    params=host(magnitude.prune(theta, masks)),
+    masks=host(dict(masks)),
+    state=host(state.net),
+    phi=host(state.phi),
+    alpha=float(transforms.current_alpha(state.opt)),
+  )
 
 
 def pack(states: list[TrainState]) -> list[TrainState]:

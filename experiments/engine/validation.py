@@ -208,7 +208,8 @@ def with_defaults(fn: Callable[..., Any] | None, given: Any) -> Any:
     given: its keyword arguments; what is no dict comes back as it is.
 
   Returns:
-    A dict; defaults that JSON does not have are left out.
+    A dict; defaults that JSON does not have are left out. Infinite ones are
+    None in JSON, and here again what they were.
   """
   if fn is None or not isinstance(given, dict):
     return given
@@ -218,7 +219,9 @@ def with_defaults(fn: Callable[..., Any] | None, given: Any) -> Any:
     for name, p in inspect.signature(fn).parameters.items()
     if p.default is not p.empty and isinstance(p.default, plain)
   }
-  return defaults | given
+  infinite = {n for n, d in defaults.items() if d in (np.inf, -np.inf)}
+  lost = {n for n in infinite if n in given and given[n] is None}
+  return defaults | {k: v for k, v in given.items() if k not in lost}
 
 
 def attempt(name: str, value: Any, build: Callable[[], Any]) -> Any:

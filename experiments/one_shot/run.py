@@ -15,6 +15,7 @@ import numpy as np
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
+from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
@@ -26,6 +27,7 @@ from experiments.one_shot import tables
 from experiments.report import files
 from experiments.report import progress
 from experiments.report import statistics
+from experiments.report.weights import Weights
 from powerprop import trees
 from powerprop.methods import magnitude
 
@@ -233,6 +235,37 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
     'near_zero_epsilon': s.near_zero,
   }
   return results, _records(groups, layers, workdir)
+
+
+def weights(
+  workdir: pathlib.Path, name: str, data_dir: str | None = None
+) -> Weights:
+  """A net of a finished run, pruned; see `experiments.report.weights.of_run`.
+
+  Args:
+    workdir: the run's folder.
+    name: of `analysis.net_name`.
+    data_dir: as in `run`.
+  """
+  config, _ = folder.finished(workdir, settings_lib.resolved)
+  s = settings_lib.check(config)
+  recipe, _, cells, dataset = _prepare(s, data_dir)
+  states = fit.last_states(s, recipe, cells, dataset, workdir)
+  for cell, state in zip(cells, states, strict=True):
+    for i, member in enumerate(cell.members):
+      for density in s.densities:
+        if analysis.net_name({**member.row(), 'density': density}) != name:
+          continue
+        mine = population.unstack(cell, state)[i]
+        theta = population.unstack(cell, cell.training.read(state))[i]
+        kept = magnitude.counts(
+          theta,
+          (density,),
+          dict.fromkeys(fitting.output_leaves(theta), s.output_density_factor),
+        )
+        masks = magnitude.masks(mine.phi, {n: k[0] for n, k in kept.items()})
+        return population.weights_of(mine, theta, masks)
+  raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 
 def _analyse(s, key, group, summary):

@@ -20,6 +20,7 @@ from experiments import data
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
+from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
@@ -28,6 +29,7 @@ from experiments.engine.population import Member
 from experiments.report import files
 from experiments.report import progress
 from experiments.report import statistics
+from experiments.report.weights import Weights
 from experiments.sparse_training import analysis as sparse_analysis
 from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import plots as sparse_plots
@@ -284,6 +286,30 @@ def _nets(s, member, state, choose, sparse):
       masks = largest(state.phi, alpha)
       name = population.Variant('one_shot', distribution, sparsity(density))
       yield name, jax.tree.map(np.asarray, masks)
+
+
+def weights(
+  workdir: pathlib.Path, name: str, data_dir: str | None = None
+) -> Weights:
+  """A net of a finished run; see `experiments.report.weights.of_run`.
+
+  Args:
+    workdir: the run's folder.
+    name: of `sparse_analysis.net_name`.
+    data_dir: as in `run`.
+  """
+  config, _ = folder.finished(workdir, sparse_settings.resolved)
+  s = sparse_settings.check(config)
+  made = _prepare(s, data_dir)
+  states = fit.last_states(
+    s.training, made.recipe, made.cells, made.dataset, workdir
+  )
+  _, choose = _measurement(made.recipe, made.aims)
+  for member, state, theta in _members(made.cells, states):
+    for names, masks in _nets(s, member, state, choose, made.sparse):
+      if sparse_analysis.net_name(member.row() | names._asdict()) == name:
+        return population.weights_of(state, theta, masks)
+  raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 
 def _density(masks) -> float:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import digits
 from configs import digits_continual
 from experiments import data
 from experiments.continual import cells as continual_cells
@@ -29,6 +30,7 @@ from experiments.engine import runs
 from experiments.engine import settings
 from experiments.one_shot import run as one_shot
 from experiments.report import files
+from experiments.report import weights
 from experiments.sparse_training import settings as sparse_settings
 import powerprop
 from powerprop import methods
@@ -211,7 +213,7 @@ def test_experiments_page_reads_results_and_has_their_keys(
 ):
   workdir = tmp_path / 'runs' / 'digits'
   tiny.run(workdir, alphas=(1.0, 3.0), steps=4, chunk_steps=2)
-  _, reader, _ = _blocks(EXPERIMENTS, 'python')
+  _, reader, *_ = _blocks(EXPERIMENTS, 'python')
   monkeypatch.chdir(tmp_path)
   capsys.readouterr()
   exec(compile(reader, EXPERIMENTS, 'exec'), {})
@@ -239,6 +241,32 @@ def test_experiments_page_reads_results_and_has_their_keys(
     assert f'`{key}`' in text, key
 
 
+def test_experiments_page_saves_a_net(tmp_path, monkeypatch, capsys):
+  workdir = tmp_path / 'runs' / 'digits'
+  results = tiny.run(
+    workdir,
+    alphas=(3.0,),
+    seeds=1,
+    densities=digits.get_config().densities,
+  )
+  scripts = '\n'.join(_blocks(EXPERIMENTS, 'bash')).replace('\\\n', ' ')
+  monkeypatch.chdir(tmp_path)
+  for command in re.findall(r'^python -m (\S+\.weights .*)$', scripts, re.M):
+    assert weights.main(shlex.split(command)[1:]) == 0
+  printed = capsys.readouterr()[0].splitlines()
+  *names, path = [x for x in printed if x.endswith('.npz') or '/seed_' in x]
+  assert len(names) == 20 and path == 'net.npz'
+  reader = _blocks(EXPERIMENTS, 'python')[2]
+  found: dict[str, Any] = {}
+  exec(
+    compile(reader.replace('(300, 100)', '(8,)'), EXPERIMENTS, 'exec'), found
+  )
+  (row,) = [r for r in results['rows'] if f'{r["density"]:g}' == '0.143845']
+  # A picture or two may fall on the other side.
+  assert found['accuracy'] == pytest.approx(row['test_accuracy'], abs=2 / 360)
+  assert found['kept'] == {'hidden_0/w': 74, 'output/w': 23}
+
+
 def test_experiments_page_has_the_fields_of_a_config():
   (table,) = _table(EXPERIMENTS, 'field')
   fields = re.findall(r'^\| `(\w+)`', table, re.M)
@@ -246,7 +274,7 @@ def test_experiments_page_has_the_fields_of_a_config():
 
 
 def test_experiments_page_has_a_config_and_a_network_that_work():
-  config, _, network = _blocks(EXPERIMENTS, 'python')
+  config, _, _, network = _blocks(EXPERIMENTS, 'python')
 
   names: dict[str, Any] = {}
   exec(compile(config, EXPERIMENTS, 'exec'), names)
@@ -481,31 +509,23 @@ def test_continual_page_has_the_keys_of_the_results(tmp_path, monkeypatch):
   assert set(re.findall(r'`(NAME/\w+)`', table)) == names
 
 
-def test_continual_page_asks_for_a_net_that_there_is(monkeypatch):
-  asked = []
-  real = inspect.signature(continual_training.params_for)
-
-  def params_for(*args, **kwargs):
-    asked.append(real.bind(*args, **kwargs).arguments)
-
-  monkeypatch.setattr(continual_training, 'params_for', params_for)
-  reader, _ = _blocks(CONTINUAL, 'python')
-  exec(compile(reader, CONTINUAL, 'exec'), {})
-  ((s, workdir, member, task),) = (tuple(a.values()) for a in asked)
-  config = digits_continual.get_config()
-  assert s == continual_settings.check(config)
-  assert workdir.name == digits_continual.__name__.rpartition('.')[2]
+def test_continual_page_asks_for_a_net_that_there_is():
+  (script,) = [b for b in _blocks(CONTINUAL, 'bash') if '.weights' in b]
+  _, _, _, workdir, member, out, task = shlex.split(script.replace('\\\n', ' '))
+  s = continual_settings.check(digits_continual.get_config())
+  assert workdir == f'runs/{digits_continual.__name__.rpartition(".")[2]}'
   plans: Any = {
     n: types.SimpleNamespace(settings=continual_settings.of_method(s, n))
     for n in s.methods
   }
   keys = dict.fromkeys(continual_cells.keys(s, plans), (0.0,))
   names = [m.name for m in continual_cells.make_members(s, plans, keys, False)]
-  assert member in names and task in range(s.num_tasks)
+  assert member in names and out.endswith('.npz')
+  assert int(task.removeprefix('--task=')) in range(s.num_tasks)
 
 
 def test_continual_page_has_a_loop_that_works(capsys):
-  _, loop = _blocks(CONTINUAL, 'python')
+  (loop,) = _blocks(CONTINUAL, 'python')
   names: dict[str, Any] = {}
   exec(compile(loop, CONTINUAL, 'exec'), names)
   lines = capsys.readouterr()[0].splitlines()

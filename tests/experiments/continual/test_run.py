@@ -18,6 +18,8 @@ from experiments.continual import sequence as continual_sequence
 from experiments.continual import settings as continual_settings
 from experiments.engine import runs
 from experiments.report import files
+from experiments.report import weights
+from powerprop import reparam
 from powerprop.types import Score
 from tests import continual_run_tiny
 from tests import forks
@@ -275,23 +277,43 @@ def test_final_accuracies_by_hand(whole, tmp_path, method):
         assert row[name] == pytest.approx(accuracy, abs=1.5 / 180)
 
 
-def test_params_for_gives_the_net_of_a_task(whole, tmp_path):
+def test_the_net_of_a_task(whole, tmp_path):
   folder, results = whole
-  s = continual_settings.check(continual_run_tiny.config(**_WHOLE))
   name = f'{_PACK}/powerprop/alpha_2/coefficient_0/lr_0.1/seed_0'
+  assert name in weights.names(folder)
+  assert not any('search' in n for n in weights.names(folder))
+  phi = None
   for row in _rows(results, method=_PACK, alpha=2.0):
-    w = continual_training.params_for(s, folder, name, row['task'])
-    kept = sum(np.count_nonzero(x['w']) for x in w.values())
+    found = weights.of_run(folder, name, row['task'])
+    kept = sum(np.count_nonzero(x['w']) for x in found.params.values())
     assert kept == row['new_weights'] + row['reused_weights']
-  for member, task, why in (
-    ('nobody', 0, 'has no sequence'),
-    (name, 3, 'has learned 3 tasks'),
-    (name, -1, 'has learned 3 tasks'),
-  ):
+    assert kept == sum(m.sum() for m in found.masks.values())
+    assert sorted(found.masks) == ['hidden_0/w', 'output/w']
+    theta = reparam.to_theta(found.phi, found.alpha)
+    for layer, x in found.params.items():
+      mask = found.masks[f'{layer}/w']
+      np.testing.assert_allclose(x['w'], theta[layer]['w'] * mask, rtol=1e-5)
+    # One φ has the nets of all tasks.
+    phi = found.phi if phi is None else phi
+    jax.tree.map(np.testing.assert_array_equal, phi, found.phi)
+    assert found.alpha == 2 and found.state == {}
+  for task, why in ((3, 'has learned 3 tasks'), (-1, 'has learned 3 tasks')):
     with pytest.raises(runs.RunError, match=why):
-      continual_training.params_for(s, folder, member, task)
-  with pytest.raises(runs.RunError, match='no finished run'):
-    continual_training.params_for(s, tmp_path, name, 0)
+      weights.of_run(folder, name, task)
+  with pytest.raises(ValueError, match='several tasks: say which by --task'):
+    weights.of_run(folder, name)
+  with pytest.raises(ValueError, match="has no net 'nobody'"):
+    weights.of_run(folder, 'nobody', 0)
+  with pytest.raises(FileNotFoundError, match='no results.json'):
+    weights.of_run(tmp_path, name, 0)
+  dense = weights.of_run(folder, name.replace(_PACK, 'naive'), 0)
+  assert dense.masks == {}
+  theta = reparam.to_theta(dense.phi, dense.alpha)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    dense.params,
+    theta,
+  )
 
 
 def test_coefficients_are_chosen_on_validation_data_alone(whole):

@@ -1,16 +1,21 @@
 """The experiment: populations, what a run records, what pruning shows."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
+from experiments import data
+from experiments.engine import networks
 from experiments.engine import runs
 from experiments.engine import settings
 from experiments.one_shot import run as one_shot
 from experiments.one_shot import tables
 from experiments.report import files
 from experiments.report import progress
+from experiments.report import weights
 from tests import tiny
 
 
@@ -195,3 +200,54 @@ def test_lines_of_progress_where_there_is_no_terminal(
     *(f'pruning at 3 densities: {n} of 4 nets' for n in range(1, 5)),
   ]
   assert all('loss ' in x and 'validation 0.' in x for x in lines[:16])
+
+
+def test_the_nets_of_a_run_are_those_that_were_measured(
+  finished, tmp_path, capsys
+):
+  folder, results = finished
+  names = weights.names(folder)
+  assert len(names) == len(results['rows'])
+  digits = data.load('digits')
+  net = networks.mlp(10, hidden=(8,))
+  for name, row in zip(names, results['rows'], strict=True):
+    if row['seed'] == 0:
+      continue
+    found = weights.of_run(folder, name)
+    for layer, mask in found.masks.items():
+      size = found.params[layer.removesuffix('/w')]['w']
+      assert np.all((size != 0) <= mask)
+    logits, _ = net.apply(
+      found.params,
+      found.state,
+      None,
+      digits.test.image * np.float32(digits.scale),
+      is_training=False,
+    )
+    right = np.mean(np.argmax(logits, -1) == digits.test.label)
+    assert right == pytest.approx(row['test_accuracy'], abs=1.5 / 360)
+    assert found.alpha == row['alpha']
+  assert weights.main([str(folder)]) == 0
+  assert capsys.readouterr()[0].splitlines() == names
+  out = tmp_path / 'net.npz'
+  assert weights.main([str(folder), names[-1], str(out)]) == 0
+  kept = weights.load(out)
+  again = weights.of_run(folder, names[-1])
+  assert jax.tree.structure(kept) == jax.tree.structure(again)
+  jax.tree.map(np.testing.assert_array_equal, kept, again)
+  capsys.readouterr()
+  assert weights.main([str(folder), names[-1], str(out), '--task=0']) == 1
+  assert 'leave out --task' in capsys.readouterr()[1]
+
+
+def test_a_run_without_its_last_checkpoint_has_no_nets(finished, tmp_path):
+  folder, _ = finished
+  for name in ('results.json', 'records.npz', 'config.json'):
+    shutil.copy(folder / name, tmp_path)
+  name = weights.names(tmp_path)[0]
+  with pytest.raises(runs.RunError, match='no checkpoint of the last step'):
+    weights.of_run(tmp_path, name)
+  assert not (tmp_path / 'checkpoints').exists()
+  (tmp_path / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match='config.json cannot be read'):
+    weights.of_run(tmp_path, name)

@@ -17,9 +17,11 @@ from experiments.engine import runs
 from experiments.engine import settings
 from experiments.engine import train
 from experiments.report import files
+from experiments.report import weights
 from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import run as sparse_training
 from experiments.sparse_training import settings as sparse_settings
+from powerprop import reparam
 from powerprop import trees
 from tests import forks
 from tests import sparse_tiny
@@ -372,3 +374,31 @@ def test_no_steps_prune_the_initial_weights(tmp_path, capsys):
   assert [r['method'] for r in results['rows']] == ['dense', 'one_shot']
   sparse_training.report(files.read_results(tmp_path), tmp_path)
   assert 'Figures: ' in capsys.readouterr().out
+
+
+def test_the_nets_of_a_run_are_those_that_were_measured(whole):
+  folder, results = whole
+  names = weights.names(folder)
+  assert len(names) == len(results['rows'])
+  s, recipe, _ = _shapes(sparse_tiny.config(**_WHOLE))
+  test = data.load('digits').test
+  evaluate = jax.jit(lambda w, state: train.evaluate(recipe, w, state, test))
+  wanted = {}
+  for name, row in zip(names, results['rows'], strict=True):
+    if (row['alpha'], row['seed']) == (2.0, 1) and row['sparsity'] != 0.7:
+      wanted[row['method']] = name, row
+  assert set(wanted) == {'dense', 'one_shot', 'top_kast'}
+  for method, (name, row) in wanted.items():
+    found = weights.of_run(folder, name)
+    accuracy, nll = evaluate(found.params, found.state)
+    assert float(accuracy) == row['test_accuracy']
+    np.testing.assert_allclose(float(nll), row['test_nll'], rtol=1e-5)
+    kept = sum(int(m.sum()) for m in found.masks.values())
+    share = kept / (64 * 8 + 8 * 10) if method != 'dense' else 1.0
+    assert share == pytest.approx(row['density'], abs=1e-6)
+    theta = reparam.to_theta(found.phi, found.alpha)
+    for layer, mask in found.masks.items():
+      module, leaf = layer.split('/')
+      np.testing.assert_allclose(
+        found.params[module][leaf], theta[module][leaf] * mask, rtol=1e-5
+      )
