@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.engine import settings
 import powerprop
+from tests import tiny
 
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'transforms.md'
 
@@ -112,6 +115,26 @@ def test_example_refuses_what_it_cannot_use(page):
   tx = make(optax.sgd(0.1), 2.0)
   with pytest.raises(ValueError, match='with the current φ'):
     tx.update(PHI, tx.init(PHI))
+
+
+def test_a_config_names_the_example_as_it_stands(tmp_path, monkeypatch):
+  text = PAGE.read_text(encoding='utf-8')
+  blocks = re.findall(r'^```python\n(.*?)^```$', text, re.M | re.S)
+  (code,) = [b for b in blocks if 'def floored_powerprop' in b]
+  (tmp_path / 'floored_by_page.py').write_text(code)
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, 'path', list(sys.path))
+  checked = settings.check(
+    tiny.config(
+      transforms=('powerprop', 'floored_by_page:floored_powerprop'),
+      transform_kwargs={'floored_powerprop': {'floor': 0.1}},
+    )
+  )
+  make = settings.make_transforms(checked)['floored_powerprop']
+  grads = jax.tree.map(jnp.ones_like, PHI)
+  tx = make(optax.sgd(1.0), 2.0)
+  updates, _ = tx.update(grads, tx.init(PHI), PHI)
+  np.testing.assert_allclose(updates['w'], [[-0.1, -3.0], [-0.1, -1.2]])
 
 
 def test_the_page_names_things_that_exist():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.continual import settings as continual_settings
+from experiments.engine import config_files
 from experiments.engine import folder
 from experiments.engine import runs
 from experiments.engine import settings
@@ -284,3 +285,27 @@ def test_a_record_has_the_commit_of_the_runs_start(tmp_path, monkeypatch):
     assert runs.environment()['commit'] == 'first'
   finally:
     runs.commit.cache_clear()
+
+
+@pytest.mark.parametrize('name', ['digits', 'adaptive_mnist', 'fig3_cifar10'])
+def test_what_config_json_keeps_is_a_config(name, tmp_path):
+  """Infinite defaults and tuples, too, which JSON does not have."""
+  config = config_files.read(config_files.find(name))
+  module = settings if name != 'fig3_cifar10' else sparse_settings
+  folder.open_folder(
+    tmp_path, config.to_dict(), module.rules(module.check(config))
+  )
+  results = {
+    'rows': [{}],
+    'summary': [],
+    'environment': dict.fromkeys(('train_seconds', 'device', 'processor'), 0)
+    | {'executor': 'vmap'},
+  }
+  (tmp_path / 'results.json').write_bytes(files.to_json(results))
+  np.savez(tmp_path / 'records.npz', x=np.zeros(1))
+  found, _ = folder.finished(tmp_path, module.resolved)
+  assert found.executor == 'vmap'
+  again = module.resolved(found.to_dict()) | {'executor': config.executor}
+  first = module.resolved(config.to_dict())
+  assert files.to_json(again) == files.to_json(first)
+  module.check(found)
