@@ -13,7 +13,7 @@ from benchmarks import selection
 from benchmarks import sparse
 from benchmarks import timing
 from benchmarks import training
-from experiments.engine import networks
+from tests import lifetime_tiny
 
 
 def _quiet(unused_what):
@@ -28,6 +28,17 @@ class _Net(hk.Module):
 
 
 _SMALLEST = continual.Size((), 110, 2, 20)
+_CONV = sparse.Net(
+  'a conv',
+  hk.transform_with_state(lambda x, is_training: _Net()(x, is_training)),
+  (4, 4, 1),
+)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _batches():
+  with lifetime_tiny.batches_in_turn():
+    yield
 
 
 _TINY = {
@@ -40,10 +51,10 @@ _TINY = {
   ),
   'top_k': lambda: selection.top_k(_quiet, 1000, ((4, 7), (33,)), 2, 2),
   'method_step': lambda: sparse.method_step(
-    _quiet, 120, 3, 2, ('top_kast',), sparse.CONV
+    _quiet, 120, 3, 2, ('top_kast',), _CONV
   ),
   'mask_update': lambda: sparse.mask_update(
-    _quiet, networks.mnist_conv(10), (8, 8, 1), 2, 2
+    _quiet, _CONV.net, _CONV.shape, 2, 2
   ),
   'continual_step': lambda: continual.method_step(
     _quiet, _SMALLEST, 2, ('si',)
