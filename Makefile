@@ -37,7 +37,7 @@ wheel: $(VENV)/.installed-dev  ## install the library alone, and run the code in
 	@build/wheel/env/bin/python -m pip --disable-pip-version-check -qq install \
 	  -c requirements.txt build/wheel/powerprop-*.whl
 	@build/wheel/env/bin/python -I tests/alone.py README.md \
-	  docs/sparse_training.md docs/transforms.md
+	  docs/continual_learning.md docs/sparse_training.md docs/transforms.md
 	@echo 'import powerprop; n: str = powerprop.__version__' > build/wheel/user.py
 	@cd build/wheel && $(CURDIR)/$(PY) -m mypy --config-file= \
 	  --python-executable env/bin/python user.py

@@ -16,8 +16,8 @@ from benchmarks import training
 from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
-from experiments.engine import train
 from powerprop import methods
+from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.types import Hyper

@@ -15,8 +15,9 @@ from experiments import data
 from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population as populations
-from experiments.engine import train
+from powerprop import batches
 from powerprop import reparam
+from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.transforms import target_propagation
@@ -111,7 +112,7 @@ def _plain(
       )
       return state, loss
 
-    rows = data.batch_indices(
+    rows = batches.batch_indices(
       jax.random.fold_in(key, 1),
       start,
       num_steps,

@@ -2,6 +2,9 @@
 
 from powerprop import methods
 from powerprop.costs import flops
+from powerprop.learning import classifier
+from powerprop.learning import Labelled
+from powerprop.learning import learn
 from powerprop.methods.sparse.pruning import prune
 from powerprop.modules import PowerPropConv1D
 from powerprop.modules import PowerPropConv1DTranspose
@@ -34,6 +37,7 @@ from powerprop.trees import top_k_masks
 __version__ = '0.1.0'
 
 __all__ = (
+  'Labelled',
   'PowerPropConv1D',
   'PowerPropConv1DTranspose',
   'PowerPropConv2D',
@@ -47,11 +51,13 @@ __all__ = (
   'PowerPropSeparableDepthwiseConv2D',
   'adaptive_powerprop',
   'chain_rule',
+  'classifier',
   'current_alpha',
   'flops',
   'inverse_power',
   'is_weight',
   'kth_largest',
+  'learn',
   'methods',
   'plan',
   'power',

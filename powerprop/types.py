@@ -130,6 +130,7 @@ class Problem(NamedTuple):
 
   Attributes:
     init: key -> (θ, net state).
+    task: source -> int32, the number of its task from 0.
     size: (source, split) -> int32, the task's number of examples.
     batch: (source, split, rows) -> batch; rows int32 [B] in [0, size).
     augment: (key, batch) -> batch, in training; None is as it is.
@@ -153,6 +154,7 @@ class Problem(NamedTuple):
   """
 
   init: Callable[[jax.Array], tuple[Params, Any]]
+  task: Callable[[Any], jax.Array]
   size: Callable[[Any, str], jax.Array]
   batch: Callable[[Any, str, jax.Array], Any]
   augment: Callable[[jax.Array, Any], Any] | None

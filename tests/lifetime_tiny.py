@@ -12,10 +12,11 @@ import pytest
 
 from experiments import data
 from experiments.engine import classification
-from experiments.engine import lifetime
 from experiments.engine import networks
-from experiments.engine import train
+from powerprop import batches
+from powerprop import lifetime
 from powerprop import methods
+from powerprop import train
 from powerprop import transforms
 from powerprop.types import Hyper, Method, TrainState
 from tests import endings
@@ -36,7 +37,7 @@ def in_turn(
   num_examples: int,
   batch_size: int,
 ) -> jax.Array:
-  """For `data.batch_indices`: examples in turn, from a row of the key's.
+  """For `batches.batch_indices`: examples in turn, from a row of the key's.
 
   The random order has tests of its own, and is half of what a chunk takes to
   compile.
@@ -51,7 +52,7 @@ def in_turn(
 def batches_in_turn() -> Iterator[None]:
   """Trains with `in_turn`."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(data, 'batch_indices', in_turn)
+    patch.setattr(batches, 'batch_indices', in_turn)
     yield
 
 

@@ -13,13 +13,14 @@ from experiments import data
 from experiments.continual import settings as continual_settings
 from experiments.continual.analysis import net_name
 from experiments.continual.settings import ContinualSettings
+from experiments.engine import classification
 from experiments.engine import fitting
-from experiments.engine import lifetime
 from experiments.engine import population
 from experiments.engine import settings as settings_lib
-from experiments.engine import train
 from experiments.engine import validation
-from experiments.engine.lifetime import Life
+from powerprop import lifetime
+from powerprop import train
+from powerprop.lifetime import Life
 from powerprop.types import Hyper, Method, Params
 
 
@@ -132,7 +133,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
     lambda: settings_lib.schedule(mine.training),
   )
   fitting.check_data(mine.training, dataset)
-  recipe = train.make_recipe(mine.training, dataset, sequence)
+  recipe = classification.make_recipe(mine.training, dataset, sequence)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   if sequence.scenario != 'domain' and not recipe.problem.own:
     raise settings_lib.ConfigError(

@@ -3,10 +3,9 @@
 from experiments.data.arrays import of_arrays
 from experiments.data.augment import AUGMENTATIONS
 from experiments.data.augment import crop_flip
-from experiments.data.batches import batch_indices
-from experiments.data.batches import normalise
 from experiments.data.datasets import load
 from experiments.data.datasets import names
+from experiments.data.pixels import normalise
 from experiments.data.sequences import checked_sequence
 from experiments.data.sequences import examples
 from experiments.data.sequences import SCENARIOS
@@ -32,7 +31,6 @@ __all__ = (
   'Sequence',
   'Source',
   'Split',
-  'batch_indices',
   'checked',
   'checked_sequence',
   'crop_flip',

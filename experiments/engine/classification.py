@@ -15,6 +15,7 @@ from experiments.engine import fitting
 from experiments.engine import networks
 from experiments.engine import settings
 from experiments.engine.settings import Settings
+from powerprop import train
 from powerprop import trees
 from powerprop.types import Params, Problem, Score
 
@@ -63,6 +64,7 @@ def classification(it: Pictures) -> Problem:
   of = lambda fn: functools.partial(fn, it)
   return Problem(
     init=of(init),
+    task=lambda source: jnp.int32(0) if it.sequence is None else source.task,
     size=of(size),
     batch=of(batch),
     augment=None if it.augment is None else of(augmented),
@@ -111,6 +113,34 @@ def of_settings(
     mine = [n for n in names if every[n].shape[-1:] == (width,)]
     it = it._replace(heads=tuple(mine))
   return classification(it)
+
+
+def make_recipe(
+  s: Settings, dataset: data.Dataset, sequence: data.Sequence | None = None
+) -> train.Recipe:
+  """What the members of a run share.
+
+  Args:
+    s: checked settings.
+    dataset: that they train on.
+    sequence: of the tasks that they learn, made of that data set.
+
+  Returns:
+    A recipe; FLOPs are not counted with it as it is.
+  """
+  number = len(dataset.train.label)
+  if sequence is not None:
+    number = int(sequence.sizes['train'].max())
+  return train.Recipe(
+    problem=of_settings(s, dataset, sequence),
+    optimizer=settings.optimizer(s),
+    transforms=dict(settings.make_transforms(s)),
+    batch_size=s.batch_size,
+    num_train=number,
+    epsilon=s.near_zero,
+    schedule=settings.schedule(s),
+    l2=s.l2,
+  )
 
 
 def init(it: Pictures, key: jax.Array) -> tuple[Params, Any]:

@@ -18,10 +18,10 @@ from experiments import data
 from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import runs
-from experiments.engine import train
 from experiments.engine.settings import Settings
 from experiments.report import files
 from experiments.report import progress
+from powerprop import train
 from powerprop.types import TrainState
 
 _WORK = ('density', 'inference_flops_ratio', 'training_flops_ratio')

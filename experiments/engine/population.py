@@ -14,15 +14,15 @@ from experiments import data
 from experiments.engine import estimates
 from experiments.engine import settings
 from experiments.engine.settings import Settings
-from experiments.engine.train import evaluate
-from experiments.engine.train import initial_theta
-from experiments.engine.train import make_training
-from experiments.engine.train import Recipe
-from experiments.engine.train import Training
 from experiments.report.weights import Weights
 from powerprop import methods
 from powerprop import transforms
 from powerprop.methods import magnitude
+from powerprop.train import evaluate
+from powerprop.train import initial_theta
+from powerprop.train import make_training
+from powerprop.train import Recipe
+from powerprop.train import Training
 from powerprop.types import Hyper, Method, Params, TrainState
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.engine import classification
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
@@ -19,7 +20,6 @@ from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
-from experiments.engine import train
 from experiments.engine.settings import Settings
 from experiments.one_shot import analysis
 from experiments.one_shot import plots
@@ -28,6 +28,7 @@ from experiments.report import files
 from experiments.report import progress
 from experiments.report import statistics
 from experiments.report.weights import Weights
+from powerprop import train
 from powerprop import trees
 from powerprop.methods import magnitude
 
@@ -110,7 +111,7 @@ def _prepare(s: Settings, data_dir: str | None):
   dataset = settings_lib.dataset(s, data_dir)
   fitting.check_data(s, dataset)
   fitting.warn_of_long_periods(s, {})
-  recipe = train.make_recipe(s, dataset)
+  recipe = classification.make_recipe(s, dataset)
   adaptive = settings_lib.adaptive(s)
   several = len(make_members(s._replace(seeds=1), adaptive))
   estimates.few(several * s.seeds, 'seeds', s.seeds)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
+from experiments.engine import classification
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
@@ -24,7 +25,6 @@ from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
-from experiments.engine import train
 from experiments.engine.population import Member
 from experiments.report import files
 from experiments.report import progress
@@ -38,6 +38,7 @@ from experiments.sparse_training import tables as sparse_tables
 from experiments.sparse_training.settings import SparseSettings
 from experiments.sparse_training.settings import sparsity
 from powerprop import costs
+from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import magnitude
@@ -155,7 +156,7 @@ def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   dataset = settings_lib.dataset(t, data_dir)
   fitting.check_data(t, dataset)
   fitting.warn_of_long_periods(t, sparse_settings.periods(s))
-  recipe = train.make_recipe(t, dataset)
+  recipe = classification.make_recipe(t, dataset)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   recipe = recipe._replace(layer_flops=recipe.problem.flops(shapes, net_state))
   aims = sparse_settings.make_targets(s, shapes, recipe.layer_flops)

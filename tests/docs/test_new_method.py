@@ -13,9 +13,9 @@ from ml_collections import config_flags
 import numpy as np
 import pytest
 
-from experiments import data
 from experiments.engine import settings
 from experiments.sparse_training import settings as sparse_settings
+from powerprop import batches
 from powerprop import methods
 from powerprop import reparam
 from powerprop.types import Change, Continual, Method, Penalty, Rehearsal
@@ -45,7 +45,7 @@ def installed(page, monkeypatch):
   text = PAGE.read_text(encoding='utf-8')
   (row,) = re.findall(r"`'mest': (\{.*?\})`", text)
   monkeypatch.setattr(methods, 'mest', page['mest'], raising=False)
-  monkeypatch.setattr(data, 'batch_indices', lifetime_tiny.in_turn)
+  monkeypatch.setattr(batches, 'batch_indices', lifetime_tiny.in_turn)
   monkeypatch.setitem(test_methods._OPTIONS, 'mest', eval(row))
 
 

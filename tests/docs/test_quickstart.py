@@ -524,8 +524,26 @@ def test_continual_page_asks_for_a_net_that_there_is():
   assert int(task.removeprefix('--task=')) in range(s.num_tasks)
 
 
+def test_continual_page_learns_tasks_with_the_library_alone(capsys):
+  example, _ = _blocks(CONTINUAL, 'python')
+  names: dict[str, Any] = {}
+  exec(compile(example, CONTINUAL, 'exec'), names)
+  printed = capsys.readouterr()[0]
+  packing, penalty = printed.removeprefix('efficient_packnet\n').split('ewc\n')
+  rows = [[line.split() for line in x.splitlines()] for x in (packing, penalty)]
+  assert all([len(row) for row in some] == [1, 2, 3] for some in rows)
+  assert all(row == rows[0][-1][: len(row)] for row in rows[0])  # bit for bit
+  assert min(map(float, rows[0][-1])) > 0.7  # chance is 0.2
+  assert min(float(row[-1]) for row in rows[1]) > 0.8
+  assert float(rows[1][-1][0]) < float(rows[1][0][0])  # EWC forgets
+  learned, problem = names['learned'], names['problem']
+  for t, task in enumerate(names['tasks']):
+    score = problem.score(learned.weights(t), learned.state.net, task, 'test')
+    np.testing.assert_allclose(score.value, learned.scores[-1, t], atol=1e-6)
+
+
 def test_continual_page_has_a_loop_that_works(capsys):
-  (loop,) = _blocks(CONTINUAL, 'python')
+  *_, loop = _blocks(CONTINUAL, 'python')
   names: dict[str, Any] = {}
   exec(compile(loop, CONTINUAL, 'exec'), names)
   lines = capsys.readouterr()[0].splitlines()

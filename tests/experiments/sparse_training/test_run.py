@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 
 from experiments import data
+from experiments.engine import classification
 from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings
-from experiments.engine import train
 from experiments.report import files
 from experiments.report import weights
 from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import run as sparse_training
 from experiments.sparse_training import settings as sparse_settings
 from powerprop import reparam
+from powerprop import train
 from powerprop import trees
 from tests import forks
 from tests import sparse_tiny
@@ -66,7 +67,7 @@ def small(tmp_path_factory):
 
 def _shapes(config):
   s = sparse_settings.check(config)
-  recipe = train.make_recipe(s.training, data.load(s.training.dataset))
+  recipe = classification.make_recipe(s.training, data.load(s.training.dataset))
   shapes, _ = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   return s, recipe, shapes
 

@@ -8,11 +8,12 @@ from configs import digits_sparse
 from configs import fig3_cifar10
 from configs import table1_cifar10
 from experiments import data
+from experiments.engine import classification
 from experiments.engine import fitting
 from experiments.engine import settings
-from experiments.engine import train
 from experiments.sparse_training import settings as sparse_settings
 from powerprop import methods
+from powerprop import train
 from powerprop import trees
 from tests import sparse_tiny
 from tests import tiny
@@ -23,7 +24,7 @@ def _checked(config):
   s = sparse_settings.check(config)
   dataset = _dataset(s.training.dataset)
   fitting.check_data(s.training, dataset)
-  recipe = train.make_recipe(s.training, dataset)
+  recipe = classification.make_recipe(s.training, dataset)
   shapes, _ = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   aims = sparse_settings.make_targets(s, shapes, {})
   return s, aims, sparse_settings.make_methods(s, aims)

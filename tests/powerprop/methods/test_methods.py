@@ -13,11 +13,12 @@ from experiments import data
 from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
-from experiments.engine import train
 from experiments.sparse_training import settings as sparse_settings
+from powerprop import batches
 from powerprop import costs
 from powerprop import methods
 from powerprop import reparam
+from powerprop import train
 from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import magnitude
@@ -623,7 +624,7 @@ def test_snip_keeps_the_largest_saliencies_of_the_first_batch(alpha):
 
   @jax.jit
   def gradient(theta):
-    rows = data.batch_indices(
+    rows = batches.batch_indices(
       jax.random.fold_in(jax.random.key(0), 1), 0, 1, 40, 8
     )[0]
 

@@ -6,8 +6,8 @@ import optax
 import pytest
 
 from experiments.engine import classification
-from experiments.engine import train
 from powerprop import methods
+from powerprop import train
 from tests import lifetime_tiny
 
 

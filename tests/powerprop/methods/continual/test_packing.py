@@ -14,8 +14,8 @@ import pytest
 from experiments import data
 from experiments.engine import classification
 from experiments.engine import settings
-from experiments.engine import train
 from powerprop import methods
+from powerprop import train
 from powerprop import trees
 from powerprop.methods.continual import packing
 from tests import endings

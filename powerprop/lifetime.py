@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import data
-from experiments.engine import train
-from experiments.engine.train import Recipe
+from powerprop import train
 from powerprop import transforms
+from powerprop.train import Recipe
 from powerprop.types import Ending, Hyper, Method, Params, Score, TrainState
 
 
 class Life(NamedTuple):
   """The pure functions of one member; a population vmaps them.
 
-  `source` is a `data.Source`: it says which task. All tasks have the same
+  `source` is the problem's: it says which task. All tasks have the same
   shapes, so each function is compiled once.
 
   Attributes:
@@ -77,9 +76,9 @@ def make_life(
       method.continual.retraining,
     )
 
-  def of_task(hyper: Hyper, source: data.Source, phase: int) -> Hyper:
+  def of_task(hyper: Hyper, source: Any, phase: int) -> Hyper:
     """Each task has a seed of its own for batches and noise."""
-    key = jax.random.fold_in(jax.random.key(hyper.seed), source.task)
+    key = jax.random.fold_in(jax.random.key(hyper.seed), problem.task(source))
     bits = jax.random.bits(jax.random.fold_in(key, phase), (), jnp.uint32)
     return hyper._replace(seed=bits)
 
@@ -106,12 +105,12 @@ def make_life(
       opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
     )
 
-  def ending(state: TrainState, hyper: Hyper, source: data.Source, phase: int):
+  def ending(state: TrainState, hyper: Hyper, source: Any, phase: int):
     key = jax.random.key(of_task(hyper, source, phase).seed)
     net = state.net
     return Ending(
       key=jax.random.fold_in(key, 0),
-      task=source.task,
+      task=problem.task(source),
       alpha=transforms.current_alpha(state.opt),
       batch=functools.partial(problem.batch, source),
       sizes={

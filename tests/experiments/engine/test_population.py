@@ -17,8 +17,9 @@ from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import settings
-from experiments.engine import train
+from powerprop import batches
 from powerprop import reparam
+from powerprop import train
 from powerprop import transforms
 from tests import tiny
 
@@ -142,7 +143,9 @@ def assert_plain_optax(optimizer):
   @jax.jit
   def plain(params, train_split):
     tx = optimizer(rate)
-    batches = data.batch_indices(jax.random.fold_in(key, 1), 0, _STEPS, 40, 8)
+    rows_of = batches.batch_indices(
+      jax.random.fold_in(key, 1), 0, _STEPS, 40, 8
+    )
 
     def loss_fn(params, rows):
       image = train_split.image[rows].astype(jnp.float32) * (1 / 255)
@@ -157,7 +160,7 @@ def assert_plain_optax(optimizer):
       updates, opt = tx.update(grads, opt, params)
       return (optax.apply_updates(params, updates), opt), None
 
-    return jax.lax.scan(step, (params, tx.init(params)), batches)[0]
+    return jax.lax.scan(step, (params, tx.init(params)), rows_of)[0]
 
   params, opt = plain(params, TRAIN)
   _assert_same_bits(ours.phi, params)
@@ -275,7 +278,7 @@ def test_one_step_by_hand():
   (state,) = population.initial_states(recipe, [cell], TRAIN)
   ((new,), _) = _advance([cell], [state], num_steps=1)
   key = jax.random.key(member.seed)
-  rows = data.batch_indices(jax.random.fold_in(key, 1), 0, 1, 40, 8)[0]
+  rows = batches.batch_indices(jax.random.fold_in(key, 1), 0, 1, 40, 8)[0]
   theta = reparam.to_theta(state.phi, 3.0)
 
   def loss(theta):
@@ -311,7 +314,7 @@ _AS_USERS = """
   import jax
   import numpy as np
   from tests import lifetime_tiny
-  from tests.experiments.engine import test_train as t
+  from tests.experiments.engine import test_population as t
 
   # Drawing takes seconds to compile, and is no part of what is compared.
   ramp = np.linspace(-1, 1, 11, dtype=np.float32)
@@ -322,10 +325,10 @@ _AS_USERS = """
 _EIGHT = '--xla_force_host_platform_device_count=8'
 _SHARDED = """
   import jax
-  from tests.experiments.engine import test_train as t
+  from tests.experiments.engine import test_population as t
   from tests import tiny
   from experiments.engine import population
-  from experiments.engine import train
+  from powerprop import train
 
   devices = jax.local_devices()
   assert len(devices) == 8, devices

@@ -11,10 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import data
-from experiments.engine import classification
-from experiments.engine import settings
-from experiments.engine.settings import Settings
+from powerprop import batches
 from powerprop import methods
 from powerprop import reparam
 from powerprop import transforms
@@ -74,34 +71,6 @@ class Training(NamedTuple):
   weights: Callable[[TrainState], Params]
   evaluate: Callable[..., tuple[jax.Array, jax.Array]]
   near_zero: Callable[[Params], jax.Array]
-
-
-def make_recipe(
-  s: Settings, dataset: data.Dataset, sequence: data.Sequence | None = None
-) -> Recipe:
-  """What the members of a run share.
-
-  Args:
-    s: checked settings.
-    dataset: that they train on.
-    sequence: of the tasks that they learn, made of that data set.
-
-  Returns:
-    A recipe; FLOPs are not counted with it as it is.
-  """
-  number = len(dataset.train.label)
-  if sequence is not None:
-    number = int(sequence.sizes['train'].max())
-  return Recipe(
-    problem=classification.of_settings(s, dataset, sequence),
-    optimizer=settings.optimizer(s),
-    transforms=dict(settings.make_transforms(s)),
-    batch_size=s.batch_size,
-    num_train=number,
-    epsilon=s.near_zero,
-    schedule=settings.schedule(s),
-    l2=s.l2,
-  )
 
 
 def initial_theta(recipe: Recipe, seed: Any) -> tuple[Params, Any]:
@@ -239,7 +208,7 @@ def _begin(
   recipe, keys, power = it.recipe, _keys(hyper), it.power(hyper)
 
   def gradient(w):
-    rows = data.batch_indices(
+    rows = batches.batch_indices(
       keys.batches, 0, 1, recipe.num_train, recipe.batch_size
     )[0]
     examples = _batch(it, hyper, source, 0, rows)
@@ -271,7 +240,7 @@ def _chunk(
   num_steps: int,
 ) -> tuple[TrainState, jax.Array]:
   at_rest = _at_rest(it, source)
-  rows = data.batch_indices(
+  rows = batches.batch_indices(
     _keys(hyper).batches,
     start,
     num_steps,

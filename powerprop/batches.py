@@ -1,8 +1,8 @@
 """Batches as pure functions of a key, computed on the device."""
 
 import functools
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -11,8 +11,8 @@ import jax.numpy as jnp
   jax.jit, static_argnames=('num_steps', 'num_examples', 'batch_size')
 )
 def batch_indices(
-  key: chex.PRNGKey,
-  start: chex.Numeric,
+  key: jax.Array,
+  start: Any,
   num_steps: int,
   num_examples: int,
   batch_size: int,
@@ -70,7 +70,7 @@ def batch_indices(
   return jax.lax.dynamic_slice_in_dim(rows, offset, num_steps)
 
 
-def _permutation(key: chex.PRNGKey, n: int) -> jax.Array:
+def _permutation(key: jax.Array, n: int) -> jax.Array:
   """Returns a random permutation of range(n), int32 [n].
 
   The order of at least 32 random bits per element, as from one argsort. They
@@ -87,24 +87,3 @@ def _permutation(key: chex.PRNGKey, n: int) -> jax.Array:
     above = jax.random.bits(round_key, (n,), jnp.uint32) << position_bits
     order = order[jnp.sort(above | position) & ((1 << position_bits) - 1)]
   return order
-
-
-def normalise(
-  images: chex.Array,
-  scale: chex.Numeric,
-  mean: float = 0.0,
-  std: float = 1.0,
-) -> jax.Array:
-  """Returns pixels as floats, (images * scale - mean) / std.
-
-  Args:
-    images: uint8 [..., H, W, C].
-    scale: the data set's `scale`, which takes pixels to [0, 1].
-    mean: of the pixels in [0, 1], subtracted from them.
-    std: by which they are then divided.
-
-  Returns:
-    float32 [..., H, W, C].
-  """
-  pixels = jnp.asarray(images).astype(jnp.float32) * jnp.float32(scale)
-  return pixels if (mean, std) == (0, 1) else (pixels - mean) / std

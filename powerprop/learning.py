@@ -1,0 +1,208 @@
+"""Several tasks in turn, as one function; arrays of examples as a problem."""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from powerprop import costs
+from powerprop import lifetime
+from powerprop import train
+from powerprop import transforms
+from powerprop import trees
+from powerprop.methods.continual.sequential import Tasks
+from powerprop.types import Hyper, Method, Params, Problem, Score, TrainState
+
+
+class Learned(NamedTuple):
+  """What is left of a sequence of tasks.
+
+  Attributes:
+    state: after the last task.
+    records: what the method keeps of each task.
+    reports: what it said at the end of each, such as the rate of its mask.
+    scores: float32 [T, T], of task j (column) after task t (row); nan above
+      the diagonal.
+    weights: task -> w, the task's own net, as the forward pass uses it.
+  """
+
+  state: TrainState
+  records: tuple[Any, ...]
+  reports: tuple[dict[str, jax.Array], ...]
+  scores: np.ndarray
+  weights: Callable[[int], Params]
+
+
+def learn(
+  problem: Problem,
+  method: Callable[[Tasks], Method],
+  tasks: Sequence[Any],
+  optimizer: Callable[[Any], optax.GradientTransformation],
+  *,
+  steps: int,
+  batch_size: int,
+  learning_rate: float,
+  alpha: float = 1.0,
+  coefficient: float = 0.0,
+  retrain_steps: int = 0,
+  seed: int = 0,
+  split: str = 'test',
+) -> Learned:
+  """Learns tasks one after the other; each function is compiled once.
+
+  Args:
+    problem: what is learned.
+    method: how, of `powerprop.methods`, such as `methods.efficient_packnet`;
+      `functools.partial` sets its options.
+    tasks: a source of the problem for each, all of the same shapes.
+    optimizer: learning rate -> optax transformation; it is put under Ψ.
+    steps: of each task, ≥ 1.
+    batch_size: examples of a step, ≥ 1.
+    learning_rate: > 0.
+    alpha: α ≥ 1, constant.
+    coefficient: what the method's penalty is multiplied by, as
+      `methods.COEFFICIENTS` has it by name.
+    retrain_steps: of a packing method under each new mask; 0 is none.
+    seed: of the initial weights, the batches, and all else.
+    split: whose scores are measured.
+
+  Returns:
+    What was learned.
+  """
+  sizes = [int(problem.size(source, 'train')) for source in tasks]
+  recipe = train.Recipe(
+    problem=problem,
+    optimizer=optimizer,
+    transforms={'powerprop': transforms.powerprop},
+    batch_size=batch_size,
+    num_train=max(sizes),
+    epsilon=0.0,
+  )
+  row = jnp.zeros(1, jnp.int32)
+  made = method(
+    Tasks(
+      shapes=jax.eval_shape(lambda: train.initial_theta(recipe, seed)[0]),
+      number=len(tasks),
+      example=jax.eval_shape(lambda: problem.batch(tasks[0], 'train', row)),
+      num_train=max(sizes),
+      batch_size=batch_size,
+      heads=problem.own,
+      retrain_steps=retrain_steps,
+    )
+  )
+  life = lifetime.make_life(recipe, 'powerprop', made, alpha)
+  chunk = jax.jit(life.chunk, static_argnums=4)
+  end, archive = jax.jit(life.end), jax.jit(life.archive)
+  recall = jax.jit(life.recall, static_argnums=3)
+  hyper = Hyper(
+    np.int32(seed),
+    np.float32(alpha),
+    np.float32(learning_rate),
+    np.float32(coefficient),
+  )
+  state = jax.jit(life.start)(hyper, tasks[0])
+  records, reports = [], []
+  scores = np.full((len(tasks), len(tasks)), np.nan, np.float32)
+  for t, source in enumerate(tasks):
+    state = life.begin(state, hyper)
+    state, _ = chunk(state, hyper, source, np.int32(0), steps)
+    state, report = end(state, hyper, source)
+    if life.rechunk is not None and retrain_steps:
+      again = jax.jit(life.rechunk, static_argnums=4)
+      state, _ = again(state, hyper, source, np.int32(0), retrain_steps)
+    state, record = archive(state, hyper, source)
+    records.append(record)
+    reports.append(report)
+    for j, kept in enumerate(records):
+      scores[t, j] = recall(state, kept, tasks[j], split).value
+  return Learned(
+    state,
+    tuple(records),
+    tuple(reports),
+    scores,
+    lambda task: life.params_for(state, records[task]),
+  )
+
+
+class Labelled(NamedTuple):
+  """A batch of `classifier`: inputs [B, ...] and labels, int32 [B]."""
+
+  x: jax.Array
+  y: jax.Array
+
+
+def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
+  """The mean cross-entropy of a net's softmax, scored by its accuracy.
+
+  All tasks share the outputs. A source is a dict: 'task', its number from 0,
+  and `Labelled` by split: 'train', 'validation' and 'test'.
+
+  Args:
+    net: of `hk.transform_with_state`, called as net(x, is_training).
+    example: an x of one example, [1, ...], or its shape.
+
+  Returns:
+    A problem.
+  """
+
+  def logits(w, net_state, x):
+    found, _ = net.apply(w, net_state, None, x, is_training=False)
+    return trees.wide(found)
+
+  def loss(w, net_state, key, batch):
+    found, net_state = net.apply(w, net_state, key, batch.x, is_training=True)
+    return -jnp.mean(_log_p(trees.wide(found), batch.y)), net_state
+
+  def score(w, net_state, source, split):
+    found = logits(w, net_state, source[split].x)
+    bits = jax.lax.bitcast_convert_type(found, jnp.uint32).ravel()
+    odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
+    return Score(
+      jnp.mean(jnp.argmax(found, -1) == source[split].y),
+      -jnp.mean(_log_p(found, source[split].y)),
+      jnp.stack([jnp.sum(bits), jnp.sum(bits * odd)]),
+    )
+
+  def log_likelihood(w, net_state, batch, key, targets):
+    found = logits(w, net_state, batch.x)
+    label = batch.y
+    if targets == 'argmax':
+      label = jnp.argmax(found, -1)
+    elif targets == 'sampled':
+      label = jax.random.categorical(key, found)
+    return jnp.mean(_log_p(found, label))
+
+  def outputs(w, net_state, batch):
+    found = logits(w, net_state, batch.x)
+    return found, jnp.ones(found.shape, bool)
+
+  x = jax.ShapeDtypeStruct(example.shape, example.dtype)
+  zeros = functools.partial(jnp.zeros, x.shape, x.dtype)
+  return Problem(
+    init=lambda key: net.init(key, zeros(), is_training=True),
+    task=lambda source: jnp.asarray(source['task'], jnp.int32),
+    size=lambda source, split: jnp.int32(len(source[split].y)),
+    batch=lambda source, split, rows: jax.tree.map(
+      lambda leaf: jnp.asarray(leaf)[rows], source[split]
+    ),
+    augment=None,
+    loss=loss,
+    score=score,
+    least=lambda accuracy, gamma: gamma * accuracy,
+    log_likelihood=log_likelihood,
+    outputs=outputs,
+    flops=lambda params, net_state: costs.flops(
+      lambda w, state, x: logits(w, state, x), params, net_state, x
+    ),
+  )
+
+
+def _log_p(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """log p(label), [B]."""
+  log_p = jax.nn.log_softmax(logits)
+  return jnp.take_along_axis(log_p, label[:, None], -1)[:, 0]

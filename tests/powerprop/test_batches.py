@@ -1,0 +1,106 @@
+"""Batches as functions of a key: each example once an epoch, any window."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from powerprop import batches
+
+_SIZES = [(12, 4), (13, 4), (7, 7), (9, 5), (5, 1)]
+
+
+def _windows(key, sizes, num_examples, batch_size, start=0):
+  rows = []
+  for size in sizes:
+    rows.append(
+      batches.batch_indices(key, start, size, num_examples, batch_size)
+    )
+    start += size
+  return np.concatenate(rows)
+
+
+@pytest.mark.parametrize(('num_examples', 'batch_size'), _SIZES)
+def test_an_epoch_holds_each_example_at_most_once(num_examples, batch_size):
+  per_epoch = num_examples // batch_size
+  rows = batches.batch_indices(
+    jax.random.key(0), 0, 3 * per_epoch, num_examples, batch_size
+  )
+  assert rows.shape == (3 * per_epoch, batch_size)
+  assert rows.dtype == jnp.int32
+  epochs = np.asarray(rows).reshape(3, per_epoch * batch_size)
+  for epoch in epochs:
+    assert len(set(epoch)) == per_epoch * batch_size
+    assert set(epoch) <= set(range(num_examples))
+  if num_examples > batch_size > 1:
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize(('num_examples', 'batch_size'), _SIZES)
+def test_windows_compose(num_examples, batch_size):
+  key = jax.random.key(1)
+  whole = batches.batch_indices(key, 0, 20, num_examples, batch_size)
+  for sizes in ((1,) * 20, (7, 13), (13, 7)):
+    np.testing.assert_array_equal(
+      _windows(key, sizes, num_examples, batch_size), whole
+    )
+
+
+def test_all_orders_are_equally_likely():
+  keys = jax.random.split(jax.random.key(2), 12_000)
+  epochs = jax.vmap(lambda k: batches.batch_indices(k, 5, 1, 3, 3))(keys)
+  orders, counts = np.unique(epochs, axis=0, return_counts=True)
+  assert orders.shape == (6, 1, 3)
+  np.testing.assert_allclose(counts, 2_000, atol=200)  # 4.9 deviations.
+
+
+def test_large_splits_are_shuffled_well():
+  """Neither an example's place nor its neighbour tells where it goes."""
+  n = 50_000
+  order = np.asarray(batches.batch_indices(jax.random.key(3), 0, 1, n, n)[0])
+  np.testing.assert_array_equal(np.sort(order), np.arange(n))
+  place = np.argsort(order)
+  for other in (np.arange(n), np.roll(place, 1)):
+    assert abs(np.corrcoef(place, other)[0, 1]) < 5 / np.sqrt(n)
+  # Close neighbours stay in order half of the time.
+  assert np.mean(place[1:] > place[:-1]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_start_may_be_traced():
+  key = jax.random.key(3)
+
+  def body(start, _):
+    return start + 5, batches.batch_indices(key, start, 5, 13, 4)
+
+  _, rows = jax.jit(lambda: jax.lax.scan(body, jnp.int32(0), length=4))()
+  np.testing.assert_array_equal(
+    rows.reshape(20, 4), batches.batch_indices(key, 0, 20, 13, 4)
+  )
+
+
+def test_new_windows_do_not_recompile():
+  jax.clear_caches()
+  for start in (0, 4, 1_000):
+    batches.batch_indices(jax.random.key(0), start, 4, 13, 4)
+  assert batches.batch_indices._cache_size() == 1
+
+
+def test_vmapped_equals_looped_and_keys_differ():
+  keys = jax.random.split(jax.random.key(4), 3)
+  vmapped = jax.vmap(lambda k: batches.batch_indices(k, 2, 6, 13, 4))(keys)
+  looped = np.stack([batches.batch_indices(k, 2, 6, 13, 4) for k in keys])
+  np.testing.assert_array_equal(vmapped, looped)
+  assert not np.array_equal(looped[0], looped[1])
+
+
+@pytest.mark.parametrize(
+  ('num_steps', 'batch_size', 'match'),
+  [
+    (0, 4, 'num_steps'),
+    (1, 0, 'batch_size'),
+    (1, 14, r'\[1, num_examples = 13\], got 14'),
+  ],
+)
+def test_batch_arguments_out_of_range(num_steps, batch_size, match):
+  with pytest.raises(ValueError, match=match):
+    batches.batch_indices(jax.random.key(0), 0, num_steps, 13, batch_size)

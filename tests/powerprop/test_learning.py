@@ -1,0 +1,70 @@
+"""The loop over tasks, and a classifier of arrays as a problem."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.data import Examples
+from experiments.engine import classification
+import powerprop
+
+
+def _net():
+  return hk.transform_with_state(
+    lambda x, is_training: hk.Linear(3, name='output')(x.reshape(len(x), -1))
+  )
+
+
+@pytest.fixture(scope='module')
+def both():
+  """The same net, pictures and labels as both problems."""
+  rng = np.random.default_rng(0)
+  image = rng.integers(0, 256, (12, 2, 2, 1), np.uint8)
+  label = rng.integers(0, 3, 12).astype(np.int32)
+  pixels = (image * np.float32(1 / 255)).astype(np.float32)
+  mine = powerprop.classifier(_net(), pixels[:1])
+  theirs = classification.classification(
+    classification.Pictures(_net(), (2, 2, 1), 1 / 255)
+  )
+  source = {'task': 0, 'test': powerprop.Labelled(pixels, label)}
+  split = Examples(image, label, np.ones((12, 1), bool))
+  w, state = theirs.init(jax.random.key(0))
+  return mine, theirs, source, split, w, state
+
+
+def test_a_classifier_of_arrays_is_that_of_pictures(both):
+  mine, theirs, source, split, w, state = both
+  key = jax.random.key(1)
+  batch = mine.batch(source, 'test', jnp.arange(5))
+  examples = Examples(split.image[:5], split.label[:5], split.visible[:5])
+  jax.tree.map(
+    np.testing.assert_array_equal, mine.init(jax.random.key(0))[0], w
+  )
+  np.testing.assert_allclose(
+    mine.loss(w, state, key, batch)[0],
+    theirs.loss(w, state, key, examples)[0],
+    rtol=1e-6,
+  )
+  for targets in ('true', 'argmax', 'sampled'):
+    np.testing.assert_allclose(
+      mine.log_likelihood(w, state, batch, key, targets),
+      theirs.log_likelihood(w, state, examples, key, targets),
+      rtol=1e-6,
+    )
+  found = mine.score(w, state, source, 'test')
+  wanted = theirs.score(w, state, data.Split(split.image, split.label), '')
+  np.testing.assert_allclose(found[:2], wanted[:2], rtol=1e-6)
+  assert int(mine.size(source, 'test')) == 12
+
+
+def test_a_fingerprint_sees_a_single_bit(both):
+  mine, _, source, _, w, state = both
+  one = mine.score(w, state, source, 'test')
+  other = jax.tree.map(lambda x: x, w)
+  other['output']['b'] = other['output']['b'].at[1].add(1e-6)
+  two = mine.score(other, state, source, 'test')
+  assert np.any(np.asarray(one.fingerprint) != np.asarray(two.fingerprint))
+  assert 0 <= one.value <= 1 and np.isfinite(one.loss)
