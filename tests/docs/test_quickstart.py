@@ -192,7 +192,7 @@ def test_commands_are_understood(page):
 def test_rounding_decides_nothing_in_the_overridden_run(tmp_path):
   (command,) = [c for c in _commands(EXPERIMENTS) if '--workdir=runs/try' in c]
   config = cli.parse(command[0], command[1:]).config
-  config.densities, config.alphas = (1.0,), (2.5,)
+  config.densities, config.alphas, config.seeds = (1.0,), (2.5,), 3
   losses = []
   for name in ('plain', 'nudged'):
     workdir = tmp_path / name
@@ -204,7 +204,7 @@ def test_rounding_decides_nothing_in_the_overridden_run(tmp_path):
     assert not results['diverged']
     assert min(row['test_accuracy'] for row in results['rows']) > 0.9
     losses.append([line['loss'] for line in files.read_metrics(workdir)])
-  # With five times the learning rate four of five seeds diverge.
+  # With ten times the learning rate all diverge.
   np.testing.assert_allclose(*losses, atol=0.01)
 
 
@@ -542,8 +542,11 @@ def test_continual_page_learns_tasks_with_the_library_alone(capsys):
     np.testing.assert_allclose(score.value, learned.scores[-1, t], atol=1e-6)
 
 
-def test_continual_page_has_a_loop_that_works(capsys):
+def test_continual_page_has_a_loop_that_works(capsys, monkeypatch):
   *_, loop = _blocks(CONTINUAL, 'python')
+  small = digits_continual.get_config()
+  small.network_kwargs.hidden = (60,)
+  monkeypatch.setattr(digits_continual, 'get_config', lambda: small)
   names: dict[str, Any] = {}
   exec(compile(loop, CONTINUAL, 'exec'), names)
   lines = capsys.readouterr()[0].splitlines()
