@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,76 @@ import jax.numpy as jnp
 from powerprop import schedules
 from powerprop import trees
 from powerprop.methods import masked
-from powerprop.types import Event
+from powerprop.types import Change, Event, Method, Params
 
 _TINY = 1e-30  # ranks above what is out of the question, below all the rest
 
 Layers = dict[str, jax.Array]
+
+
+class Protocol(NamedTuple):
+  """When masks change, how much of them, and where new weights start.
+
+  SET, RigL, SNFS and DSR have these as arguments: RigL's protocol.
+
+  Attributes:
+    begin: first step at which masks change.
+    end: they change before it; None is 3/4 of the training.
+    every: ΔT, steps between two changes; a change takes the place of a step.
+    fraction: share of a layer's weights that is dropped at first.
+    decay: how that share falls: 'cosine', 'linear' or 'constant'.
+    regrow: where new weights start for α > 1; see `masked.regrow`. The default
+      of the four is ours, the best of four values for RigL and SET on
+      validation data (docs/results).
+  """
+
+  begin: int
+  end: int | None
+  every: int
+  fraction: float
+  decay: str
+  regrow: float
+
+
+def method(
+  brief: masked.Brief,
+  name: str,
+  protocol: Protocol,
+  update: Callable[..., tuple[Params, Any, Any]],
+  init: Callable[..., tuple[Params, Any]] | None = None,
+  **fields: Any,
+) -> Method:
+  """A method that drops and grows single weights by the protocol.
+
+  Args:
+    brief: target and length of the training.
+    name: of the method, for what is said of a mistake.
+    protocol: when, how many and where from.
+    update: (Event, state, share, `masked.Regrowth`) -> (phi, opt, state): drops
+      this share of the active weights and grows others.
+    init: as in `types.Method`; by default random masks.
+    **fields: of `masked.method`.
+
+  Returns:
+    A method.
+
+  Raises:
+    ValueError: if a value is out of range, or a layer has a pattern.
+  """
+  masked.unstructured_only(brief, name)
+  rule = masked.regrowth(brief, protocol.regrow)
+  window = masked.window(brief, protocol.begin, protocol.end, protocol.every)
+  share = drop_fraction(window, protocol.fraction, protocol.decay)
+
+  def change(event: Event, state: Any):
+    return update(event, state, share(event.step), rule)
+
+  return masked.method(
+    init or masked.fixed(brief, 'random').init,
+    change=Change(window.due, change, replaces_step=True),
+    where=brief.where,
+    **fields,
+  )
 
 
 def drop_fraction(

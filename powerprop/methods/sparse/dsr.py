@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from powerprop.methods import budgets
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Change, Event, Method
+from powerprop.types import Event, Method
 
 
 def dsr(
@@ -33,13 +33,11 @@ def dsr(
     brief: target and length of the training; its distribution is the start.
     begin: first step at which masks change; None is `every`: before any
       training, magnitudes are those of the layers' initialisation alone.
-    end: they change before it; None is 3/4 of the training.
-    every: steps between two changes; a change takes the place of a step.
-    fraction: share of all active weights that is dropped at first.
-    decay: how that share falls: 'cosine', 'linear' or 'constant'.
-    regrow: where new weights start for α > 1, with a random sign; see
-      `masked.regrow`. The value is ours, the best of four for RigL and
-      SET on validation data (docs/results).
+    end: this and the others, see `drop_grow.Protocol`.
+    every: steps between two changes.
+    fraction: of all active weights, that is dropped at first.
+    decay: of the fraction.
+    regrow: where new weights start for α > 1, with a random sign.
 
   Returns:
     A method; training costs 3 f_S. Moments of new weights are reset.
@@ -50,21 +48,17 @@ def dsr(
   Reference: Mostafa and Wang, Parameter efficient training of deep
     convolutional neural networks, ICML 2019, Algorithm 1.
   """
-  masked.unstructured_only(brief, 'dsr')
-  start_at = masked.regrowth(brief, regrow)
   end = brief.steps * 3 // 4 if end is None else end
   begin = min(every, end) if begin is None else begin
-  w = masked.window(brief, begin, end, every)
-  drop = drop_grow.drop_fraction(w, fraction, decay)
-  start = masked.fixed(brief, 'random')
+  protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
 
-  def update(event: Event, masks):
+  def update(event: Event, masks, share, rule):
     phi = masked.in_phi(brief, event.phi, event.alpha)
     phi = _largest_above(phi, masks)
     flat = lambda tree: {'': jnp.concatenate([tree[n].ravel() for n in masks])}
     together = flat(masks)
     total = jnp.sum(together[''], dtype=jnp.int32)
-    number = jnp.floor(drop(event.step) * total).astype(jnp.int32)
+    number = jnp.floor(share * total).astype(jnp.int32)
     number = jnp.minimum(number, total - len(masks))
     left = drop_grow.dropped(flat(phi), together, {'': number})['']
     kept, offset = {}, 0
@@ -80,13 +74,9 @@ def dsr(
     numbers = dict(zip(masks, shares, strict=True))
     more = drop_grow.grown(event.key, ranks, kept, numbers)
     signs = masked.signs_of(ranks)
-    return drop_grow.adopt(event, masks, kept, more, signs, start_at, True)
+    return drop_grow.adopt(event, masks, kept, more, signs, rule, True)
 
-  return masked.method(
-    start.init,
-    change=Change(w.due, update, replaces_step=True),
-    where=brief.where,
-  )
+  return drop_grow.method(brief, 'dsr', protocol, update)
 
 
 def _largest_above(

@@ -3,7 +3,7 @@
 from powerprop import costs
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Change, Event, Method
+from powerprop.types import Event, Method
 
 
 def rigl(
@@ -20,14 +20,12 @@ def rigl(
 
   Args:
     brief: target and length of the training.
-    begin: first step at which masks change.
-    end: they change before it; None is 3/4 of the training.
-    every: ΔT, steps between two changes; a change takes the place of a step.
-    fraction: share of a layer's weights that is dropped at first.
-    decay: how that share falls: 'cosine', 'linear' or 'constant'.
-    regrow: where new weights start for α > 1, against their gradient; see
-      `masked.regrow`. The value is ours, the best of four for RigL and
-      SET on validation data (docs/results).
+    begin: this and the others, see `drop_grow.Protocol`.
+    end: None is 3/4 of the training.
+    every: ΔT, steps between two changes.
+    fraction: that is dropped at first.
+    decay: of the fraction.
+    regrow: where new weights start for α > 1, against their gradient.
 
   Returns:
     A method; training costs 3 f_S, and 2 f_S + f_D where masks change. Moments
@@ -38,22 +36,11 @@ def rigl(
 
   Reference: Evci et al., RigL, ICML 2020, Algorithm 1.
   """
-  masked.unstructured_only(brief, 'rigl')
-  start_at = masked.regrowth(brief, regrow)
-  w = masked.window(brief, begin, end, every)
-  drop = drop_grow.drop_fraction(w, fraction, decay)
-  start = masked.fixed(brief, 'random')
+  protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
 
-  def update(event: Event, masks):
+  def update(event: Event, masks, share, rule):
     dense = masked.leaves(brief.target, event.dense)
     downhill = {name: -g for name, g in dense.items()}
-    return drop_grow.drop_and_grow(
-      event, masks, drop(event.step), dense, downhill, start_at
-    )
+    return drop_grow.drop_and_grow(event, masks, share, dense, downhill, rule)
 
-  return masked.method(
-    start.init,
-    change=Change(w.due, update, replaces_step=True),
-    cost=costs.rigl_cost,
-    where=brief.where,
-  )
+  return drop_grow.method(brief, 'rigl', protocol, update, cost=costs.rigl_cost)

@@ -2,7 +2,7 @@
 
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Change, Event, Method
+from powerprop.types import Event, Method
 
 
 def set(  # pylint: disable=redefined-builtin
@@ -19,14 +19,12 @@ def set(  # pylint: disable=redefined-builtin
 
   Args:
     brief: target and length of the training.
-    begin: first step at which masks change.
-    end: they change before it; None is 3/4 of the training.
-    every: steps between two changes; a change takes the place of a step.
-    fraction: share of a layer's weights that is dropped at first.
-    decay: how that share falls: 'cosine', 'linear' or 'constant'.
-    regrow: where new weights start for α > 1, with a random sign; see
-      `masked.regrow`. The value is ours, the best of four for RigL and
-      SET on validation data (docs/results).
+    begin: this and the others, see `drop_grow.Protocol`.
+    end: None is 3/4 of the training.
+    every: steps between two changes.
+    fraction: that is dropped at first.
+    decay: of the fraction.
+    regrow: where new weights start for α > 1, with a random sign.
 
   Returns:
     A method; training costs 3 f_S. Moments of new weights are reset.
@@ -37,20 +35,12 @@ def set(  # pylint: disable=redefined-builtin
   References: Mocanu et al., Scalable training of artificial neural networks,
     Nature Communications 2018; Evci et al., RigL, ICML 2020, section 4.
   """
-  masked.unstructured_only(brief, 'set')
-  start_at = masked.regrowth(brief, regrow)
-  w = masked.window(brief, begin, end, every)
-  drop = drop_grow.drop_fraction(w, fraction, decay)
-  start = masked.fixed(brief, 'random')
+  protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
 
-  def update(event: Event, masks):
+  def update(event: Event, masks, share, rule):
     ranks = masked.event_scores(brief, 'random', event)
     return drop_grow.drop_and_grow(
-      event, masks, drop(event.step), ranks, masked.signs_of(ranks), start_at
+      event, masks, share, ranks, masked.signs_of(ranks), rule
     )
 
-  return masked.method(
-    start.init,
-    change=Change(w.due, update, replaces_step=True),
-    where=brief.where,
-  )
+  return drop_grow.method(brief, 'set', protocol, update)

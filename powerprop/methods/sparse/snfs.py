@@ -9,7 +9,7 @@ from powerprop import costs
 from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods.sparse import drop_grow
-from powerprop.types import Change, Event, Masks, Method
+from powerprop.types import Event, Masks, Method
 
 
 class SnfsState(NamedTuple):
@@ -43,15 +43,13 @@ def snfs(
 
   Args:
     brief: target and length of the training.
-    begin: first step at which masks change.
-    end: they change before it; None is 3/4 of the training.
-    every: steps between two changes; a change takes the place of a step.
-    fraction: share of a layer's weights that is dropped at first.
-    decay: how that share falls: 'cosine', 'linear' or 'constant'.
+    begin: this and the others but `momentum`, see `drop_grow.Protocol`.
+    end: None is 3/4 of the training.
+    every: steps between two changes.
+    fraction: that is dropped at first.
+    decay: of the fraction.
     momentum: of the average of the dense gradient, in [0, 1].
-    regrow: where new weights start for α > 1, against their momentum; see
-      `masked.regrow`. The value is ours, the best of four for RigL and
-      SET on validation data (docs/results).
+    regrow: where new weights start for α > 1, against their momentum.
 
   Returns:
     A method; training costs 2 f_S + f_D. Moments of new weights are reset, as
@@ -63,11 +61,8 @@ def snfs(
   References: Dettmers and Zettlemoyer, Sparse networks from scratch, 2019;
     Evci et al., RigL, ICML 2020, section 4.
   """
-  masked.unstructured_only(brief, 'snfs')
-  start_at = masked.regrowth(brief, regrow)
   masked.check_share('momentum', momentum)
-  w = masked.window(brief, begin, end, every)
-  drop = drop_grow.drop_fraction(w, fraction, decay)
+  protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
   start = masked.fixed(brief, 'random')
 
   def init(key, phi, alpha, gradient):
@@ -84,18 +79,20 @@ def snfs(
     }
     return state._replace(momentum=average)
 
-  def update(event: Event, state: SnfsState):
+  def update(event: Event, state: SnfsState, share, rule):
     downhill = {name: -m for name, m in state.momentum.items()}
     phi, opt, masks = drop_grow.drop_and_grow(
-      event, state.masks, drop(event.step), state.momentum, downhill, start_at
+      event, state.masks, share, state.momentum, downhill, rule
     )
     return phi, opt, state._replace(masks=masks)
 
-  return masked.method(
+  return drop_grow.method(
+    brief,
+    'snfs',
+    protocol,
+    update,
     init,
     masks=lambda state: Masks(state.masks, state.masks),
     observe=observe,
-    change=Change(w.due, update, replaces_step=True),
     cost=costs.snfs_cost,
-    where=brief.where,
   )
