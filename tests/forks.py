@@ -30,6 +30,17 @@ _LOADED = (
   'experiments.sparse_training.run',
   'experiments.continual.run',
 )
+# For `before`: as the fixture `sketched`.
+SKETCHED = """
+from matplotlib.figure import Figure
+
+def savefig(figure, path, format, metadata):
+  if format == 'png':
+    figure.draw_without_rendering()
+  path.write_bytes(b'a stub')
+
+Figure.savefig = savefig
+"""
 
 
 class Done(NamedTuple):

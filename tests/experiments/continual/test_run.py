@@ -746,7 +746,7 @@ def test_the_binary_draws_again_and_says_what_is_wrong(whole, tmp_path):
   shutil.copytree(whole[0], folder)
   kept = {p: p.stat().st_mtime_ns for p in folder.rglob('*') if p.is_file()}
   flags = continual_run_tiny.flags(folder, **_WHOLE)
-  status, out, err = forks.run(_BINARY, flags)
+  status, out, err = forks.run(_BINARY, flags, before=forks.SKETCHED)
   assert status == 0 and 'Traceback' not in err, err
   assert 'is finished' in out and (folder / 'tables.md').read_text() in out
   drawn = {p.stem for p in (folder / 'figures').glob('*.png')}

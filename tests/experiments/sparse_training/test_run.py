@@ -333,7 +333,8 @@ def test_extended_training_costs_more(tmp_path):
 def test_a_finished_run_draws_again_and_does_not_train(small, tmp_path):
   shutil.copytree(small[0], tmp_path, dirs_exist_ok=True)
   kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('*') if p.is_file()}
-  done = forks.run(_BINARY, sparse_tiny.flags(tmp_path, **_SMALL))
+  flags = sparse_tiny.flags(tmp_path, **_SMALL)
+  done = forks.run(_BINARY, flags, before=forks.SKETCHED)
   assert done.status == 0, done.err
   assert 'is finished' in done.out and '|' in done.out
   assert (tmp_path / 'tables.md').read_text() in done.out
