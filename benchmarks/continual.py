@@ -15,8 +15,8 @@ from configs import fig4_permuted_mnist
 from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
-from experiments.continual.cells import Cell
 from experiments.engine import population
+from experiments.engine.population import Cell
 
 _LIMITS = {
   **dict.fromkeys(('efficient_packnet', 'packnet'), 1.05),
@@ -88,17 +88,17 @@ class Learner(NamedTuple):
 
   def start(self) -> Any:
     """The state before the first task."""
-    return self.cell.life.start(self.cell.hyper, self.source(0))
+    return self.cell.programs.start(self.cell.hyper, self.source(0))
 
   def train(self, state: Any, task: int, steps: int, begin: int = 0) -> Any:
     """So many steps of a task."""
-    return self.cell.life.chunk(
+    return self.cell.programs.chunk(
       state, self.cell.hyper, self.source(task), np.int32(begin), steps
     )[0]
 
   def learn(self, state: Any, task: int, steps: int) -> tuple[Any, Any]:
     """A whole task: the state before the next one, and its record."""
-    life, hyper = self.cell.life, self.cell.hyper
+    life, hyper = self.cell.programs, self.cell.hyper
     state = self.train(life.begin(state, hyper), task, steps)
     state, _ = life.end(state, hyper, self.source(task))
     return life.archive(state, hyper, self.source(task))
@@ -208,7 +208,7 @@ def method_step(
     cell = learner.cell
     # Now there is something to hold on to: penalties, masks and memories.
     state, _ = learner.learn(learner.start(), 0, size.steps)
-    state = jax.block_until_ready(cell.life.begin(state, cell.hyper))
+    state = jax.block_until_ready(cell.programs.begin(state, cell.hyper))
     programs[name] = functools.partial(learner.train, state, 1, size.steps)
   times = _paired(programs, 'naive', rounds, say)
   return timing.Table(
@@ -317,7 +317,7 @@ def growth(
     task, mine = number - 1, records[number]
     after[number], new = learner.learn(state, task, size.steps)
     mine[task:] = [new]
-    recall = learner.cell.life.recall
+    recall = learner.cell.programs.recall
     return recall(after[number], new, learner.source(task), 'test')
 
   programs = {}
@@ -388,13 +388,13 @@ def search(
   first, epoch = learners[0], size.num_train // size.batch_size
   say('the first task, and training on the second')
   state, _ = first.learn(first.start(), 0, epoch)
-  state = first.cell.life.begin(state, first.cell.hyper)
+  state = first.cell.programs.begin(state, first.cell.hyper)
   for i in range(_EPOCHS):
     state = first.train(state, 1, epoch, i * epoch)
 
   def end(learner):
     cell = learner.cell
-    return cell.life.end(state, cell.hyper, learner.source(1))
+    return cell.programs.end(state, cell.hyper, learner.source(1))
 
   base = 'an epoch of training'
   programs: dict[str, Callable[[], Any]] = {

@@ -260,7 +260,7 @@ def memory(say: timing.Say, names: Sequence[str] = _NAMES) -> timing.Table:
     state = one.init(hyper, split)
     is_mask = lambda x: x.dtype in (jnp.bool_, jnp.uint8)
     used = sum(x.nbytes for x in jax.tree.leaves(state.method) if is_mask(x))
-    (packed,) = population.pack([state])
+    packed = population.pack(state, codes=True)
     stored = sum(x.nbytes for x in jax.tree.leaves(packed.method) if is_mask(x))
     masks = 2 if name == 'top_kast' else 1
     rows.append(

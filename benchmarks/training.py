@@ -374,13 +374,13 @@ def population(
 
   def in_turn():
     return [
-      jax.block_until_ready(cell.training.chunk(s, cell.hyper, split, 0, steps))
+      jax.block_until_ready(cell.programs.chunk(s, cell.hyper, split, 0, steps))
       for cell, s in zip(mapped, states, strict=True)
     ]
 
   def together():
     return [
-      cell.training.chunk(s, cell.hyper, split, 0, steps)
+      cell.programs.chunk(s, cell.hyper, split, 0, steps)
       for cell, s in zip(vmapped, stacked, strict=True)
     ]
 

@@ -18,10 +18,11 @@ from experiments.engine import fitting
 from experiments.engine import population
 from experiments.engine import settings as settings_lib
 from experiments.engine import validation
+from experiments.engine.population import Cell
 from powerprop import lifetime
 from powerprop import train
 from powerprop.lifetime import Life
-from powerprop.types import Hyper, Method, Params
+from powerprop.types import Method, Params
 
 
 class Member(NamedTuple):
@@ -78,28 +79,6 @@ class Plan(NamedTuple):
   num_tasks: int
   layers: tuple[str, ...]
   layer_sizes: tuple[int, ...]
-
-
-class Cell(NamedTuple):
-  """Members that run as one program call.
-
-  Attributes:
-    name: a path that is this cell's alone.
-    members: M of them.
-    plan: of their method.
-    num_tasks: how many tasks they learn.
-    life: jitted functions, over the member axis where `stacked`.
-    hyper: hyperparameters, [M] where stacked.
-    stacked: whether arrays have a leading member axis.
-  """
-
-  name: str
-  members: tuple[Member, ...]
-  plan: Plan
-  num_tasks: int
-  life: Life
-  hyper: Hyper
-  stacked: bool
 
 
 def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
@@ -249,50 +228,30 @@ def make_cells(
   Args:
     plans: by method.
     members: the population.
-    executor: 'vmap': one program per method and transform, α traced, members
-      sharded over the local devices (padded with copies of the last to fill
-      them); 'map': one call per member, α static.
+    executor: as in `population.arrange`: a program for each method and
+      transform.
     tasks: how many tasks they learn at most.
-    lives: those of earlier calls with these plans and this executor, to which
-      new ones are added: what one call's cells compile, another's need not.
+    lives: programs of earlier calls with these plans and this executor.
 
   Returns:
-    Cells that cover the members.
+    Cells that cover the members, each with the plan of its members' method.
   """
-  cells = []
-  lives = {} if lives is None else lives
-  if executor == 'map':
-    for m in members:
-      plan = plans[m.method]
-      which = (m.method, m.transform, m.alpha)
-      if which not in lives:
-        lives[which] = _jit(make_life(plan, m.transform, m.alpha))
-      hyper = jax.tree.map(lambda x: x[0], _hyper([m]))
-      limit = min(tasks, plan.num_tasks)
-      cells.append(Cell(m.name, (m,), plan, limit, lives[which], hyper, False))
-    return cells
-  sharding = population.member_sharding()
-  for (method, transform), group in itertools.groupby(
-    members, lambda m: (m.method, m.transform)
-  ):
-    ms = list(group)
-    ms += [ms[-1]] * (-len(ms) % sharding.num_devices)
-    plan = plans[method]
-    kind = 'search/' if ms[0].search else ''
-    if (method, transform) not in lives:
-      lives[method, transform] = _jit(_vmap(make_life(plan, transform, None)))
-    cells.append(
-      Cell(
-        f'{kind}{method}/{transform}',
-        tuple(ms),
-        plan,
-        min(tasks, plan.num_tasks),
-        lives[method, transform],
-        jax.device_put(_hyper(ms), sharding),
-        True,
-      )
-    )
-  return cells
+  build = lambda key, alpha: make_life(plans[key[0]], key[1], alpha)
+  cells = population.arrange(
+    members,
+    executor,
+    lambda m: (m.method, m.transform),
+    build,
+    _AXES,
+    {} if lives is None else lives,
+  )
+  out = []
+  for cell in cells:
+    first, plan = cell.members[0], plans[cell.members[0].method]
+    name = f'search/{cell.name}' if cell.stacked and first.search else cell.name
+    plan = plan._replace(num_tasks=min(tasks, plan.num_tasks))
+    out.append(cell._replace(name=name, plan=plan))
+  return out
 
 
 def make_life(plan: Plan, transform: str, alpha: float | None) -> Life:
@@ -320,69 +279,20 @@ def make_life(plan: Plan, transform: str, alpha: float | None) -> Life:
   )
 
 
-def _hyper(members: list[Member]) -> Hyper:
-  column = lambda name, dtype: np.array(
-    [getattr(m, name) for m in members], dtype
-  )
-  return Hyper(
-    seed=column('seed', np.int32),
-    alpha=column('alpha', np.float32),
-    learning_rate=column('learning_rate', np.float32),
-    coefficient=column('coefficient', np.float32),
-  )
-
-
+# Tasks and steps are not batched; the tables of a sequence go with the seed.
 _SOURCE = data.Source(splits=None, tables=0, task=None, now=None)  # type: ignore[arg-type]
-
-
-def _vmap(life: Life) -> Life:
-  """All functions over the member axis; tasks and steps are not batched."""
-
-  def steps(fn):
-    def chunk(state, hyper, source, step, num_steps):
-      one = lambda s, h, tables: fn(
-        s, h, source._replace(tables=tables), step, num_steps
-      )
-      return jax.vmap(one)(state, hyper, source.tables)
-
-    return chunk
-
-  def scored(fn):
-    def score(*args):
-      *first, source, split = args
-      one = lambda tables, *a: fn(*a, source._replace(tables=tables), split)
-      return jax.vmap(one)(source.tables, *first)
-
-    return score
-
-  over = lambda fn: jax.vmap(fn, in_axes=(0, 0, _SOURCE))
-  return Life(
-    start=jax.vmap(life.start, in_axes=(0, _SOURCE)),
-    begin=jax.vmap(life.begin),
-    chunk=steps(life.chunk),
-    rechunk=None if life.rechunk is None else steps(life.rechunk),
-    end=over(life.end),
-    archive=over(life.archive),
-    live=scored(life.live),
-    params_for=jax.vmap(life.params_for),
-    recall=scored(life.recall),
-  )
-
-
-def _jit(life: Life) -> Life:
-  return Life(
-    start=jax.jit(life.start),
-    begin=jax.jit(life.begin),
-    chunk=jax.jit(life.chunk, static_argnums=4),
-    rechunk=(
-      None if life.rechunk is None else jax.jit(life.rechunk, static_argnums=4)
-    ),
-    end=jax.jit(life.end),
-    archive=jax.jit(life.archive),
-    live=jax.jit(life.live, static_argnums=2),
-    params_for=jax.jit(life.params_for),
-    recall=jax.jit(life.recall, static_argnums=3),
-  )
+_CHUNK = (0, 0, _SOURCE, None, population.STATIC)
+_AXES: dict[str, tuple[Any, ...]] = {
+  'start': (0, _SOURCE),
+  'begin': (0, 0),
+  'chunk': _CHUNK,
+  'rechunk': _CHUNK,
+  'end': (0, 0, _SOURCE),
+  'archive': (0, 0, _SOURCE),
+  'live': (0, _SOURCE, population.STATIC),
+  'params_for': (0, 0),
+  'recall': (0, 0, _SOURCE, population.STATIC),
+}
 
 
 def choose(cell: Cell, which: np.ndarray, yes: Any, no: Any) -> Any:

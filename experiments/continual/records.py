@@ -17,8 +17,8 @@ import numpy as np
 from experiments import data
 from experiments.continual import analysis as continual_analysis
 from experiments.continual import cells as continual_cells
-from experiments.continual.cells import Cell
 from experiments.engine import runs
+from experiments.engine.population import Cell
 from experiments.report import files
 
 _DIGEST = 'sha256'
@@ -56,31 +56,6 @@ class Lived(NamedTuple):
   seconds: float
   stopped: list[str]
   wall_seconds: float = 0.0
-
-
-def pack(tree: Any) -> Any:
-  """Masks as bits: every bool array with axes as uint8 [⌈n/8⌉]."""
-
-  def bits(x):
-    host = np.asarray(x)
-    return np.packbits(host) if _is_mask(host) else host
-
-  return jax.tree.map(bits, tree)
-
-
-def unpack(packed: Any, like: Any) -> Any:
-  """The inverse of `pack`; `like` has the shapes and the devices."""
-
-  def unbits(x, old):
-    if _is_mask(old):
-      x = np.unpackbits(x, count=old.size).reshape(old.shape).astype(bool)
-    return jax.device_put(x, old.sharding)
-
-  return jax.tree.map(unbits, packed, like)
-
-
-def _is_mask(x: Any) -> bool:
-  return x.dtype == bool and x.size >= 64
 
 
 def _task_file(folder: pathlib.Path, task: int) -> pathlib.Path:
@@ -431,10 +406,10 @@ class Log:
       seen.add(member)
       end = ends[m]
       rows += [self._row(t, m) for t in range(end)]
-      if end < self._cell.num_tasks:
+      if end < self._cell.plan.num_tasks:
         stopped.append(
           f'{member.name}: no free weights are left after task {end} of'
-          f' {self._cell.num_tasks}'
+          f' {self._cell.plan.num_tasks}'
         )
       if not member.search:
         mine = self._arrays(m, end, records)

@@ -25,7 +25,6 @@ from experiments.continual import plots as continual_plots
 from experiments.continual import records as continual_records
 from experiments.continual import settings as continual_settings
 from experiments.continual import tables as continual_tables
-from experiments.continual.cells import Cell
 from experiments.continual.sequence import Clock
 from experiments.continual.sequence import live
 from experiments.continual.sequence import Sequence
@@ -37,6 +36,7 @@ from experiments.engine import folder as engine_folder
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
+from experiments.engine.population import Cell
 from experiments.report import files
 from experiments.report import progress
 from experiments.report.weights import Weights
@@ -196,15 +196,17 @@ def _of_cells(
   steps, flops = 0, 0.0
   for cell in cells:
     # One life is a program for each number of members.
-    which, plan = (id(cell.life), len(cell.members)), cell.plan
+    which, plan = (id(cell.programs), len(cell.members)), cell.plan
     if which not in known:
       state, record = plan.shapes, ()
       if exact:
         tables = jax.vmap(sequence.tables) if cell.stacked else sequence.tables
         tables = jax.eval_shape(tables, cell.hyper.seed)
         source = data.Source(splits, tables, number, number)
-        state = jax.eval_shape(cell.life.start, cell.hyper, source)
-        _, record = jax.eval_shape(cell.life.archive, state, cell.hyper, source)
+        state = jax.eval_shape(cell.programs.start, cell.hyper, source)
+        _, record = jax.eval_shape(
+          cell.programs.archive, state, cell.hyper, source
+        )
       forward = plan.recipe.problem.flops(plan.shapes, plan.net_state)
       known[which] = (
         estimates.size_of(state),
@@ -213,12 +215,12 @@ def _of_cells(
         sum(forward.values()),
       )
     state_bytes, packed, record_bytes, cost = known[which]
-    records = record_bytes * cell.num_tasks
+    records = record_bytes * cell.plan.num_tasks
     # The state, that of the task's start, and the next; both of them on disk.
     on_device.append(3 * state_bytes + records)
     on_disk += 2 * 2 * packed + records
     members = len(set(cell.members))
-    mine = (plan.steps + plan.retrain_steps) * cell.num_tasks * members
+    mine = (plan.steps + plan.retrain_steps) * cell.plan.num_tasks * members
     steps += mine
     flops += 3.0 * cost * plan.recipe.batch_size * mine
   at_once = sorted(on_device)[-population.workers() :]
@@ -298,7 +300,7 @@ def _run_cells(
   """Lives all cells, several at a time on CPU, each from where it was."""
   if not cells:
     return []
-  bar = progress.Progress(what, sum(c.num_tasks for c in cells), 'task')
+  bar = progress.Progress(what, sum(c.plan.num_tasks for c in cells), 'task')
   world = world._replace(progress=bar)
   try:
     with futures.ThreadPoolExecutor(population.workers()) as pool:

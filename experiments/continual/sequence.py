@@ -14,8 +14,9 @@ import numpy as np
 from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import records as continual_records
-from experiments.continual.cells import Cell
+from experiments.engine import population
 from experiments.engine import runs
+from experiments.engine.population import Cell
 from experiments.report.weights import Weights
 from powerprop import transforms
 from powerprop import trees
@@ -79,7 +80,7 @@ def live(cell: Cell, world: World) -> continual_records.Lived:
   """
   folder = world.folder / cell.name
   if (lived := continual_records.read_lived(folder, cell.name)) is not None:
-    world.progress.skip(cell.num_tasks)
+    world.progress.skip(cell.plan.num_tasks)
     world.clock.after(lived.wall_seconds)
     return lived
   return Sequence(cell, world, folder).live()
@@ -114,7 +115,7 @@ class Sequence:
     self.tables = jax.jit(jax.vmap(tables) if cell.stacked else tables)(
       cell.hyper.seed
     )
-    self.state = cell.life.start(cell.hyper, self.source(0))
+    self.state = cell.programs.start(cell.hyper, self.source(0))
     self.begun = time.monotonic()
     self.spent = 0.0
     self.task = 0
@@ -136,12 +137,12 @@ class Sequence:
     )
 
   def _restore(self) -> tuple[int, int]:
-    packed = continual_records.pack((self.state, self.state))
+    packed = population.pack((self.state, self.state))
     got = self.checkpoints.restore(packed)
     if got is None:
       return 0, 0
     step, tree, extra = got
-    state, start = continual_records.unpack(tree, (self.state, self.state))
+    state, start = population.unpack(tree, (self.state, self.state))
     self.state, self.saved = state, step
     self.task, self.step = extra['task'], extra['step']
     self.start = start if self.step else None
@@ -149,7 +150,7 @@ class Sequence:
     self.world.clock.after(extra.get('wall_seconds', 0.0))
     self.log.restore(extra['log'])
     like = jax.eval_shape(
-      self.cell.life.archive, self.state, self.cell.hyper, self.source(0)
+      self.cell.programs.archive, self.state, self.cell.hyper, self.source(0)
     )[1]
     self.records = [
       continual_records.read_task(self.folder, t, like)
@@ -165,7 +166,7 @@ class Sequence:
       return
     self.checkpoints.save(
       number,
-      continual_records.pack((self.state, start)),
+      population.pack((self.state, start)),
       {
         'task': self.task,
         'step': self.step,
@@ -190,11 +191,11 @@ class Sequence:
       if self.s.forward_transfer and not self.search and untrained:
         self.log.at_start(
           [
-            self.cell.life.live(self.state, self.source(t), 'test').value
-            for t in range(self.cell.num_tasks)
+            self.cell.programs.live(self.state, self.source(t), 'test').value
+            for t in range(self.cell.plan.num_tasks)
           ]
         )
-      while self.task < self.cell.num_tasks and not self.log.stuck().all():
+      while self.task < self.cell.plan.num_tasks and not self.log.stuck().all():
         self._learn()
         if self._due():
           self._save()
@@ -219,7 +220,7 @@ class Sequence:
     own = jax.tree.leaves(kept)  # where a task keeps its net, its state as well
     alpha = np.ravel(transforms.current_alpha(self.state.opt))
     return Weights(
-      params=pick(self.cell.life.params_for(self.state, record)),
+      params=pick(self.cell.programs.params_for(self.state, record)),
       masks=self._masks(pick(kept)),
       state=pick(net_state if own else self.state.net),
       phi=pick(self.state.phi),
@@ -246,7 +247,7 @@ class Sequence:
 
   def _learn(self) -> None:
     """One task: train, end, archive, evaluate, write down."""
-    cell, life, t = self.cell, self.cell.life, self.task
+    cell, life, t = self.cell, self.cell.programs, self.task
     self._stop_if_asked(save=True)
     begun = time.monotonic()
     source = self.source(t)
@@ -292,7 +293,7 @@ class Sequence:
       t, found, dense, report, failed, tries.number, tries.factor
     )
     self.task += 1
-    last_task = self.task == cell.num_tasks or bool(self.log.stuck().all())
+    last_task = self.task == cell.plan.num_tasks or bool(self.log.stuck().all())
     if last_task or self.task % self.s.evaluate_every == 0:
       self._recall_all(last_task)
     rows = self.log.rows_of(t, time.monotonic() - begun)
@@ -302,7 +303,7 @@ class Sequence:
 
   def _recall_all(self, last: bool) -> None:
     """Evaluates all tasks so far."""
-    life, now = self.cell.life, self.task - 1
+    life, now = self.cell.programs, self.task - 1
     splits: tuple[str, ...] = ('validation',) if self.search else ('test',)
     if last and not self.search:
       splits = ('validation', 'test')
@@ -323,7 +324,7 @@ class Sequence:
     for attempt in range(s.retries + 1):
       factor = np.where(pending, s.retry_factor**attempt, factor)
       state = self._steps(
-        cell.life.chunk,
+        cell.programs.chunk,
         (start if attempt else self.state, self._hyper(factor), source),
         (0 if attempt else step, self.plan.steps),
         stop=functools.partial(self._stop_if_asked, save=not attempt),
@@ -331,7 +332,7 @@ class Sequence:
       )
       merged = continual_cells.choose(cell, pending, state, merged)
       number += pending
-      score = cell.life.live(merged, source, 'validation')
+      score = cell.programs.live(merged, source, 'validation')
       why = self._failures(merged, score)
       pending = pending & np.array([bool(x) for x in why])
       lost = {

@@ -79,7 +79,7 @@ def fit(
   def save():
     checkpoints.save(
       step,
-      population.pack(states),
+      population.pack(states, codes=True),
       {
         'train_seconds': spent.train,
         'wall_seconds': spent.wall + time.monotonic() - since,
@@ -138,16 +138,11 @@ def _restored(
   checkpoints: runs.Checkpoints, states: list[TrainState]
 ) -> tuple[int, list[TrainState], dict[str, Any]] | None:
   """Step, states and the rest of the newest checkpoint, if there is one."""
-  found = checkpoints.restore(population.pack(states))
+  found = checkpoints.restore(population.pack(states, codes=True))
   if found is None:
     return None
   step, packed, extra = found
-  host = population.unpack(packed, states)
-  placed = [
-    jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), h, st)
-    for h, st in zip(host, states, strict=True)
-  ]
-  return step, placed, extra
+  return step, population.unpack(packed, states, codes=True), extra
 
 
 def last_states(

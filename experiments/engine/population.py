@@ -1,6 +1,6 @@
 """Populations of trainings: which run as one program, on which devices."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import functools
 import itertools
@@ -22,7 +22,6 @@ from powerprop.train import evaluate
 from powerprop.train import initial_theta
 from powerprop.train import make_training
 from powerprop.train import Recipe
-from powerprop.train import Training
 from powerprop.types import Hyper, Method, Params, TrainState
 
 
@@ -43,6 +42,11 @@ class Member(NamedTuple):
   seed: int
   variant: Variant | tuple[()] = ()
 
+  @property
+  def name(self) -> str:
+    """A path that is this member's alone."""
+    return '/'.join(f'{k}_{v}' for k, v in self.row().items())
+
   def row(self) -> dict[str, Any]:
     """The names as fields of a record."""
     fields = self._asdict()
@@ -51,19 +55,24 @@ class Member(NamedTuple):
 
 
 class Cell(NamedTuple):
-  """Members that run as one program call: all of a transform, or just one.
+  """Members that run as one program call: all of a program, or just one.
 
   Attributes:
+    name: a path that is this cell's alone.
     members: M of them.
-    training: jitted functions over the member axis where `stacked`.
+    programs: jitted functions, a `Training` or a `Life`, over the member axis
+      where `stacked`.
     hyper: their hyperparameters on the device, [M, ...] where stacked.
     stacked: whether arrays have a leading member axis.
+    plan: what else the experiment has to know of its members.
   """
 
-  members: tuple[Member, ...]
-  training: Training
+  name: str
+  members: tuple[Any, ...]
+  programs: Any
   hyper: Hyper
   stacked: bool
+  plan: Any = None
 
 
 class Report(NamedTuple):
@@ -97,6 +106,20 @@ def choose_executor(executor: str) -> str:
   return executor
 
 
+# Which arguments have a member axis, as `jax.vmap` has it; a last `STATIC` is a
+# static argument.
+STATIC = 'static'
+_AXES: dict[str, tuple[Any, ...]] = {
+  'init': (0, None),
+  'begin': (0, None, 0, 0),
+  'chunk': (0, 0, None, None, STATIC),
+  'read': (0,),
+  'weights': (0,),
+  'evaluate': (0, 0, None),
+  'near_zero': (0,),
+}
+
+
 def make_cells(
   recipe: Recipe,
   members: list[Member],
@@ -108,10 +131,7 @@ def make_cells(
   Args:
     recipe: what the members share.
     members: the population.
-    executor: 'vmap': one program per transform and variant, α traced, the
-      member axis sharded over all local devices (padded with copies of the last
-      member to fill them). 'map': one call per member, α static, one program
-      per transform, variant and α.
+    executor: as in `arrange`: a program for each transform and variant.
     sparse: the methods of the members' variants.
 
   Returns:
@@ -120,74 +140,112 @@ def make_cells(
   methods_of: dict[Any, Method] = {(): methods.dense(), **(sparse or {})}
   # One program for all: it depends neither on α nor on the method.
   evaluate_one = jax.jit(functools.partial(evaluate, recipe))
-  if executor == 'map':
-    compiled: dict[tuple[Any, ...], Training] = {}
-    cells = []
-    for m in members:
-      which = (m.transform, m.alpha, m.variant)
-      if which not in compiled:
-        adapts = settings.adapts(recipe.transforms[m.transform])
-        static = None if adapts else m.alpha
-        one = make_training(recipe, m.transform, static, methods_of[m.variant])
-        compiled[which] = _jit(one)._replace(evaluate=evaluate_one)
-      cells.append(Cell((m,), compiled[which], _hyper([m], False), False))
-    return cells
 
-  sharding = member_sharding()
+  def build(key, alpha):
+    transform, variant = key
+    if alpha is not None and settings.adapts(recipe.transforms[transform]):
+      return build(
+        key, None
+      )  # it keeps its α as an array, whatever it is given
+    return make_training(recipe, transform, alpha, methods_of[variant])
+
+  cells = arrange(
+    members, executor, lambda m: (m.transform, m.variant), build, _AXES, {}
+  )
+  if executor == 'map':
+    shared = {
+      id(c.programs): c.programs._replace(evaluate=evaluate_one) for c in cells
+    }
+    cells = [c._replace(programs=shared[id(c.programs)]) for c in cells]
+  return cells
+
+
+def arrange(
+  members: list[Any],
+  executor: str,
+  key: Callable[[Any], tuple[Any, ...]],
+  build: Callable[[Any, float | None], Any],
+  axes: Mapping[str, tuple[Any, ...]],
+  made: dict[Any, Any],
+) -> list[Cell]:
+  """Members as cells, and the programs that these share.
+
+  Args:
+    members: of a population, those of a program one after the other.
+    executor: 'vmap': one program for each key, α traced, the member axis
+      sharded over all local devices (padded with copies of the last member to
+      fill them). 'map': one call per member, α static, one program for each key
+      and α.
+    key: member -> what tells programs apart.
+    build: (key, static α or None) -> functions of one member.
+    axes: of these functions' arguments, as `_AXES`.
+    made: programs of earlier calls with the same executor, to which new ones
+      are added: what one call's cells compile, another's need not.
+
+  Returns:
+    Cells that cover the members, each once but for padding.
+  """
   cells = []
-  program = lambda m: (m.transform, m.variant)
-  for (name, variant), group in itertools.groupby(members, program):
+  if executor == 'map':
+    for m in members:
+      which = (key(m), m.alpha)
+      if which not in made:
+        made[which] = _compiled(build(*which), axes, False)
+      hyper = jax.tree.map(lambda x: x[0], hypers([m]))
+      cells.append(Cell(m.name, (m,), made[which], hyper, False))
+    return cells
+  sharding = member_sharding()
+  for which, group in itertools.groupby(members, key):
     ms = list(group)
     ms += [ms[-1]] * (-len(ms) % sharding.num_devices)
-    hyper = jax.device_put(_hyper(ms, True), sharding)
-    one = make_training(recipe, name, method=methods_of[variant])
-    training = _jit(_vmap(one))
-    cells.append(Cell(tuple(ms), training, hyper, True))
+    if which not in made:
+      made[which] = _compiled(build(which, None), axes, True)
+    hyper = jax.device_put(hypers(ms), sharding)
+    name = '/'.join(str(x) for x in which)
+    cells.append(Cell(name, tuple(ms), made[which], hyper, True))
   return cells
+
+
+def hypers(members: Sequence[Any]) -> Hyper:
+  """The hyperparameters of members, [M] each."""
+  column = lambda name, dtype: np.array(
+    [getattr(m, name, 0.0) for m in members], dtype
+  )
+  return Hyper(
+    seed=column('seed', np.int32),
+    alpha=column('alpha', np.float32),
+    learning_rate=column('learning_rate', np.float32),
+    coefficient=column('coefficient', np.float32),
+  )
+
+
+def _compiled(
+  functions: Any, axes: Mapping[str, tuple[Any, ...]], stacked: bool
+) -> Any:
+  """The same functions, jitted, and over the member axis where stacked."""
+
+  def over(fn, its, count):
+    def mapped(*args):
+      one = lambda *batched: fn(*batched, *args[count:])
+      return jax.vmap(one, its[:count])(*args[:count])
+
+    return mapped
+
+  out = {}
+  for name, its in axes.items():
+    fn = getattr(functions, name)
+    if fn is not None:
+      count = len(its) - (its[-1] == STATIC)
+      fn = over(fn, its, count) if stacked else fn
+      static = None if count == len(its) else count
+      out[name] = jax.jit(fn, static_argnums=static)
+  return functions._replace(**out)
 
 
 def member_sharding() -> jax.sharding.NamedSharding:
   """The member axis over all local devices."""
   mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ('runs',))
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('runs'))
-
-
-def _hyper(members: list[Member], stacked: bool) -> Hyper:
-  columns = Hyper(
-    seed=np.array([m.seed for m in members], np.int32),
-    alpha=np.array([m.alpha for m in members], np.float32),
-    learning_rate=np.array([m.learning_rate for m in members], np.float32),
-    coefficient=np.zeros(len(members), np.float32),
-  )
-  return columns if stacked else jax.tree.map(lambda x: x[0], columns)
-
-
-def _vmap(t: Training) -> Training:
-  def chunk(state, hyper, train, start, num_steps):
-    one = lambda s, h: t.chunk(s, h, train, start, num_steps)
-    return jax.vmap(one)(state, hyper)
-
-  return Training(
-    init=jax.vmap(t.init, in_axes=(0, None)),
-    begin=jax.vmap(t.begin, in_axes=(0, None, 0, 0)),
-    chunk=chunk,
-    read=jax.vmap(t.read),
-    weights=jax.vmap(t.weights),
-    evaluate=jax.vmap(t.evaluate, in_axes=(0, 0, None)),
-    near_zero=jax.vmap(t.near_zero),
-  )
-
-
-def _jit(t: Training) -> Training:
-  return Training(
-    init=jax.jit(t.init),
-    begin=jax.jit(t.begin),
-    chunk=jax.jit(t.chunk, static_argnums=4),
-    read=jax.jit(t.read),
-    weights=jax.jit(t.weights),
-    evaluate=jax.jit(t.evaluate),
-    near_zero=jax.jit(t.near_zero),
-  )
 
 
 def initial_states(
@@ -208,7 +266,7 @@ def initial_states(
 
   def state(cell):
     drawn = (several if cell.stacked else one)(cell.hyper.seed)
-    return cell.training.begin(cell.hyper, train, *drawn)
+    return cell.programs.begin(cell.hyper, train, *drawn)
 
   with futures.ThreadPoolExecutor(workers()) as pool:
     return list(pool.map(state, cells))
@@ -231,10 +289,10 @@ def _advance(
     return state, _report(cell, state, np.nan, np.nan, np.nan)
   # All members have done as many steps as any of them.
   start = np.max(np.asarray(state.step))
-  state, loss = cell.training.chunk(state, cell.hyper, train, start, num_steps)
-  w = cell.training.weights(state)
-  accuracy, _ = cell.training.evaluate(w, state.net, validation)
-  near_zero = cell.training.near_zero(cell.training.read(state))
+  state, loss = cell.programs.chunk(state, cell.hyper, train, start, num_steps)
+  w = cell.programs.weights(state)
+  accuracy, _ = cell.programs.evaluate(w, state.net, validation)
+  near_zero = cell.programs.near_zero(cell.programs.read(state))
   return state, _report(cell, state, loss, accuracy, near_zero)
 
 
@@ -316,11 +374,11 @@ def estimate(
   sizes: dict[int, tuple[int, int]] = {}
   states = kept = 0
   for cell in cells:
-    which = id(cell.training)
+    which = id(cell.programs)
     if which not in sizes:
       draw = jax.vmap(one) if cell.stacked else one
       state = jax.eval_shape(
-        cell.training.begin,
+        cell.programs.begin,
         cell.hyper,
         dataset.train,
         *jax.eval_shape(draw, cell.hyper.seed),
@@ -381,40 +439,38 @@ def weights_of(
   )
 
 
-def pack(states: list[TrainState]) -> list[TrainState]:
+def pack(tree: Any, codes: bool = False) -> Any:
   """Masks as bits, as checkpoints keep them.
 
   Args:
-    states: of a population.
+    tree: of arrays.
+    codes: whether uint8 arrays are two masks in one, as Top-KAST's.
 
   Returns:
-    The same with every boolean array of the methods' states as uint8 [⌈n/8⌉],
-    and every uint8 array, two masks in one, as uint8 [2, ⌈n/8⌉].
+    The same as NumPy arrays, every mask as uint8 [⌈n/8⌉], and two of them as
+    uint8 [2, ⌈n/8⌉].
   """
-  return [s._replace(method=jax.tree.map(_bits, s.method)) for s in states]
+
+  def bits(x):
+    host = np.asarray(x)
+    if host.dtype == bool and host.ndim:
+      return np.packbits(host)
+    if codes and host.dtype == np.uint8:
+      return np.stack([np.packbits(host & 1), np.packbits(host >> 1)])
+    return host
+
+  return jax.tree.map(bits, tree)
 
 
-def unpack(
-  packed: list[TrainState], like: list[TrainState]
-) -> list[TrainState]:
-  """The inverse of `pack`; `like` has the shapes."""
+def unpack(packed: Any, like: Any, codes: bool = False) -> Any:
+  """The inverse of `pack`; `like` has the shapes and the devices."""
 
   def unbits(x, old):
     bits = lambda row: np.unpackbits(row, count=old.size).reshape(old.shape)
-    if old.dtype == bool:
-      return bits(x).astype(bool)
-    return bits(x[0]) + 2 * bits(x[1]) if old.dtype == np.uint8 else x
+    if old.dtype == bool and old.ndim:
+      x = bits(x).astype(bool)
+    elif codes and old.dtype == np.uint8:
+      x = bits(x[0]) + 2 * bits(x[1])
+    return jax.device_put(x, old.sharding)
 
-  return [
-    s._replace(method=jax.tree.map(unbits, s.method, old.method))
-    for s, old in zip(packed, like, strict=True)
-  ]
-
-
-def _bits(x: jax.Array) -> np.ndarray | jax.Array:
-  if x.dtype == bool:
-    return np.packbits(np.asarray(x))
-  if x.dtype == np.uint8:
-    host = np.asarray(x)
-    return np.stack([np.packbits(host & 1), np.packbits(host >> 1)])
-  return x
+  return jax.tree.map(unbits, packed, like)

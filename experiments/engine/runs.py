@@ -35,6 +35,8 @@ from tensorboardX.proto import event_pb2
 from experiments.report import files
 
 _KEEP = 2
+# Of states in checkpoints: another one when their arrays change.
+_FORMAT = 2
 _CODE = ('powerprop', 'experiments', 'configs')
 _MANIFEST = 'files.json'  # a checkpoint without it was not saved to its end
 _STOPPING = b'\nStopping: what is done is being saved. Once more ends it now.\n'
@@ -238,7 +240,12 @@ class Checkpoints:
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
         extra=ocp.args.JsonSave(
-          {**extra, 'layout': _layout(leaves), 'sha256': _digest(leaves)}
+          {
+            **extra,
+            'format': _FORMAT,
+            'layout': _layout(leaves),
+            'sha256': _digest(leaves),
+          }
         ),
       ),
       force=True,
@@ -259,7 +266,7 @@ class Checkpoints:
 
     Raises:
       RunError: if the states are whole but those of another program: one for
-        another executor or number of devices.
+        another executor or number of devices, or of another version.
     """
     leaves, treedef = jax.tree.flatten(like)
     wanted = {
@@ -278,6 +285,12 @@ class Checkpoints:
           step, args=ocp.args.Composite(extra=ocp.args.JsonRestore())
         )
         extra = dict(got.extra)
+        if extra.pop('format', 1) != _FORMAT:
+          raise RunError(
+            f'the run in {self._folder.parent} was begun with another version'
+            ' of this code, from whose checkpoints this one cannot go on:'
+            ' finish it with that version, or start again in another --workdir.'
+          )
         if extra.pop('layout', None) != _layout(leaves):
           raise RunError(
             f'the checkpoint at step {step} in {self._folder} was made with'

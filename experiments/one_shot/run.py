@@ -167,7 +167,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   rows: list[dict[str, Any]] = []
   groups: dict[tuple[str, float, float], list[Any]] = {}
   read = {
-    id(c): c.training.read(st) for c, st in zip(cells, states, strict=True)
+    id(c): c.programs.read(st) for c, st in zip(cells, states, strict=True)
   }
   total = len({m for c in cells for m in c.members})
   bar = progress.Progress(
@@ -258,7 +258,7 @@ def weights(
         if analysis.net_name({**member.row(), 'density': density}) != name:
           continue
         mine = population.unstack(cell, state)[i]
-        theta = population.unstack(cell, cell.training.read(state))[i]
+        theta = population.unstack(cell, cell.programs.read(state))[i]
         kept = magnitude.counts(
           theta,
           (density,),

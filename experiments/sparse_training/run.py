@@ -260,7 +260,7 @@ def _members(cells, states) -> Iterator[tuple[Member, Any, Any]]:
   """Every member once, with its state and θ in NumPy arrays."""
   done = set()
   for cell, state in zip(cells, states, strict=True):
-    theta = cell.training.read(state)
+    theta = cell.programs.read(state)
     parts = zip(
       cell.members,
       population.unstack(cell, state),

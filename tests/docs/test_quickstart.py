@@ -461,11 +461,11 @@ def _live(cell, world):
   bits: Any = np.zeros((count, 2))
   score = Score(nothing, nothing, bits)
   every = np.ones(count)
-  log.at_start([every] * cell.num_tasks)
+  log.at_start([every] * cell.plan.num_tasks)
   folder = world.folder / cell.name
   folder.mkdir(parents=True)
   metrics = runs.Metrics(folder, 0, 0)
-  for t in range(cell.num_tasks):
+  for t in range(cell.plan.num_tasks):
     log.before(t, every)
     log.loss(every)
     report = {'rate': every}
@@ -480,7 +480,7 @@ def _live(cell, world):
     metrics.write({'step': t, **row} for row in log.rows_of(t, 1.0))
   metrics.close()
   masks: Any = np.ones((count, -(-sizes.sum() // 8)), np.uint8)
-  records: list[Any] = [(packing.Record(masks, {}), {})] * cell.num_tasks
+  records: list[Any] = [(packing.Record(masks, {}), {})] * cell.plan.num_tasks
   return log.lived(cell.name, records, 1.0)
 
 

@@ -162,7 +162,7 @@ def test_the_population():
   assert all(m.name.startswith('search/l2/') for m in candidates)
   for executor, number in (('vmap', 3), ('map', len(members))):
     cells = continual_cells.make_cells(plans, members, executor, 2)
-    assert len(cells) == number and {c.num_tasks for c in cells} == {2}
+    assert len(cells) == number and {c.plan.num_tasks for c in cells} == {2}
     assert len({c.name for c in cells}) == number
     assert [m for c in cells for m in dict.fromkeys(c.members)] == members
 

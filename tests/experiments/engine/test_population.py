@@ -187,7 +187,7 @@ def test_initial_weights_are_the_seeds_whatever_alpha():
   cells = population.make_cells(recipe, members, 'map')
   states = population.initial_states(recipe, cells, TRAIN)
   theta = {
-    c.members[0]: c.training.read(s) for c, s in zip(cells, states, strict=True)
+    c.members[0]: c.programs.read(s) for c, s in zip(cells, states, strict=True)
   }
   first = {m.seed: theta[m] for m in members if m.alpha == 1}
   for m in members:
@@ -262,7 +262,7 @@ def test_every_optimizer_that_a_config_may_name_trains(name):
   """By shapes alone, with α and the learning rate traced."""
   recipe = _recipe(getattr(optax, name))
   training = train.make_training(recipe, 'powerprop')
-  hyper = population._hyper(_members()[:1], False)
+  hyper = jax.tree.map(lambda x: x[0], population.hypers(_members()[:1]))
   state = jax.eval_shape(training.init, hyper, TRAIN)
   new, _ = jax.eval_shape(
     lambda s, h, t: training.chunk(s, h, t, 0, 2), state, hyper, TRAIN
@@ -307,7 +307,7 @@ def test_auto_is_map_on_cpu(monkeypatch):
 def test_static_alphas_share_programs_by_transform_and_alpha():
   cells = population.make_cells(_recipe(), _members((1.0, 2.0), seeds=3), 'map')
   assert len(cells) == 6
-  assert len({id(c.training) for c in cells}) == 2
+  assert len({id(c.programs) for c in cells}) == 2
 
 
 _AS_USERS = """
@@ -337,8 +337,8 @@ _SHARDED = """
   for seeds in (4, 3):  # fills the devices, and does not
     members = t._members((1.0, 2.5), seeds)
     (cell,) = population.make_cells(recipe, members, 'vmap')
-    training = training or cell.training  # is traced once
-    cells = [cell._replace(training=training)]
+    training = training or cell.programs  # is traced once
+    cells = [cell._replace(programs=training)]
     states = population.initial_states(recipe, cells, t.TRAIN)
     sharded, reports = t._advance(cells, states)
     leaf = sharded[0].phi['output']['w']
@@ -349,7 +349,7 @@ _SHARDED = """
     if single is None:
       jax.local_devices = lambda: devices[:1]
       (cell,) = population.make_cells(recipe, members, 'vmap')
-      alone = [cell._replace(training=training)]
+      alone = [cell._replace(programs=training)]
       states = population.initial_states(recipe, alone, t.TRAIN)
       assert len(states[0].phi['output']['w'].sharding.device_set) == 1
       states, _ = t._advance(alone, states)

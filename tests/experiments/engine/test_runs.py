@@ -243,6 +243,16 @@ def test_a_checkpoint_of_another_program_is_kept(finished, tmp_path):
   assert _steps(tmp_path) == [30, 40]
 
 
+def test_a_run_of_another_version_of_the_code_cannot_go_on(
+  finished, tmp_path, monkeypatch
+):
+  _copy_unfinished(finished[0], tmp_path)
+  monkeypatch.setattr(runs, '_FORMAT', runs._FORMAT + 1)
+  with pytest.raises(runs.RunError, match='begun with another version of this'):
+    tiny.run(tmp_path)
+  assert _steps(tmp_path) == [30, 40]
+
+
 @pytest.mark.parametrize('content', [None, b'{"step": 10}\n'])
 def test_a_log_shorter_than_its_checkpoint_is_an_error(
   finished, tmp_path, content

@@ -162,14 +162,14 @@ def test_one_shot_is_the_dense_net_pruned_by_hand(whole):
   split = data.load('digits')
   (state,) = population.initial_states(recipe, [cell], split.train)
   for start in range(0, 40, 10):
-    state, _ = cell.training.chunk(state, cell.hyper, split.train, start, 10)
+    state, _ = cell.programs.chunk(state, cell.hyper, split.train, start, 10)
   by_name = {
     (r['method'], r['alpha'], r['seed'], r['sparsity']): r
     for r in results['rows']
   }
   for member, theta in zip(
     members,
-    population.unstack(cell, cell.training.read(state)),
+    population.unstack(cell, cell.programs.read(state)),
     strict=True,
   ):
     for sparsity, kept in ((0.7, (142, 36)), (0.9, (47, 12)), (0.0, (512, 80))):

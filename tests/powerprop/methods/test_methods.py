@@ -116,7 +116,7 @@ def _recipe(optimizer=_ADAMW, **fields):
 
 def _hyper(alpha, seed=0, rate=0.05):
   member = population.Member('powerprop', alpha, rate, seed)
-  return population._hyper([member], False)
+  return jax.tree.map(lambda x: x[0], population.hypers([member]))
 
 
 @functools.cache
@@ -178,7 +178,7 @@ def _population(name, executor, chunks):
     if cell.stacked:
       many = len(cell.members)
       theta = jax.tree.map(lambda x, n=many: np.stack([x] * n), theta)
-    states.append(cell.training.begin(cell.hyper, TRAIN, *theta))
+    states.append(cell.programs.begin(cell.hyper, TRAIN, *theta))
   lived = {m: _Lived([], []) for m in members}
 
   def note():
@@ -333,8 +333,9 @@ def test_alpha_one_is_no_powerprop(name):
 @pytest.mark.parametrize('name', _OPTIONS)
 def test_masks_as_bits_and_back(name):
   states, _ = _steps(name, 2.0)
-  (packed,) = population.pack([states[-1]])
-  (again,) = population.unpack([packed], [states[-1]])
+  state = jax.tree.map(jnp.asarray, states[-1])
+  packed = population.pack(state, codes=True)
+  again = population.unpack(packed, state, codes=True)
   jax.tree.map(np.testing.assert_array_equal, again, states[-1])
   masks = [
     x for x in jax.tree.leaves(states[-1].method) if x.dtype in (bool, np.uint8)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.continual import records as continual_records
 from experiments.continual import settings as continual_settings
 from experiments.engine import population
 from powerprop import methods
@@ -198,9 +197,9 @@ def test_all_that_is_kept_is_arrays_of_the_same_shapes(name):
   assert kind(lived.states[0]) == kind(lived.states[1])
   # As a checkpoint has it, and back.
   for tree in (lived.states[-1], lived.records[-1]):
-    packed = continual_records.pack(tree)
+    packed = population.pack(tree)
     assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(packed))
-    _same_bits(continual_records.unpack(packed, tree), tree)
+    _same_bits(population.unpack(packed, tree), tree)
 
 
 @pytest.mark.parametrize('name', _OPTIONS)
