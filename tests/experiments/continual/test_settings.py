@@ -420,7 +420,7 @@ def test_what_a_method_is_goes_by_what_it_says_and_not_by_its_name(monkeypatch):
   _named_anew(monkeypatch, _PACK)
   fields = {
     'methods': ('naive', 'users_own'),
-    'method_kwargs': {'users_own': continual_run_tiny.PACKING},
+    'method_kwargs': {'users_own': {**continual_run_tiny.PACKING}},
   }
   _, _, plans = _tiny(**fields)
   assert plans['users_own'].layers == ('hidden_0/w', 'output/w')
