@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from powerprop import train
 from powerprop import transforms
 from powerprop.train import Recipe
-from powerprop.types import Ending, Hyper, Method, Params, Score, TrainState
+from powerprop.types import (
+  Ending,
+  Hyper,
+  Method,
+  Params,
+  Problem,
+  Score,
+  TrainState,
+)
 
 
 class Life(NamedTuple):
@@ -76,21 +84,15 @@ def make_life(
       method.continual.retraining,
     )
 
-  def of_task(hyper: Hyper, source: Any, phase: int) -> Hyper:
-    """Each task has a seed of its own for batches and noise."""
-    key = jax.random.fold_in(jax.random.key(hyper.seed), problem.task(source))
-    bits = jax.random.bits(jax.random.fold_in(key, phase), (), jnp.uint32)
-    return hyper._replace(seed=bits)
-
   def chunk(state, hyper, source, step, num_steps):
     return training.chunk(
-      state, of_task(hyper, source, 0), source, step, num_steps
+      state, of_task(problem, hyper, source, 0), source, step, num_steps
     )
 
   def rechunk(state, hyper, source, step, num_steps):
     assert again is not None
     return again.chunk(
-      state, of_task(hyper, source, 1), source, step, num_steps
+      state, of_task(problem, hyper, source, 1), source, step, num_steps
     )
 
   def begin(state: TrainState, hyper: Hyper) -> TrainState:
@@ -105,36 +107,19 @@ def make_life(
       opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
     )
 
-  def ending(state: TrainState, hyper: Hyper, source: Any, phase: int):
-    key = jax.random.key(of_task(hyper, source, phase).seed)
-    net = state.net
-    return Ending(
-      key=jax.random.fold_in(key, 0),
-      task=problem.task(source),
-      alpha=transforms.current_alpha(state.opt),
-      batch=functools.partial(problem.batch, source),
-      sizes={
-        split: problem.size(source, split) for split in ('train', 'validation')
-      },
-      score=lambda w: problem.score(w, net, source, 'validation').value,
-      least=problem.least,
-      log_likelihood=lambda w, *rest: problem.log_likelihood(w, net, *rest),
-      outputs=lambda w, batch: problem.outputs(w, net, batch),
-      recalled=lambda batch: problem.recalled(batch, source),
-      fresh=lambda: train.initial_theta(
-        recipe, jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
-      )[0],
-    )
-
   def end(state, hyper, source):
     phi, kept, report = method.continual.end_task(
-      ending(state, hyper, source, 2), state.phi, state.method
+      ending(recipe, state, of_task(problem, hyper, source, 2), source),
+      state.phi,
+      state.method,
     )
     return state._replace(phi=phi, method=kept), report
 
   def archive(state, hyper, source):
     phi, kept, record = method.continual.archive(
-      ending(state, hyper, source, 3), state.phi, state.method
+      ending(recipe, state, of_task(problem, hyper, source, 3), source),
+      state.phi,
+      state.method,
     )
     # Where a task keeps its net, the net's own state (moving averages) as well.
     net_state = state.net if jax.tree.leaves(record) else ()
@@ -162,4 +147,56 @@ def make_life(
     live=live,
     params_for=params_for,
     recall=recall,
+  )
+
+
+def of_task(problem: Problem, hyper: Hyper, source: Any, phase: int) -> Hyper:
+  """Each task, and each phase of it, has a seed of its own.
+
+  Args:
+    problem: what is learned.
+    hyper: of the member.
+    source: of the task.
+    phase: 0 in training, 1 in retraining, 2 at the task's end, 3 after that.
+
+  Returns:
+    The same hyperparameters with another seed.
+  """
+  key = jax.random.fold_in(jax.random.key(hyper.seed), problem.task(source))
+  bits = jax.random.bits(jax.random.fold_in(key, phase), (), jnp.uint32)
+  return hyper._replace(seed=bits)
+
+
+def ending(
+  recipe: Recipe, state: TrainState, hyper: Hyper, source: Any
+) -> Ending:
+  """What a method sees at the end of a task.
+
+  Args:
+    recipe: of the training.
+    state: after the task's last step.
+    hyper: of `of_task`.
+    source: of the task.
+
+  Returns:
+    An ending; its functions are the problem's, at the state's net.
+  """
+  problem, net = recipe.problem, state.net
+  key = jax.random.key(hyper.seed)
+  return Ending(
+    key=jax.random.fold_in(key, 0),
+    task=problem.task(source),
+    alpha=transforms.current_alpha(state.opt),
+    batch=functools.partial(problem.batch, source),
+    sizes={
+      split: problem.size(source, split) for split in ('train', 'validation')
+    },
+    score=lambda w: problem.score(w, net, source, 'validation').value,
+    least=problem.least,
+    log_likelihood=lambda w, *rest: problem.log_likelihood(w, net, *rest),
+    outputs=lambda w, batch: problem.outputs(w, net, batch),
+    recalled=lambda batch: problem.recalled(batch, source),
+    fresh=lambda: train.initial_theta(
+      recipe, jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
+    )[0],
   )
