@@ -97,6 +97,9 @@ def learn(
   )
   life = lifetime.make_life(recipe, 'powerprop', made, alpha)
   chunk = jax.jit(life.chunk, static_argnums=4)
+  rechunk = None
+  if life.rechunk is not None and retrain_steps:
+    rechunk = jax.jit(life.rechunk, static_argnums=4)
   end, archive = jax.jit(life.end), jax.jit(life.archive)
   recall = jax.jit(life.recall, static_argnums=3)
   hyper = Hyper(
@@ -112,9 +115,8 @@ def learn(
     state = life.begin(state, hyper)
     state, _ = chunk(state, hyper, source, np.int32(0), steps)
     state, report = end(state, hyper, source)
-    if life.rechunk is not None and retrain_steps:
-      again = jax.jit(life.rechunk, static_argnums=4)
-      state, _ = again(state, hyper, source, np.int32(0), retrain_steps)
+    if rechunk is not None:
+      state, _ = rechunk(state, hyper, source, np.int32(0), retrain_steps)
     state, record = archive(state, hyper, source)
     records.append(record)
     reports.append(report)
@@ -156,7 +158,7 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
 
   def loss(w, net_state, key, batch):
     found, net_state = net.apply(w, net_state, key, batch.x, is_training=True)
-    return -jnp.mean(_log_p(trees.wide(found), batch.y)), net_state
+    return -mean_log_p(found, batch.y), net_state
 
   def score(w, net_state, source, split):
     found = logits(w, net_state, source[split].x)
@@ -164,18 +166,13 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
     odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
     return Score(
       jnp.mean(jnp.argmax(found, -1) == source[split].y),
-      -jnp.mean(_log_p(found, source[split].y)),
+      -mean_log_p(found, source[split].y),
       jnp.stack([jnp.sum(bits), jnp.sum(bits * odd)]),
     )
 
   def log_likelihood(w, net_state, batch, key, targets):
     found = logits(w, net_state, batch.x)
-    label = batch.y
-    if targets == 'argmax':
-      label = jnp.argmax(found, -1)
-    elif targets == 'sampled':
-      label = jax.random.categorical(key, found)
-    return jnp.mean(_log_p(found, label))
+    return mean_log_p(found, batch.y, key, targets)
 
   def outputs(w, net_state, batch):
     found = logits(w, net_state, batch.x)
@@ -202,7 +199,28 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
   )
 
 
-def _log_p(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """log p(label), [B]."""
+def mean_log_p(
+  logits: jax.Array,
+  label: jax.Array,
+  key: jax.Array | None = None,
+  targets: str = 'true',
+) -> jax.Array:
+  """The mean log-probability of labels, or of the net's own.
+
+  Args:
+    logits: [B, outputs]; finite, or a gradient is NaN.
+    label: int32 [B].
+    key: that labels are drawn with.
+    targets: 'true' for these labels, 'argmax', or 'sampled'.
+
+  Returns:
+    A scalar ≤ 0, float32 or wider.
+  """
+  logits = trees.wide(logits)
+  if targets == 'argmax':
+    label = jnp.argmax(logits, -1)
+  elif targets == 'sampled':
+    assert key is not None
+    label = jax.random.categorical(key, logits)
   log_p = jax.nn.log_softmax(logits)
-  return jnp.take_along_axis(log_p, label[:, None], -1)[:, 0]
+  return jnp.mean(jnp.take_along_axis(log_p, label[:, None], -1))

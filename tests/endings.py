@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from experiments import data
-from experiments.engine import classification
+from powerprop import learning
+from powerprop import trees
 from powerprop.types import Ending
 
 
@@ -48,6 +49,12 @@ def ending(
     found = logits(w, examples)
     return found, ~jnp.isneginf(found)
 
+  def log_likelihood(w, examples, key, targets):
+    found, visible = outputs(w, examples)
+    # As in `classification`: −∞ has the gradient NaN.
+    found = jnp.where(visible, trees.wide(found), -1e9)
+    return learning.mean_log_p(found, examples.label, key, targets)
+
   def of_each(split, rows):
     found = batch(split, rows)
     shape = (*rows.shape, found.visible.shape[-1])
@@ -61,9 +68,7 @@ def ending(
     sizes=sizes,
     score=score,
     least=lambda value, gamma: gamma * value,
-    log_likelihood=lambda w, examples, key, targets: classification.mean_log_p(
-      *outputs(w, examples), examples.label, key, targets
-    ),
+    log_likelihood=log_likelihood,
     outputs=outputs,
     recalled=lambda examples: examples,
     fresh=fresh,

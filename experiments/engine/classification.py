@@ -15,6 +15,7 @@ from experiments.engine import fitting
 from experiments.engine import networks
 from experiments.engine import settings
 from experiments.engine.settings import Settings
+from powerprop import learning
 from powerprop import train
 from powerprop import trees
 from powerprop.types import Params, Problem, Score
@@ -227,36 +228,8 @@ def log_likelihood(
 ) -> jax.Array:
   """The mean of log p(label | picture); see `Problem`."""
   found, visible = outputs(it, w, net_state, examples)
-  return mean_log_p(found, visible, examples.label, key, targets)
-
-
-def mean_log_p(
-  logits: jax.Array,
-  visible: jax.Array,
-  label: jax.Array,
-  key: jax.Array | None,
-  targets: str,
-) -> jax.Array:
-  """The mean log-probability of labels, or of the net's own.
-
-  Args:
-    logits: [B, outputs], float32 or wider.
-    visible: bool [B, outputs], which take part.
-    label: int32 [B].
-    key: that labels are drawn with.
-    targets: 'true' for these labels, 'argmax', or 'sampled'.
-
-  Returns:
-    A scalar ≤ 0.
-  """
-  found = jnp.where(visible, trees.wide(logits), _NEVER)
-  if targets == 'argmax':
-    label = jnp.argmax(found, -1)
-  elif targets == 'sampled':
-    assert key is not None
-    label = jax.random.categorical(key, found)
-  log_p = jax.nn.log_softmax(found)
-  return jnp.mean(jnp.take_along_axis(log_p, label[:, None], -1))
+  found = jnp.where(visible, found, _NEVER)
+  return learning.mean_log_p(found, examples.label, key, targets)
 
 
 def recalled(it: Pictures, examples: Examples, source: Any) -> Examples:

@@ -4,6 +4,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import data
@@ -68,3 +69,35 @@ def test_a_fingerprint_sees_a_single_bit(both):
   two = mine.score(other, state, source, 'test')
   assert np.any(np.asarray(one.fingerprint) != np.asarray(two.fingerprint))
   assert 0 <= one.value <= 1 and np.isfinite(one.loss)
+
+
+def test_a_task_more_compiles_nothing(both):
+  """Training and retraining are traced as often for three tasks as for one."""
+  mine, _, source, _, _, _ = both
+  split = source['test']
+  tasks = [
+    dict.fromkeys(('train', 'validation', 'test'), split)
+    | {'task': np.int32(t)}
+    for t in range(3)
+  ]
+
+  def traces(number):
+    traced = []
+
+    def loss(*args):
+      traced.append(1)
+      return mine.loss(*args)
+
+    powerprop.learn(
+      mine._replace(loss=loss),
+      powerprop.methods.packnet,
+      tasks[:number],
+      optax.sgd,
+      steps=1,
+      batch_size=4,
+      learning_rate=0.1,
+      retrain_steps=1,
+    )
+    return len(traced)
+
+  assert traces(3) == traces(1) > 0
