@@ -31,25 +31,10 @@ def experiment(
     data_dir: where prepared data lie.
   """
   # Not above: the command line is checked before JAX is loaded.
-  from experiments.continual import run as continual_training
-  from experiments.continual import settings as continual_settings
-  from experiments.engine import folder
-  from experiments.engine import runs
-  from experiments.report import files
+  from experiments.continual import run
+  from experiments.continual import settings
 
-  checked = continual_settings.check(config)
-  if workdir is None:
-    print(continual_training.dry_run(checked, data_dir))
-    return
-  with runs.disk_errors(workdir):
-    folder.open_folder(
-      workdir, config.to_dict(), continual_settings.rules(checked)
-    )
-  if (results := files.read_results(workdir)) is not None:
-    print(f'{workdir} is finished: its tables and figures, drawn again.')
-  else:
-    results = continual_training.run(checked, workdir, data_dir)
-  continual_training.report(results, workdir)
+  cli.run_or_show(settings, run, config, workdir, data_dir)
 
 
 if __name__ == '__main__':

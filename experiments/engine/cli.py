@@ -13,6 +13,7 @@ import pathlib
 import signal
 import sys
 import textwrap
+import types
 from typing import Any, NamedTuple, NoReturn
 import warnings
 
@@ -105,6 +106,39 @@ def main(
   except BrokenPipeError:  # as with `| head`; the rest is not for reading
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(128 + signal.SIGPIPE)
+
+
+def run_or_show(
+  settings: types.ModuleType,
+  run: types.ModuleType,
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path | None,
+  data_dir: str | None,
+) -> None:
+  """What an experiment does with a config, in the folder that is its own.
+
+  Args:
+    settings: its module with `check` and `rules`.
+    run: its module with `dry_run`, `run` and `report`.
+    config: as the command line has it.
+    workdir: the run's folder; None only says what the run will take.
+    data_dir: where prepared data lie.
+  """
+  from experiments.engine import folder
+  from experiments.engine import runs
+  from experiments.report import files
+
+  checked = settings.check(config)
+  if workdir is None:
+    print(run.dry_run(checked, data_dir))
+    return
+  with runs.disk_errors(workdir):
+    folder.open_folder(workdir, config.to_dict(), settings.rules(checked))
+  if (results := files.read_results(workdir)) is not None:
+    print(f'{workdir} is finished: its tables and figures, drawn again.')
+  else:
+    results = run.run(checked, workdir, data_dir)
+  run.report(results, workdir)
 
 
 def parse(binary: str, arguments: Sequence[str]) -> Command:

@@ -439,6 +439,22 @@ def weights_of(
   )
 
 
+def every_member(
+  cells: list[Cell], states: list[TrainState]
+) -> Iterator[tuple[Any, TrainState, Params]]:
+  """Every member once, without padding: it, its state and θ in NumPy arrays."""
+  done = set()
+  for cell, state in zip(cells, states, strict=True):
+    theta = cell.programs.read(state)
+    parts = zip(
+      cell.members, unstack(cell, state), unstack(cell, theta), strict=True
+    )
+    for m, member_state, member_theta in parts:
+      if m not in done:
+        done.add(m)
+        yield m, member_state, member_theta
+
+
 def pack(tree: Any, codes: bool = False) -> Any:
   """Masks as bits, as checkpoints keep them.
 

@@ -29,23 +29,10 @@ def experiment(
     data_dir: where prepared data lie.
   """
   # Not above: the command line is checked before JAX is loaded.
-  from experiments.engine import folder
-  from experiments.engine import runs
   from experiments.engine import settings
-  from experiments.one_shot import run as one_shot
-  from experiments.report import files
+  from experiments.one_shot import run
 
-  checked = settings.check(config)
-  if workdir is None:
-    print(one_shot.dry_run(checked, data_dir))
-    return
-  with runs.disk_errors(workdir):
-    folder.open_folder(workdir, config.to_dict(), settings.rules(checked))
-  if (results := files.read_results(workdir)) is not None:
-    print(f'{workdir} is finished: its tables and figures, drawn again.')
-  else:
-    results = one_shot.run(checked, workdir, data_dir)
-  one_shot.report(results, workdir)
+  cli.run_or_show(settings, run, config, workdir, data_dir)
 
 
 if __name__ == '__main__':

@@ -166,61 +166,47 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   layers = list(kept)
   rows: list[dict[str, Any]] = []
   groups: dict[tuple[str, float, float], list[Any]] = {}
-  read = {
-    id(c): c.programs.read(st) for c, st in zip(cells, states, strict=True)
-  }
   total = len({m for c in cells for m in c.members})
   bar = progress.Progress(
     f'pruning at {len(s.densities)} densities', total, 'net'
   )
-  done = set()
-  for cell, state in zip(cells, states, strict=True):
-    parts = zip(
-      cell.members,
-      population.unstack(cell, state),
-      population.unstack(cell, read[id(cell)]),
-      strict=True,
+  for m, member_state, theta in population.every_member(cells, states):
+    (accuracy, nll, before, after), initial = jax.device_get(
+      measure(member_state.phi, theta, member_state.net, m.seed)
     )
-    for m, member_state, theta in parts:
-      if m in done:
-        continue
-      done.add(m)
-      (accuracy, nll, before, after), initial = jax.device_get(
-        measure(member_state.phi, theta, member_state.net, m.seed)
+    final = trees.weights(theta)
+    finite = bool(member_state.finite) and all(
+      np.isfinite(x).all() for x in final.values()
+    )
+    for d, density in enumerate(s.densities):
+      rows.append(
+        {
+          **m.row(),
+          'density': density,
+          'test_accuracy': float(accuracy[d]),
+          'test_nll': float(nll[d]) if finite else float('nan'),
+          'mask_overlap': analysis.mask_overlap(
+            [before[n][d] for n in layers], [after[n][d] for n in layers]
+          ),
+          'chance_overlap': analysis.chance_overlap(
+            [final[n].size for n in layers], [kept[n][d] for n in layers]
+          ),
+          'emptied_layers': statistics.emptied(
+            {n: np.where(after[n][d], final[n], 0) for n in layers}
+          ),
+        }
       )
-      final = trees.weights(theta)
-      finite = bool(member_state.finite) and all(
-        np.isfinite(x).all() for x in final.values()
+    group = groups.setdefault((m.transform, m.alpha, m.learning_rate), [])
+    if finite:
+      group.append(
+        (
+          m.seed,
+          [initial[n] for n in layers],
+          [final[n] for n in layers],
+          [after[n][-1] for n in layers],
+        )
       )
-      for d, density in enumerate(s.densities):
-        rows.append(
-          {
-            **m.row(),
-            'density': density,
-            'test_accuracy': float(accuracy[d]),
-            'test_nll': float(nll[d]) if finite else float('nan'),
-            'mask_overlap': analysis.mask_overlap(
-              [before[n][d] for n in layers], [after[n][d] for n in layers]
-            ),
-            'chance_overlap': analysis.chance_overlap(
-              [final[n].size for n in layers], [kept[n][d] for n in layers]
-            ),
-            'emptied_layers': statistics.emptied(
-              {n: np.where(after[n][d], final[n], 0) for n in layers}
-            ),
-          }
-        )
-      group = groups.setdefault((m.transform, m.alpha, m.learning_rate), [])
-      if finite:
-        group.append(
-          (
-            m.seed,
-            [initial[n] for n in layers],
-            [final[n] for n in layers],
-            [after[n][-1] for n in layers],
-          )
-        )
-      bar.add()
+    bar.add()
   bar.close()
 
   summary = statistics.summarise(rows)
@@ -252,20 +238,17 @@ def weights(
   s = settings_lib.check(config)
   recipe, _, cells, dataset = _prepare(s, data_dir)
   states = fit.last_states(s, recipe, cells, dataset, workdir)
-  for cell, state in zip(cells, states, strict=True):
-    for i, member in enumerate(cell.members):
-      for density in s.densities:
-        if analysis.net_name({**member.row(), 'density': density}) != name:
-          continue
-        mine = population.unstack(cell, state)[i]
-        theta = population.unstack(cell, cell.programs.read(state))[i]
-        kept = magnitude.counts(
-          theta,
-          (density,),
-          dict.fromkeys(fitting.output_leaves(theta), s.output_density_factor),
-        )
-        masks = magnitude.masks(mine.phi, {n: k[0] for n, k in kept.items()})
-        return population.weights_of(mine, theta, masks)
+  for member, state, theta in population.every_member(cells, states):
+    for density in s.densities:
+      if analysis.net_name({**member.row(), 'density': density}) != name:
+        continue
+      kept = magnitude.counts(
+        theta,
+        (density,),
+        dict.fromkeys(fitting.output_leaves(theta), s.output_density_factor),
+      )
+      masks = magnitude.masks(state.phi, {n: k[0] for n, k in kept.items()})
+      return population.weights_of(state, theta, masks)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 

@@ -8,7 +8,6 @@ and DIR/records.npz, whichever experiment the run is of; nothing is trained.
 
 import argparse
 from collections.abc import Sequence
-import io
 import pathlib
 import sys
 
@@ -46,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   Returns:
     The exit status: 0, or 1 at the first folder that could not be drawn.
   """
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors='replace')  # a terminal may be ASCII
+  files.print_anywhere()
   parser = argparse.ArgumentParser(
     prog='python -m experiments.report',
     description='Makes the figures and tables of finished runs again from their'

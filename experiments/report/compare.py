@@ -9,7 +9,6 @@ has a line for each of its values.
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-import io
 import math
 import sys
 from typing import Any
@@ -124,9 +123,7 @@ def _text(value: Any) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Prints the table of the settings named on the command line."""
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors='replace')  # a terminal may be ASCII
+  files.print_anywhere()
   parser = argparse.ArgumentParser(
     prog='python -m experiments.report.compare',
     description='Compares two settings of a finished run, seeds paired.',

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Mapping
 import importlib
+import io
 import json
 import os
 import pathlib
+import sys
 import types
 from typing import Any
 import zipfile
@@ -15,6 +17,13 @@ import numpy as np
 
 # What says whose a line of metrics.jsonl is.
 _WHO = ('step', 'transform', 'alpha', 'learning_rate', 'seed')
+
+
+def print_anywhere() -> None:
+  """Printing never fails: what a terminal's encoding lacks becomes '?'."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='replace')
 
 
 def labelled(

@@ -204,9 +204,7 @@ def of_run(
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Lists or writes the nets that the command line names."""
-  for stream in (sys.stdout, sys.stderr):
-    if isinstance(stream, io.TextIOWrapper):
-      stream.reconfigure(errors='replace')  # a terminal may be ASCII
+  files.print_anywhere()
   parser = argparse.ArgumentParser(
     prog='python -m experiments.report.weights',
     description='Lists the nets of a finished run, or writes the weights of one'

@@ -30,25 +30,10 @@ def experiment(
     data_dir: where prepared data lie.
   """
   # Not above: the command line is checked before JAX is loaded.
-  from experiments.engine import folder
-  from experiments.engine import runs
-  from experiments.report import files
-  from experiments.sparse_training import run as sparse_training
-  from experiments.sparse_training import settings as sparse_settings
+  from experiments.sparse_training import run
+  from experiments.sparse_training import settings
 
-  checked = sparse_settings.check(config)
-  if workdir is None:
-    print(sparse_training.dry_run(checked, data_dir))
-    return
-  with runs.disk_errors(workdir):
-    folder.open_folder(
-      workdir, config.to_dict(), sparse_settings.rules(checked)
-    )
-  if (results := files.read_results(workdir)) is not None:
-    print(f'{workdir} is finished: its tables and figures, drawn again.')
-  else:
-    results = sparse_training.run(checked, workdir, data_dir)
-  sparse_training.report(results, workdir)
+  cli.run_or_show(settings, run, config, workdir, data_dir)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 4, Tables 1
 and 2, Figures 2 and 3.
 """
 
-from collections.abc import Iterator
 import functools
 import itertools
 import pathlib
@@ -219,7 +218,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   smallest: dict[Any, list[np.ndarray]] = {}
   count = len({m for c in cells for m in c.members})
   with progress.Progress('evaluating', count, 'net') as bar:
-    for member, state, theta in _members(cells, states):
+    for member, state, theta in population.every_member(cells, states):
       weights = trees.weights(theta)
       for names, masks in _nets(s, member, state, choose, sparse):
         (validation, _), (accuracy, nll) = jax.device_get(
@@ -256,23 +255,6 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   return rows, _records(rows, smallest)
 
 
-def _members(cells, states) -> Iterator[tuple[Member, Any, Any]]:
-  """Every member once, with its state and θ in NumPy arrays."""
-  done = set()
-  for cell, state in zip(cells, states, strict=True):
-    theta = cell.programs.read(state)
-    parts = zip(
-      cell.members,
-      population.unstack(cell, state),
-      population.unstack(cell, theta),
-      strict=True,
-    )
-    for m, member_state, member_theta in parts:
-      if m not in done:
-        done.add(m)
-        yield m, member_state, member_theta
-
-
 def _nets(s, member, state, choose, sparse):
   """What is evaluated of a member: its name, and masks by layer path."""
   if member.variant:
@@ -306,7 +288,7 @@ def weights(
     s.training, made.recipe, made.cells, made.dataset, workdir
   )
   _, choose = _measurement(made.recipe, made.aims)
-  for member, state, theta in _members(made.cells, states):
+  for member, state, theta in population.every_member(made.cells, states):
     for names, masks in _nets(s, member, state, choose, made.sparse):
       if sparse_analysis.net_name(member.row() | names._asdict()) == name:
         return population.weights_of(state, theta, masks)
