@@ -5,8 +5,6 @@ import itertools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments import data
@@ -293,36 +291,3 @@ _AXES: dict[str, tuple[Any, ...]] = {
   'params_for': (0, 0),
   'recall': (0, 0, _SOURCE, population.STATIC),
 }
-
-
-def choose(cell: Cell, which: np.ndarray, yes: Any, no: Any) -> Any:
-  """A tree with the members of `which` from `yes` and the rest from `no`.
-
-  Args:
-    cell: whose trees they are.
-    which: bool [M].
-    yes: a tree.
-    no: a tree of the same shapes.
-
-  Returns:
-    A tree.
-  """
-  if not which.any():
-    return no
-  if which.all():
-    return yes
-  return _merge(jnp.asarray(which), yes, no)
-
-
-@jax.jit
-def _merge(which, yes, no):
-  def leaf(a, b):
-    return jnp.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-  return jax.tree.map(leaf, yes, no)
-
-
-def per_member(cell: Cell, x: Any) -> np.ndarray:
-  """An array of the device as NumPy [M, ...]."""
-  host = np.asarray(x)
-  return host if cell.stacked else host[None]

@@ -7,8 +7,6 @@ learned. Results of all cells are put together at the end.
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 4 and 6.3.1.
 """
 
-from concurrent import futures
-import contextlib
 import functools
 import pathlib
 import time
@@ -25,20 +23,19 @@ from experiments.continual import plots as continual_plots
 from experiments.continual import records as continual_records
 from experiments.continual import settings as continual_settings
 from experiments.continual import tables as continual_tables
-from experiments.continual.sequence import Clock
-from experiments.continual.sequence import live
-from experiments.continual.sequence import Sequence
-from experiments.continual.sequence import World
+from experiments.continual.learner import Learner
+from experiments.continual.learner import live
+from experiments.continual.learner import Tasks
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import folder as engine_folder
+from experiments.engine import host
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
 from experiments.engine.population import Cell
 from experiments.report import files
-from experiments.report import progress
 from experiments.report.weights import Weights
 
 
@@ -81,8 +78,9 @@ def run(
   ):
     # From here on the folder belongs to its config: see `folder.open_folder`.
     (workdir / 'metrics.jsonl').touch()
-    folder, prepared = workdir / 'cells', time.monotonic() - begun
-    world = World(sequence, splits, folder, signals, None, Clock())
+    tasks = Tasks(sequence, splits, workdir / 'cells')
+    prepared = time.monotonic() - begun
+    world = host.World(signals, host.Clock())
     keys = continual_cells.keys(s, plans)
     options = {
       key: continual_settings.coefficients(s, key.method) for key in keys
@@ -90,8 +88,11 @@ def run(
     candidates = continual_cells.make_members(
       s, plans, {k: c for k, c in options.items() if len(c) > 1}, True
     )
-    search = _run_cells(
-      cells_of(members=candidates, tasks=s.search_tasks), world, 'searching'
+    search = _live_all(
+      cells_of(members=candidates, tasks=s.search_tasks),
+      tasks,
+      world,
+      'searching',
     )
     searched = [r for lived in search for r in lived.rows]
     # The protocol's, and the one that is best on validation data.
@@ -101,7 +102,7 @@ def run(
     }
     members = continual_cells.make_members(s, plans, chosen, False)
     cells = cells_of(members=members, tasks=sequence.num_tasks)
-    lives = _run_cells(cells, world, 'learning')
+    lives = _live_all(cells, tasks, world, 'learning')
     spent = world.clock.seconds()
     rows = [r for lived in lives for r in lived.rows]
     if not rows:
@@ -282,40 +283,29 @@ def weights(
     s.training.executor,
     sequence.num_tasks,
   )
-  world = World(sequence, splits, workdir / 'cells', [], None, Clock())
+  tasks = Tasks(sequence, splits, workdir / 'cells')
   for cell in cells:
     names = [m.name for m in cell.members]
     if name in names:
-      lived = Sequence(cell, world, workdir / 'cells' / cell.name)
-      with contextlib.closing(lived.checkpoints):
-        return lived.weights(names.index(name), task)
+      learner = Learner(cell, tasks, host.World([], host.Clock()))
+      learner.life.close()
+      return learner.weights(names.index(name), task)
   raise runs.RunError(
     f'{workdir} has no sequence {name!r}; its records.npz has their names.'
   )
 
 
-def _run_cells(
-  cells: list[Cell], world: World, what: str
+def _live_all(
+  cells: list[Cell], tasks: Tasks, world: host.World, what: str
 ) -> list[continual_records.Lived]:
-  """Lives all cells, several at a time on CPU, each from where it was."""
-  if not cells:
-    return []
-  bar = progress.Progress(what, sum(c.plan.num_tasks for c in cells), 'task')
-  world = world._replace(progress=bar)
-  try:
-    with futures.ThreadPoolExecutor(population.workers()) as pool:
-      jobs = [pool.submit(live, cell, world) for cell in cells]
-      try:
-        for job in futures.as_completed(jobs):
-          job.result()
-      except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        # The others stop at their next chunk; what they have is saved.
-        world.signals.append(0) if not world.signals else None
-        raise
-    return [job.result() for job in jobs]
-  finally:
-    bar.close()
+  """Lives all cells, each from where it was."""
+  return host.side_by_side(
+    [functools.partial(live, cell, tasks) for cell in cells],
+    world,
+    what,
+    sum(c.plan.num_tasks for c in cells),
+    'task',
+  )
 
 
 def _speed(plans, rows, seconds: float) -> dict[str, Any]:

@@ -1,12 +1,10 @@
-"""The loop around the chunks: progress, metrics, checkpoints, signals."""
+"""A population that is trained, on the host: its life, log and results."""
 
 from collections.abc import Mapping, Sequence
-import contextlib
 import io
 import pathlib
 import shlex
 import sys
-import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -16,6 +14,7 @@ import numpy as np
 
 from experiments import data
 from experiments.engine import folder
+from experiments.engine import host
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine.settings import Settings
@@ -31,7 +30,7 @@ class Seconds(NamedTuple):
   """Time spent, over all starts of a run, without what was lost by kills.
 
   Attributes:
-    train: in training steps and their reports.
+    train: from the first step to the last, checkpoints among them.
     wall: in all.
   """
 
@@ -47,6 +46,8 @@ def fit(
   workdir: pathlib.Path,
 ) -> tuple[list[TrainState], Seconds]:
   """Trains a population to its last step, from its last checkpoint if any.
+
+  All members keep step: the population is one life.
 
   Args:
     s: checked settings.
@@ -64,85 +65,48 @@ def fit(
   """
   on_device = lambda split: jax.tree.map(jnp.asarray, split)
   training, validation = map(on_device, (dataset.train, dataset.validation))
-  since = time.monotonic()
+  clock = host.Clock()
   states = population.initial_states(recipe, cells, training)
-  checkpoints = runs.Checkpoints(workdir)
-  step, spent = 0, Seconds(0.0, 0.0)
-  offset = 0
-  if (restored := _restored(checkpoints, states)) is not None:
-    step, states, extra = restored
-    spent = Seconds(extra['train_seconds'], extra['wall_seconds'])
-    offset = extra['metrics_offset']
-    print(f'Resuming {workdir} at step {step:,} of {s.steps:,}.', flush=True)
-  metrics = runs.Metrics(workdir, offset, step)
-
-  def save():
-    checkpoints.save(
-      step,
-      population.pack(states, codes=True),
-      {
-        'train_seconds': spent.train,
-        'wall_seconds': spent.wall + time.monotonic() - since,
-        'metrics_offset': metrics.offset,
-      },
-    )
-
   count = sum(len(c.members) for c in cells)
-  bar = progress.Progress(
-    f'training {count} nets', count * s.steps, 'step', count * step
-  )
-  told: set[population.Member] = set()
-  saved_at, saved_step = time.monotonic(), step if restored else None
-  with (
-    bar,
-    contextlib.closing(checkpoints),
-    contextlib.closing(metrics),
-    runs.stop_signals() as signals,
-  ):
-    while step < s.steps:
-      begun = time.monotonic()
-      num_steps = min(s.chunk_steps, s.steps - step)
+  with runs.stop_signals() as signals:
+    life = host.Host(host.World(signals, clock), workdir, states, s, codes=True)
+    if life.saved is not None:
+      print(
+        f'Resuming {workdir} at step {life.step:,} of {s.steps:,}.', flush=True
+      )
+    bar = progress.Progress(
+      f'training {count} nets', count * s.steps, 'step', count * life.step
+    )
+    told: set[population.Member] = set()
+
+    def chunk(states, step, number):
       new: list[Any] = [None] * len(cells)
       reports: list[Any] = [None] * len(cells)
       for i, state, report in population.advance(
-        cells, states, num_steps, training, validation
+        cells, states, number, training, validation
       ):
         new[i], reports[i] = state, report
-        bar.add(num_steps * len(cells[i].members), _means([report]))
+        bar.add(number * len(cells[i].members), _means([report]))
         if signals:
-          break
-      if signals:
-        # What this chunk has done so far is dropped: it will be done again.
-        if saved_step != step:
-          save()
-        raise runs.Interrupted(signals[0])
-      states, step = new, step + num_steps
-      spent = spent._replace(train=spent.train + time.monotonic() - begun)
+          return None  # what it has done so far is done again
+      return new, (step + number, reports)
+
+    def heard(report):
+      step, reports = report
       rows, alive = _rows(cells, reports, step, told)
-      metrics.write(rows)
+      life.write(rows)
       if not alive:
         raise runs.RunError(
-          f'every training diverged (the loss is not finite) by step {step:,};'
-          ' lower learning_rate'
+          'every training diverged (the loss is not finite) by step'
+          f' {step:,}; lower learning_rate'
           f' (now {", ".join(f"{r:g}" for r in s.learning_rate)}) or alphas.'
         )
-      if step == s.steps or time.monotonic() - saved_at >= s.checkpoint_seconds:
-        save()
-        saved_at, saved_step = time.monotonic(), step
-  if signals:
-    raise runs.Interrupted(signals[0])
-  return states, Seconds(spent.train, spent.wall + time.monotonic() - since)
 
-
-def _restored(
-  checkpoints: runs.Checkpoints, states: list[TrainState]
-) -> tuple[int, list[TrainState], dict[str, Any]] | None:
-  """Step, states and the rest of the newest checkpoint, if there is one."""
-  found = checkpoints.restore(population.pack(states, codes=True))
-  if found is None:
-    return None
-  step, packed, extra = found
-  return step, population.unpack(packed, states, codes=True), extra
+    with bar, life:
+      life.steps(chunk, life.state, (life.step, s.steps), heard)
+      life.save()
+      life.stop_if_asked()
+  return life.state, Seconds(life.seconds, clock.seconds())
 
 
 def last_states(
@@ -159,18 +123,17 @@ def last_states(
   """
   on_device = jax.tree.map(jnp.asarray, dataset.train)
   states = population.initial_states(recipe, cells, on_device)
-  if not s.steps:
-    return states
-  found = None
+  life = None
   if (workdir / 'checkpoints').is_dir():
-    with contextlib.closing(runs.Checkpoints(workdir)) as checkpoints:
-      found = _restored(checkpoints, states)
-  if found is None or found[0] != s.steps:
+    world = host.World([], host.Clock())
+    life = host.Host(world, workdir, states, s, codes=True)
+    life.close()
+  if life is None or life.step != s.steps:
     raise runs.RunError(
       f'{workdir} has no checkpoint of the last step, {s.steps:,}: put it back'
       ' from a copy, or delete results.json and start the run again.'
     )
-  return found[1]
+  return life.state
 
 
 def environment(
@@ -199,7 +162,7 @@ def environment(
     'train_seconds': seconds.train,
     'wall_seconds': seconds.wall,
     'steps_per_second': (
-      len(members) * s.steps / seconds.train if seconds.train else None
+      len(members) * s.steps / seconds.train if s.steps else None
     ),
     # Not sys.argv[0]: a path of the machine, which records do not need.
     'command': ' '.join(

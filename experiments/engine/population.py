@@ -8,6 +8,7 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
@@ -453,6 +454,39 @@ def every_member(
       if m not in done:
         done.add(m)
         yield m, member_state, member_theta
+
+
+def choose(cell: Cell, which: np.ndarray, yes: Any, no: Any) -> Any:
+  """A tree with the members of `which` from `yes` and the rest from `no`.
+
+  Args:
+    cell: whose trees they are.
+    which: bool [M].
+    yes: a tree.
+    no: a tree of the same shapes.
+
+  Returns:
+    A tree.
+  """
+  if not which.any():
+    return no
+  if which.all():
+    return yes
+  return _merge(jnp.asarray(which), yes, no)
+
+
+@jax.jit
+def _merge(which, yes, no):
+  def leaf(a, b):
+    return jnp.where(which.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+  return jax.tree.map(leaf, yes, no)
+
+
+def per_member(cell: Cell, x: Any) -> np.ndarray:
+  """An array of the device as NumPy [M, ...]."""
+  host = np.asarray(x)
+  return host if cell.stacked else host[None]
 
 
 def pack(tree: Any, codes: bool = False) -> Any:

@@ -35,8 +35,8 @@ from tensorboardX.proto import event_pb2
 from experiments.report import files
 
 _KEEP = 2
-# Of states in checkpoints: another one when their arrays change.
-_FORMAT = 2
+# Of checkpoints: another one when their arrays change, or what is beside them.
+_FORMAT = 3
 _CODE = ('powerprop', 'experiments', 'configs')
 _MANIFEST = 'files.json'  # a checkpoint without it was not saved to its end
 _STOPPING = b'\nStopping: what is done is being saved. Once more ends it now.\n'

@@ -21,7 +21,7 @@ from configs import digits
 from configs import digits_continual
 from experiments import data
 from experiments.continual import cells as continual_cells
-from experiments.continual import records as continual_records
+from experiments.continual import log as continual_log
 from experiments.continual import run as continual_training
 from experiments.continual import settings as continual_settings
 from experiments.engine import cli
@@ -452,17 +452,17 @@ def test_continual_page_says_which_rates_there_are():
   assert last == 1
 
 
-def _live(cell, world):
+def _live(cell, tasks, world):
   """What a cell leaves, with made-up numbers: nothing is trained."""
   plan, count = cell.plan, len(cell.members)
-  log = continual_records.Log(cell, world.sequence)
+  log = continual_log.Log(cell, tasks.sequence)
   sizes = np.array(plan.layer_sizes)
   nothing: Any = np.zeros(count)
   bits: Any = np.zeros((count, 2))
   score = Score(nothing, nothing, bits)
   every = np.ones(count)
   log.at_start([every] * cell.plan.num_tasks)
-  folder = world.folder / cell.name
+  folder = tasks.folder / cell.name
   folder.mkdir(parents=True)
   metrics = runs.Metrics(folder, 0, 0)
   for t in range(cell.plan.num_tasks):

@@ -13,9 +13,9 @@ import pytest
 
 from experiments import data
 from experiments.continual import cells as continual_cells
-from experiments.continual import run as continual_training
-from experiments.continual import sequence as continual_sequence
+from experiments.continual import learner
 from experiments.continual import settings as continual_settings
+from experiments.engine import host
 from experiments.engine import runs
 from experiments.report import files
 from experiments.report import weights
@@ -228,13 +228,9 @@ def _restored(folder, method):
     name: jax.tree.map(jax.numpy.asarray, getattr(sequence.dataset, name))
     for name in data.SPLITS
   }
-  progress = types.SimpleNamespace(skip=lambda number: None)
-  clock = continual_training.Clock()
-  world = continual_training.World(
-    sequence, splits, folder, [], progress, clock
-  )
-  found = continual_training.Sequence(cell, world, folder / cell.name)
-  found.checkpoints.close()
+  tasks = learner.Tasks(sequence, splits, folder)
+  found = learner.Learner(cell, tasks, host.World([], host.Clock()))
+  found.life.close()
   return found
 
 
@@ -246,7 +242,7 @@ def test_final_accuracies_by_hand(whole, tmp_path, method):
   dataset = data.load('digits')
   orders = np.asarray(found.tables)
   for m, alpha in enumerate((1.0, 2.0)):
-    layers = jax.tree.map(lambda x, m=m: np.asarray(x[m]), found.state.phi)
+    layers = jax.tree.map(lambda x, m=m: np.asarray(x[m]), found.life.state.phi)
     w = {
       name: np.sign(x['w']) * np.abs(x['w']) ** alpha
       for name, x in layers.items()
@@ -451,7 +447,7 @@ def test_a_lower_learning_rate_helps(whole, tmp_path, caplog):
 def test_what_fails_a_task_is_told_apart():
   sequence = types.SimpleNamespace(
     cell=types.SimpleNamespace(stacked=True),
-    s=types.SimpleNamespace(failure_accuracy=0.2),
+    _s=types.SimpleNamespace(failure_accuracy=0.2),
     log=types.SimpleNamespace(stuck=lambda: np.arange(5) == 4),
   )
   state = types.SimpleNamespace(finite=np.arange(5) != 1)
@@ -460,25 +456,13 @@ def test_what_fails_a_task_is_told_apart():
     loss=np.array([1.0, 1.0, np.nan, 1.0, 1.0]),
     fingerprint=None,
   )
-  fine, infinite, no_logit, low, stuck = continual_training.Sequence._failures(
+  fine, infinite, no_logit, low, stuck = learner.Learner.failures(
     sequence, state, score
   )
   assert fine == stuck == ''
   assert infinite == no_logit == 'diverged'
   assert 'diverged' not in low
   assert 'accuracy 0.200, and failure_accuracy is 0.2' in low
-
-
-def test_wall_time_of_a_run_is_not_the_sum_of_its_cells(monkeypatch):
-  """Two cells that ran side by side until a kill; 5 s after it."""
-  now = [7.0]
-  fake = types.SimpleNamespace(monotonic=lambda: now[0])
-  monkeypatch.setattr(continual_sequence, 'time', fake)
-  clock = continual_training.Clock()
-  clock.after(100.0)
-  now[0] += 5.0
-  clock.after(90.0)
-  assert clock.seconds() == 105.0
 
 
 def test_a_run_trains_no_longer_than_it_takes(whole):

@@ -271,19 +271,6 @@ def test_stopped_and_resumed_with_vmap(tmp_path, capsys):
   test_runs._assert_same_run(tmp_path / 'stopped', results, finished)
 
 
-def test_killed_in_mid_run_it_ends_with_the_same_bits(tmp_path):
-  fields = {**_SMALL, 'steps': 160, 'methods': ('lottery', 'snfs')}
-  whole = sparse_tiny.run(tmp_path / 'whole', **fields)
-  workdir = tmp_path / 'killed'
-  process = forks.start(_BINARY, sparse_tiny.flags(workdir, **fields))
-  test_runs._wait_for_line(workdir, 3 * 2, process)
-  process.send_signal(signal.SIGKILL)
-  assert (done := process.wait()).status == -signal.SIGKILL, done
-  assert (workdir / 'checkpoints').is_dir()
-  results = sparse_tiny.run(workdir, **fields)
-  test_runs._assert_same_run(workdir, results, (tmp_path / 'whole', whole))
-
-
 # Bad endings.
 
 _WILD = {
