@@ -18,8 +18,8 @@ from experiments.engine import networks
 from experiments.engine import population
 from powerprop import methods
 from powerprop import train
-from powerprop import transforms
 from powerprop import trees
+from powerprop.psi import Psi
 from powerprop.types import Hyper
 
 _EVERY = 100
@@ -86,7 +86,6 @@ def method_step(
       classification.Pictures(net.net, net.shape, 1 / 255)
     ),
     optimizer=functools.partial(optax.sgd, momentum=0.9),
-    transforms={'powerprop': transforms.powerprop},
     batch_size=60,
     num_train=num_train,
     epsilon=0.01,
@@ -108,7 +107,7 @@ def method_step(
   hyper = Hyper(np.int32(0), np.float32(alpha), np.float32(1e-3))
 
   def compiled(method):
-    one = train.make_training(recipe, 'powerprop', alpha, method)
+    one = train.make_training(recipe, Psi(alpha), method)
     state = jax.jit(one.init)(hyper, split)
     chunk = jax.jit(one.chunk, static_argnums=4)
     run = chunk.lower(state, hyper, split, 0, steps).compile()
@@ -245,7 +244,6 @@ def memory(say: timing.Say, names: Sequence[str] = _NAMES) -> timing.Table:
       classification.Pictures(net, image, 1 / 255)
     ),
     optimizer=optax.sgd,
-    transforms={'powerprop': transforms.powerprop},
     batch_size=10,
     num_train=20,
     epsilon=0.01,
@@ -256,7 +254,7 @@ def memory(say: timing.Say, names: Sequence[str] = _NAMES) -> timing.Table:
   for name in names:
     say(name)
     method = getattr(methods, name)(methods.Brief(target, 1_000))
-    one = train.make_training(recipe, 'powerprop', 1.0, method)
+    one = train.make_training(recipe, Psi(1.0), method)
     state = one.init(hyper, split)
     is_mask = lambda x: x.dtype in (jnp.bool_, jnp.uint8)
     used = sum(x.nbytes for x in jax.tree.leaves(state.method) if is_mask(x))

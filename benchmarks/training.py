@@ -18,8 +18,8 @@ from experiments.engine import population as populations
 from powerprop import batches
 from powerprop import reparam
 from powerprop import train
-from powerprop import transforms
 from powerprop import trees
+from powerprop.psi import Psi
 from powerprop.transforms import target_propagation
 from powerprop.types import Hyper, Params, TrainState, Work
 
@@ -41,7 +41,6 @@ def _recipe(optimizer: Callable[[Any], Any], num_train: int) -> train.Recipe:
   return train.Recipe(
     problem=classification.classification(_PICTURES),
     optimizer=optimizer,
-    transforms={'powerprop': transforms.powerprop},
     batch_size=60,
     num_train=num_train,
     epsilon=0.01,
@@ -212,7 +211,7 @@ def step(
     sources: dict[str, Any] = {'dense': _dense(recipe)}
     targets = {}
     for alpha in chosen:
-      sources[_name(alpha)] = train.make_training(recipe, 'powerprop', alpha)
+      sources[_name(alpha)] = train.make_training(recipe, Psi(alpha))
       if name == 'SGD' and alpha != 1:
         targets[_name(alpha)] = _target(alpha)
     for alpha in parts_of if name == 'SGD' else ():
@@ -313,10 +312,11 @@ def resnet50(
     'dense': program(inner, jax.value_and_grad(loss_fn, has_aux=True), theta)
   }
   for alpha in (2.0, 3.0):
+    psi = Psi(alpha)
     programs[_name(alpha)] = program(
-      transforms.powerprop(inner, alpha),
-      reparam.value_and_grad(loss_fn, alpha, has_aux=True),
-      reparam.to_phi(theta, alpha),
+      psi.optimizer(inner),
+      psi.value_and_grad(loss_fn, has_aux=True),
+      psi.to_phi(theta),
     )
   times = timing.compare(programs, 'dense', rounds, say)
   return timing.Table(
@@ -366,8 +366,10 @@ def population(
     for alpha in alphas
     for seed in range(seeds)
   ]
-  mapped = populations.make_cells(recipe, members, 'map')
-  vmapped = populations.make_cells(recipe, members, 'vmap')
+  cells = functools.partial(
+    populations.make_cells, recipe, {'powerprop': Psi(None)}, members
+  )
+  mapped, vmapped = cells('map'), cells('vmap')
   # States are only read: every round starts from the same ones.
   states = populations.initial_states(recipe, mapped, split)
   stacked = populations.initial_states(recipe, vmapped, split)

@@ -19,6 +19,7 @@ from powerprop.modules import PowerPropLinear
 from powerprop.modules import PowerPropSeparableDepthwiseConv2D
 from powerprop.modules import reparameterise
 from powerprop.planning import plan
+from powerprop.psi import Psi
 from powerprop.reparam import inverse_power
 from powerprop.reparam import power
 from powerprop.reparam import power_straight_through
@@ -49,6 +50,7 @@ __all__ = (
   'PowerPropDepthwiseConv3D',
   'PowerPropLinear',
   'PowerPropSeparableDepthwiseConv2D',
+  'Psi',
   'adaptive_powerprop',
   'chain_rule',
   'classifier',

@@ -12,11 +12,14 @@ import optax
 
 from powerprop import costs
 from powerprop import lifetime
+from powerprop import reparam
 from powerprop import train
-from powerprop import transforms
 from powerprop import trees
 from powerprop.methods.continual.sequential import Tasks
+from powerprop.psi import Psi
 from powerprop.types import Hyper, Method, Params, Problem, Score, TrainState
+
+_ORDINARY = Psi(1.0)
 
 
 class Learned(NamedTuple):
@@ -47,7 +50,7 @@ def learn(
   steps: int,
   batch_size: int,
   learning_rate: float,
-  alpha: float = 1.0,
+  psi: Psi = _ORDINARY,
   coefficient: float = 0.0,
   retrain_steps: int = 0,
   seed: int = 0,
@@ -60,11 +63,11 @@ def learn(
     method: how, of `powerprop.methods`, such as `methods.efficient_packnet`;
       `functools.partial` sets its options.
     tasks: a source of the problem for each, all of the same shapes.
-    optimizer: learning rate -> optax transformation; it is put under Ψ.
+    optimizer: learning rate -> optax transformation; it is put under `psi`.
     steps: of each task, ≥ 1.
     batch_size: examples of a step, ≥ 1.
     learning_rate: > 0.
-    alpha: α ≥ 1, constant.
+    psi: α ≥ 1, a number; which leaves are under it; and the transform.
     coefficient: what the method's penalty is multiplied by, as
       `methods.COEFFICIENTS` has it by name.
     retrain_steps: of a packing method under each new mask; 0 is none.
@@ -78,7 +81,6 @@ def learn(
   recipe = train.Recipe(
     problem=problem,
     optimizer=optimizer,
-    transforms={'powerprop': transforms.powerprop},
     batch_size=batch_size,
     num_train=max(sizes),
     epsilon=0.0,
@@ -93,9 +95,10 @@ def learn(
       batch_size=batch_size,
       heads=problem.own,
       retrain_steps=retrain_steps,
+      where=psi.where,
     )
   )
-  life = lifetime.make_life(recipe, 'powerprop', made, alpha)
+  life = lifetime.make_life(recipe, psi, made)
   chunk = jax.jit(life.chunk, static_argnums=4)
   rechunk = None
   if life.rechunk is not None and retrain_steps:
@@ -104,7 +107,7 @@ def learn(
   recall = jax.jit(life.recall, static_argnums=3)
   hyper = Hyper(
     np.int32(seed),
-    np.float32(alpha),
+    np.float32(reparam.check_alpha(psi.alpha)),
     np.float32(learning_rate),
     np.float32(coefficient),
   )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from powerprop import train
-from powerprop import transforms
+from powerprop.psi import Psi
 from powerprop.train import Recipe
 from powerprop.types import (
   Ending,
@@ -53,9 +53,8 @@ class Life(NamedTuple):
 
 def make_life(
   recipe: Recipe,
-  transform: str,
+  psi: Psi,
   method: Method,
-  alpha: float | None = None,
   reset_optimizer: bool = False,
   retrain_schedule: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Life:
@@ -63,9 +62,8 @@ def make_life(
 
   Args:
     recipe: what the population shares; its problem has several tasks.
-    transform: a name in recipe.transforms.
+    psi: as `train.make_training` takes it.
     method: how it learns tasks.
-    alpha: a static α, or None to take it, traced, from the hyperparameters.
     reset_optimizer: whether every task begins with fresh moments.
     retrain_schedule: step -> factor on the learning rate in the retraining
       phase; None is 1.
@@ -74,13 +72,12 @@ def make_life(
     Functions to be jitted, vmapped and sharded at will.
   """
   problem = recipe.problem
-  training = train.make_training(recipe, transform, alpha, method)
+  training = train.make_training(recipe, psi, method)
   again = None
   if method.continual.retraining is not None:
     again = train.make_training(
       recipe._replace(schedule=retrain_schedule),
-      transform,
-      alpha,
+      psi,
       method.continual.retraining,
     )
 
@@ -98,18 +95,15 @@ def make_life(
   def begin(state: TrainState, hyper: Hyper) -> TrainState:
     opt = state.opt
     if reset_optimizer:
-      power = hyper.alpha if alpha is None else alpha
-      tx = recipe.transforms[transform](
-        recipe.optimizer(hyper.learning_rate), alpha=power
-      )
-      opt = tx.init(state.phi)
+      inner = recipe.optimizer(hyper.learning_rate)
+      opt = train.at_start(psi, hyper).optimizer(inner).init(state.phi)
     return state._replace(
       opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
     )
 
   def end(state, hyper, source):
     phi, kept, report = method.continual.end_task(
-      ending(recipe, state, of_task(problem, hyper, source, 2), source),
+      ending(recipe, psi, state, of_task(problem, hyper, source, 2), source),
       state.phi,
       state.method,
     )
@@ -117,7 +111,7 @@ def make_life(
 
   def archive(state, hyper, source):
     phi, kept, record = method.continual.archive(
-      ending(recipe, state, of_task(problem, hyper, source, 3), source),
+      ending(recipe, psi, state, of_task(problem, hyper, source, 3), source),
       state.phi,
       state.method,
     )
@@ -168,12 +162,13 @@ def of_task(problem: Problem, hyper: Hyper, source: Any, phase: int) -> Hyper:
 
 
 def ending(
-  recipe: Recipe, state: TrainState, hyper: Hyper, source: Any
+  recipe: Recipe, psi: Psi, state: TrainState, hyper: Hyper, source: Any
 ) -> Ending:
   """What a method sees at the end of a task.
 
   Args:
     recipe: of the training.
+    psi: of the training.
     state: after the task's last step.
     hyper: of `of_task`.
     source: of the task.
@@ -186,7 +181,7 @@ def ending(
   return Ending(
     key=jax.random.fold_in(key, 0),
     task=problem.task(source),
-    alpha=transforms.current_alpha(state.opt),
+    psi=psi.at(state.opt),
     batch=functools.partial(problem.batch, source),
     sizes={
       split: problem.size(source, split) for split in ('train', 'validation')

@@ -1,6 +1,6 @@
 """Trainings as pure functions of (key, hyperparameters).
 
-The one place where problem, method, transform and optimiser meet.
+The one place where problem, method, Ψ and optimiser meet.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,10 +13,10 @@ import optax
 
 from powerprop import batches
 from powerprop import methods
-from powerprop import reparam
 from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import step as steps_lib
+from powerprop.psi import Psi
 from powerprop.types import Hyper, Method, Params, Problem, TrainState, Work
 
 
@@ -26,7 +26,6 @@ class Recipe(NamedTuple):
   Attributes:
     problem: what is learned.
     optimizer: learning rate -> optax transformation.
-    transforms: by name, (inner, alpha) -> optax transformation.
     batch_size: examples per step.
     num_train: number of training examples, of the largest task.
     epsilon: weights in (−epsilon, epsilon) count as near zero.
@@ -38,7 +37,6 @@ class Recipe(NamedTuple):
 
   problem: Problem
   optimizer: Callable[[Any], optax.GradientTransformation]
-  transforms: dict[str, Callable[..., optax.GradientTransformation]]
   batch_size: int
   num_train: int
   epsilon: float
@@ -90,13 +88,8 @@ class _Member(NamedTuple):
   """What the functions of one training are about; all of it is static."""
 
   recipe: Recipe
-  transform: str
-  alpha: float | None
+  psi: Psi
   method: Method
-
-  def power(self, hyper: Hyper) -> Any:
-    """α at the start."""
-    return hyper.alpha if self.alpha is None else self.alpha
 
 
 class _Keys(NamedTuple):
@@ -110,45 +103,40 @@ class _Keys(NamedTuple):
 
 
 def make_training(
-  recipe: Recipe,
-  transform: str,
-  alpha: float | None = None,
-  method: Method | None = None,
+  recipe: Recipe, psi: Psi, method: Method | None = None
 ) -> Training:
   """Builds the functions of one training.
 
   Args:
     recipe: what the population shares.
-    transform: a name in recipe.transforms.
-    alpha: a static α, or None to take it, traced, from the hyperparameters.
+    psi: α, which leaves, and the transform; α is a number, or None to take it,
+      traced, from the hyperparameters.
     method: how the net becomes sparse; None is dense training.
 
   Returns:
     Functions to be jitted, vmapped and sharded at will.
   """
-  it = _Member(
-    recipe, transform, alpha, methods.dense() if method is None else method
-  )
+  it = _Member(recipe, psi, methods.dense() if method is None else method)
   return Training(
     init=lambda hyper, source: _begin(
       it, hyper, source, *initial_theta(recipe, hyper.seed)
     ),
     begin=functools.partial(_begin, it),
     chunk=functools.partial(_chunk, it),
-    read=read,
+    read=functools.partial(read, psi),
     weights=lambda state: (it.method.continual.expected or it.method.weights)(
-      read(state), state.method
+      read(psi, state), state.method
     ),
     evaluate=functools.partial(evaluate, recipe),
     near_zero=functools.partial(
-      transforms.near_zero_share, epsilon=recipe.epsilon
+      transforms.near_zero_share, epsilon=recipe.epsilon, where=psi.where
     ),
   )
 
 
-def read(state: TrainState) -> Params:
+def read(psi: Psi, state: TrainState) -> Params:
   """θ of a state."""
-  return reparam.to_theta(state.phi, transforms.current_alpha(state.opt))
+  return psi.at(state.opt).to_theta(state.phi)
 
 
 def evaluate(
@@ -174,17 +162,18 @@ def _keys(hyper: Hyper) -> _Keys:
   return _Keys(*(jax.random.fold_in(key, i) for i in range(1, 6)))
 
 
+def at_start(psi: Psi, hyper: Hyper) -> Psi:
+  """Ψ before the first step: with the hyperparameters' α if it has none."""
+  return psi if psi.alpha is not None else psi._replace(alpha=hyper.alpha)
+
+
 def _optimiser(it: _Member, hyper: Hyper, step: Any) -> Any:
   rate = hyper.learning_rate
   if it.recipe.schedule is not None:
     # The rate of this very step: a step that changes masks instead of weights
     # does not hold the schedule back.
     rate = rate * it.recipe.schedule(it.method.clock(step))
-  return optax.with_extra_args_support(
-    it.recipe.transforms[it.transform](
-      it.recipe.optimizer(rate), alpha=it.power(hyper)
-    )
-  )
+  return at_start(it.psi, hyper).optimizer(it.recipe.optimizer(rate))
 
 
 def _batch(
@@ -205,7 +194,7 @@ def _batch(
 def _begin(
   it: _Member, hyper: Hyper, source: Any, theta: Params, net_state: Any
 ) -> TrainState:
-  recipe, keys, power = it.recipe, _keys(hyper), it.power(hyper)
+  recipe, keys, psi = it.recipe, _keys(hyper), at_start(it.psi, hyper)
 
   def gradient(w):
     rows = batches.batch_indices(
@@ -218,7 +207,7 @@ def _begin(
     return grads
 
   phi, method_state = it.method.init(
-    keys.init, reparam.to_phi(theta, power), power, gradient
+    keys.init, psi.to_phi(theta), psi, gradient
   )
   return TrainState(
     phi=phi,
@@ -267,8 +256,8 @@ def _one_step(
 ) -> tuple[TrainState, jax.Array]:
   recipe, method, keys = it.recipe, it.method, _keys(hyper)
   tx = _optimiser(it, hyper, step)
-  now = transforms.current_alpha(state.opt)
-  theta = reparam.to_theta(state.phi, now)
+  psi = it.psi.at(state.opt)
+  theta = psi.to_theta(state.phi)
   w = method.weights(theta, state.method)
   (loss, net_state), dense = jax.value_and_grad(
     recipe.problem.loss, has_aux=True
@@ -284,7 +273,7 @@ def _one_step(
     dense = trees.map_where(
       lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
     )
-  event = steps_lib.make_event(tx, key, step, now, dense, hyper.coefficient)
+  event = steps_lib.make_event(tx, key, step, psi, dense, hyper.coefficient)
   (phi, opt, seen), work = steps_lib.take_step(
     method._replace(
       constrain=lambda updates, kept: at_rest(method.constrain(updates, kept))

@@ -88,7 +88,7 @@ class Event(NamedTuple):
     key: a random key of this step.
     step: int32, the step that is being done, from 0.
     phi: stored parameters φ.
-    alpha: the α that φ is to be read with.
+    psi: the `Psi` that φ is to be read with.
     opt: the optimiser's state.
     dense: ∂L/∂w of this step's batch, for all weights, masked ones as well.
     reset: (opt, φ, {path: bool array}) -> opt with the moments of those
@@ -99,7 +99,7 @@ class Event(NamedTuple):
   key: jax.Array
   step: jax.Array
   phi: Params
-  alpha: Alpha
+  psi: Any
   opt: Any
   dense: Params
   reset: Callable[[Any, Params, dict[str, jax.Array] | None], Any]
@@ -176,7 +176,7 @@ class Ending(NamedTuple):
   Attributes:
     key: a random key of this member and task.
     task: int32, the task's number from 0.
-    alpha: the α that φ is to be read with.
+    psi: the `Psi` that φ is to be read with.
     batch: (split, rows) -> batch of this task; split is 'train' or
       'validation', rows int32 [B] in [0, the task's number of examples).
     sizes: by split, int32, the task's number of examples.
@@ -190,7 +190,7 @@ class Ending(NamedTuple):
 
   key: jax.Array
   task: jax.Array
-  alpha: Alpha
+  psi: Any
   batch: Callable[[str, jax.Array], Any]
   sizes: dict[str, jax.Array]
   score: Callable[[Params], jax.Array]
@@ -295,8 +295,8 @@ class Method(NamedTuple):
   `continual`.
 
   Attributes:
-    init: (key, phi, alpha, gradient) -> (phi, state). `gradient(theta)` is
-      ∂L/∂θ on a training batch.
+    init: (key, phi, psi, gradient) -> (phi, state). `psi` is the `Psi` that φ
+      is to be read with, and `gradient(theta)` is ∂L/∂θ on a training batch.
     masks: state -> Masks.
     weights: (theta, state) -> w, what the forward pass sees.
     gradients: (dense, theta, state) -> ∂L/∂θ, what the optimiser sees.
@@ -311,7 +311,6 @@ class Method(NamedTuple):
       and `backward` are the FLOPs of a forward pass over A and over B; both
       relative to the dense forward pass, as is what comes out: 3 when dense.
     clock: step -> step for the learning rate's schedule.
-    where: which leaves live under Ψ, as the brief has it.
     constant_alpha: whether φ must stand for the same θ at all times, so that α
       may neither follow a schedule nor adapt: where weights are masked, frozen
       or compared with earlier φ.
@@ -328,6 +327,5 @@ class Method(NamedTuple):
   progress: Callable[[jax.Array], tuple[Any, Any]]
   cost: Callable[[Any, Any, Any], Any]
   clock: Callable[[jax.Array], jax.Array]
-  where: Where
   constant_alpha: bool
   continual: Continual = Continual()

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from experiments import data
 from powerprop import learning
 from powerprop import trees
+from powerprop.psi import Psi
 from powerprop.types import Ending
 
 
@@ -63,7 +64,7 @@ def ending(
   return Ending(
     key=jax.random.key(3) if key is None else key,
     task=jnp.int32(task),
-    alpha=alpha,
+    psi=Psi(alpha),
     batch=of_each,
     sizes=sizes,
     score=score,

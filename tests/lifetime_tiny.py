@@ -18,6 +18,7 @@ from powerprop import lifetime
 from powerprop import methods
 from powerprop import train
 from powerprop import transforms
+from powerprop.psi import Psi
 from powerprop.types import Hyper, Method, TrainState
 from tests import endings
 
@@ -123,7 +124,7 @@ def setup(
   num_tasks: int = 4,
   optimizer: Callable[..., Any] = ADAM,
   alpha: float | None = None,
-  powerprop: Callable[..., Any] = transforms.powerprop,
+  transform: Callable[..., Any] = transforms.powerprop,
   retrain_steps: int = 0,
 ) -> Setup:
   """A life of a method.
@@ -134,7 +135,7 @@ def setup(
     num_tasks: of the sequence.
     optimizer: learning rate -> optax transformation.
     alpha: a static α, or None to have it traced.
-    powerprop: what stands for the transformation.
+    transform: what stands for `powerprop`.
     retrain_steps: that the method is told.
 
   Returns:
@@ -150,7 +151,6 @@ def setup(
   recipe = train.Recipe(
     problem=classification.classification(pictures),
     optimizer=optimizer,
-    transforms={'powerprop': powerprop},
     batch_size=BATCH,
     num_train=int(s.sizes['train'].max()),
     epsilon=0.01,
@@ -165,7 +165,7 @@ def setup(
     retrain_steps=retrain_steps,
   )
   method = make(tasks)
-  life = lifetime.make_life(recipe, 'powerprop', method, alpha)
+  life = lifetime.make_life(recipe, Psi(alpha, transform=transform), method)
   return Setup(s, pictures, recipe, tasks, method, life)
 
 

@@ -135,7 +135,6 @@ def make_recipe(
   return train.Recipe(
     problem=of_settings(s, dataset, sequence),
     optimizer=settings.optimizer(s),
-    transforms=dict(settings.make_transforms(s)),
     batch_size=s.batch_size,
     num_train=number,
     epsilon=s.near_zero,

@@ -224,8 +224,17 @@ def _rows(cells, reports, step, told):
       alive |= finite
       if not finite and m not in told:
         told.add(m)
+        what = f'{m.transform}, learning rate {m.learning_rate:g}'
+        if m.variant:
+          name, distribution, sparsity = m.variant
+          what = f'{name}, {distribution}, sparsity {sparsity:g}, {what}'
         logging.warning(
-          '%s diverged by step %d: it is left out of the means.', m.name, step
+          'alpha=%g seed=%d (%s) diverged by step %d: it is left out of the'
+          ' means.',
+          m.alpha,
+          m.seed,
+          what,
+          step,
         )
       rows.append(
         {

@@ -15,11 +15,11 @@ from experiments import data
 from experiments.engine import estimates
 from experiments.engine import settings
 from experiments.engine.settings import Settings
-from experiments.report import naming
 from experiments.report.weights import Weights
 from powerprop import methods
 from powerprop import transforms
 from powerprop.methods import magnitude
+from powerprop.psi import Psi
 from powerprop.train import evaluate
 from powerprop.train import initial_theta
 from powerprop.train import make_training
@@ -27,27 +27,27 @@ from powerprop.train import Recipe
 from powerprop.types import Hyper, Method, Params, TrainState
 
 
-class Member(NamedTuple):
-  """One training of a population, or one sequence of them, by name.
+class Variant(NamedTuple):
+  """A sparse method and what it aims at, by name."""
 
-  Attributes:
-    transform: of `powerprop.transforms`.
-    alpha: α ≥ 1, at the start.
-    learning_rate: at the start.
-    seed: from 0.
-    variant: what else of an experiment tells it apart, a NamedTuple.
-  """
+  method: str
+  distribution: str
+  sparsity: float
+
+
+class Member(NamedTuple):
+  """One training of a population, by name; without a variant it is dense."""
 
   transform: str
   alpha: float
   learning_rate: float
   seed: int
-  variant: Any = ()
+  variant: Variant | tuple[()] = ()
 
   @property
   def name(self) -> str:
     """A path that is this member's alone."""
-    return naming.net_name(self.row())
+    return '/'.join(f'{k}_{v}' for k, v in self.row().items())
 
   def row(self) -> dict[str, Any]:
     """The names as fields of a record."""
@@ -124,14 +124,16 @@ _AXES: dict[str, tuple[Any, ...]] = {
 
 def make_cells(
   recipe: Recipe,
+  psis: Mapping[str, Psi],
   members: list[Member],
   executor: str,
-  sparse: Mapping[Any, Method] | None = None,
+  sparse: Mapping[Variant, Method] | None = None,
 ) -> list[Cell]:
   """Arranges a population into programs.
 
   Args:
     recipe: what the members share.
+    psis: by transform, of `settings.psis`.
     members: the population.
     executor: as in `arrange`: a program for each transform and variant.
     sparse: the methods of the members' variants.
@@ -145,11 +147,12 @@ def make_cells(
 
   def build(key, alpha):
     transform, variant = key
-    if alpha is not None and settings.adapts(recipe.transforms[transform]):
+    if alpha is not None and settings.adapts(psis[transform]):
       return build(
         key, None
       )  # it keeps its α as an array, whatever it is given
-    return make_training(recipe, transform, alpha, methods_of[variant])
+    psi = psis[transform]._replace(alpha=alpha)
+    return make_training(recipe, psi, methods_of[variant])
 
   cells = arrange(
     members, executor, lambda m: (m.transform, m.variant), build, _AXES, {}
@@ -211,7 +214,7 @@ def arrange(
 def hypers(members: Sequence[Any]) -> Hyper:
   """The hyperparameters of members, [M] each."""
   column = lambda name, dtype: np.array(
-    [m.row().get(name, 0.0) for m in members], dtype
+    [getattr(m, name, 0.0) for m in members], dtype
   )
   return Hyper(
     seed=column('seed', np.int32),

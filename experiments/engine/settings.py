@@ -17,6 +17,7 @@ from experiments.engine import validation
 from experiments.engine.validation import ConfigError
 from powerprop import schedules
 from powerprop import transforms
+from powerprop.psi import Psi
 
 
 class Settings(NamedTuple):
@@ -237,10 +238,10 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     path = f'transform_kwargs.{name}'
     validation.require(isinstance(kwargs, dict), path, repr(kwargs), 'a dict')
     validation.check_types(path, _transform(s, name), kwargs)
-  for name, tx in make_transforms(s).items():
+  for name, psi in psis(s).items():
     given = s.transform_kwargs.get(name, {})
     validation.attempt(
-      f'transform_kwargs.{name}', given, functools.partial(adapts, tx)
+      f'transform_kwargs.{name}', given, functools.partial(adapts, psi)
     )
   return s
 
@@ -409,16 +410,19 @@ def schedule(s: Settings) -> Callable[[Any], Any] | None:
   return schedules.learning_rate(steps=s.steps, **s.learning_rate_schedule)
 
 
-def make_transforms(
-  s: Settings,
-) -> Mapping[str, Callable[..., optax.GradientTransformation]]:
-  """By name, (inner, alpha) -> the transformation with its arguments."""
+def psis(s: Settings) -> Mapping[str, Psi]:
+  """By name of a transform, Ψ under it; its α is still to be said."""
 
   def make(name):
     fn = _transform(s, name)
     given = s.transform_kwargs.get(name, {})
     kwargs = {k: v for k, v in given.items() if k != 'transform'}
-    return lambda inner, alpha: fn(inner, alpha=alpha, **kwargs)
+
+    def transform(inner, alpha, where):
+      del where  # no config has one, so that a transform need not take it
+      return fn(inner, alpha=alpha, **kwargs)
+
+    return Psi(None, transform=transform)
 
   return {name: make(name) for name in s.transforms}
 
@@ -431,17 +435,13 @@ def _transform(s: Settings, name: str) -> Callable[..., Any]:
   return named.function('transform', _transform_of(s, name), vars(transforms))
 
 
-def adapts(tx: Callable[..., optax.GradientTransformation]) -> bool:
-  """Whether a transform keeps its α as an array, whatever it is given.
-
-  Args:
-    tx: (inner, alpha) -> the transformation.
-  """
-  made = tx(optax.identity(), alpha=2.0)
+def adapts(psi: Psi) -> bool:
+  """Whether the transform keeps its α as an array, whatever it is given."""
+  made = psi._replace(alpha=2.0).optimizer(optax.identity())
   state = jax.eval_shape(made.init, {'w': jnp.zeros((1, 1))})
-  return not isinstance(transforms.current_alpha(state), float)
+  return not isinstance(psi.at(state).alpha, float)
 
 
 def adaptive(s: Settings) -> tuple[str, ...]:
   """The transforms of the settings under which α is not constant."""
-  return tuple(n for n, tx in make_transforms(s).items() if adapts(tx))
+  return tuple(name for name, psi in psis(s).items() if adapts(psi))

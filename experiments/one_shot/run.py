@@ -25,7 +25,6 @@ from experiments.one_shot import analysis
 from experiments.one_shot import plots
 from experiments.one_shot import tables
 from experiments.report import files
-from experiments.report import naming
 from experiments.report import progress
 from experiments.report import statistics
 from experiments.report.weights import Weights
@@ -123,7 +122,8 @@ def _prepare(s: Settings, data_dir: str | None):
       " add 'powerprop' to transforms for a baseline."
     )
   executor = population.choose_executor(s.executor)
-  cells = population.make_cells(recipe, members, executor)
+  psis = settings_lib.psis(s)
+  cells = population.make_cells(recipe, psis, members, executor)
   return recipe, members, cells, dataset
 
 
@@ -232,7 +232,7 @@ def weights(
 
   Args:
     workdir: the run's folder.
-    name: of `report.naming.net_name`.
+    name: of `analysis.net_name`.
     data_dir: as in `run`.
   """
   config, _ = folder.finished(workdir, settings_lib.resolved)
@@ -241,7 +241,7 @@ def weights(
   states = fit.last_states(s, recipe, cells, dataset, workdir)
   for member, state, theta in population.every_member(cells, states):
     for density in s.densities:
-      if naming.net_name({**member.row(), 'density': density}) != name:
+      if analysis.net_name({**member.row(), 'density': density}) != name:
         continue
       kept = magnitude.counts(
         theta,

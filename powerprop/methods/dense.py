@@ -1,6 +1,5 @@
 """No sparsity: what the others are compared with."""
 
-from powerprop import trees
 from powerprop.methods import masked
 from powerprop.types import Masks, Method
 
@@ -9,16 +8,15 @@ def dense(brief: masked.Brief | None = None) -> Method:
   """Ordinary training of all weights.
 
   Args:
-    brief: which leaves live under Ψ; no more of it is looked at.
+    brief: as other methods are told; it is not looked at.
 
   Returns:
     A method with no masks and no state.
   """
-  where = trees.is_weight if brief is None else brief.where
+  del brief
   return masked.method(
-    init=lambda key, phi, alpha, gradient: (phi, ()),
+    init=lambda key, phi, psi, gradient: (phi, ()),
     masks=lambda state: Masks({}, {}),
     progress=lambda step: (0.0, 0.0),
-    where=where,
     constant_alpha=False,
   )

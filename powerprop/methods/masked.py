@@ -13,7 +13,8 @@ from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import targets
 from powerprop.methods.targets import Target
-from powerprop.types import Alpha, Change, Event, Masks, Method, Params, Where
+from powerprop.psi import Psi
+from powerprop.types import Change, Event, Masks, Method, Params
 
 CRITERIA = ('magnitude', 'random', 'saliency')
 
@@ -25,14 +26,11 @@ class Brief(NamedTuple):
     target: which weights it governs, and how many of them are to be left.
     steps: optimisation steps of the training, > 0.
     l2: coefficient of ½‖w‖² in the loss.
-    where: which leaves live under Ψ, as `powerprop.powerprop` is told. A
-      governed leaf that does not is treated as one of α = 1.
   """
 
   target: Target
   steps: int
   l2: float = 0.0
-  where: Where = trees.is_weight
 
 
 class Window(NamedTuple):
@@ -89,7 +87,6 @@ def method(
   progress: Callable[[Any], tuple[Any, Any]] = lambda step: (1.0, 1.0),
   cost: Callable[..., Any] = costs.masked_cost,
   clock: Callable[[Any], Any] = lambda step: step,
-  where: Where = trees.is_weight,
   constant_alpha: bool = True,
 ) -> Method:
   """A `Method` that masks: w = θ ⊙ A, and only weights of B ⊇ A move.
@@ -107,7 +104,6 @@ def method(
     progress: by default at the target from the first step.
     cost: by default 2 f_A + f_B.
     clock: by default the step.
-    where: of the brief; by default weights by their names and axes.
     constant_alpha: by default it is needed.
 
   Returns:
@@ -129,7 +125,6 @@ def method(
     progress=progress,
     cost=cost,
     clock=clock,
-    where=where,
     constant_alpha=constant_alpha,
   )
 
@@ -137,14 +132,12 @@ def method(
 def fixed(brief: Brief, criterion: str) -> Method:
   """Masks chosen before the first step, by a criterion, and kept."""
 
-  def init(key, phi, alpha, gradient):
-    dense = phi
-    if criterion == 'saliency':
-      dense = gradient(reparam.to_theta(phi, alpha, brief.where))
-    ranks = scores(brief, criterion, key, phi, alpha, dense)
+  def init(key, phi, psi, gradient):
+    dense = gradient(psi.to_theta(phi)) if criterion == 'saliency' else phi
+    ranks = scores(brief, criterion, key, phi, psi, dense)
     return phi, targets.select(brief.target, ranks, 1.0)
 
-  return method(init, where=brief.where)
+  return method(init)
 
 
 def everything(target: Target) -> dict[str, jax.Array]:
@@ -157,23 +150,21 @@ def leaves(target: Target, tree: Params) -> dict[str, jax.Array]:
   return trees.weights(tree, lambda path, _: path in target.shapes)
 
 
-def in_phi(brief: Brief, phi: Params, alpha: Alpha) -> dict[str, jax.Array]:
-  """The governed leaves as φ of one α, so that they can be ranked together.
+def in_phi(stored: dict[str, jax.Array], psi: Psi) -> dict[str, jax.Array]:
+  """Leaves as φ of one α, so that they can be ranked together.
 
   Args:
-    brief: says which leaves are governed, and which of them are φ already.
-    phi: stored parameters.
-    alpha: with which to read them.
+    stored: leaves of φ, by path; a governed leaf may not be under Ψ.
+    psi: of φ.
 
   Returns:
     By path, φ as it is, and Ψ⁻¹ of leaves that are not under Ψ if others are.
   """
-  stored = leaves(brief.target, phi)
-  under = {name: brief.where(name, x) for name, x in stored.items()}
+  under = {name: psi.where(name, x) for name, x in stored.items()}
   if not any(under.values()):
     return stored
   return {
-    name: x if under[name] else reparam.inverse_power(trees.wide(x), alpha)
+    name: x if under[name] else reparam.inverse_power(trees.wide(x), psi.alpha)
     for name, x in stored.items()
   }
 
@@ -183,20 +174,20 @@ def scores(
   criterion: str,
   key: jax.Array,
   phi: Params,
-  alpha: Alpha,
+  psi: Psi,
   dense: Params,
 ) -> dict[str, jax.Array]:
   """By what weights are ranked; the smallest go first.
 
   Args:
-    brief: which weights, and which of them are under Ψ.
+    brief: which weights.
     criterion: 'magnitude': |φ|, whose order is that of |θ| but which does not
       underflow; |θ| where a layer's pattern adds up several weights.
       'saliency': |θ ∂L/∂w|.
       'random': uniform.
     key: for 'random'.
     phi: stored parameters.
-    alpha: with which to read them.
+    psi: with which to read them; a leaf that is not under Ψ counts as θ.
     dense: ∂L/∂w; only for 'saliency'.
 
   Returns:
@@ -210,9 +201,9 @@ def scores(
     # From 1 to 2: none is zero, and all have the same number of digits.
     return {name: 1 + x for name, x in uniform(key, stored).items()}
   if criterion == 'magnitude' and target.pooled:
-    return in_phi(brief, phi, alpha)
+    return in_phi(stored, psi)
   wide = {name: trees.wide(x) for name, x in stored.items()}
-  theta = reparam.to_theta(wide, alpha, brief.where)
+  theta = psi.to_theta(wide)
   if criterion == 'saliency':
     grads = leaves(target, dense)
     return {name: x * trees.wide(grads[name]) for name, x in theta.items()}
@@ -243,23 +234,10 @@ def unstructured_only(brief: Brief, name: str) -> None:
       )
 
 
-class Regrowth(NamedTuple):
-  """Where new weights start; made by `regrowth`.
-
-  Attributes:
-    scale: ≥ 0, of a common weight; 0 starts at zero for every α.
-    where: which leaves live under Ψ; in the others new weights start at zero.
-  """
-
-  scale: float
-  where: Where
-
-
-def regrowth(brief: Brief, scale: float) -> Regrowth:
-  """A checked rule: a ValueError if weights start against their direction."""
+def check_regrow(scale: float) -> None:
+  """Raises ValueError if new weights would start against their direction."""
   if not 0 <= scale < np.inf:
     raise ValueError(f'regrow is {scale} but must be finite and at least 0')
-  return Regrowth(scale, brief.where)
 
 
 def regrow(
@@ -267,8 +245,8 @@ def regrow(
   new: dict[str, jax.Array],
   kept: dict[str, jax.Array],
   direction: dict[str, jax.Array],
-  alpha: Alpha,
-  rule: Regrowth,
+  psi: Psi,
+  scale: float,
 ) -> dict[str, jax.Array]:
   r"""Gives new weights the value that they start from.
 
@@ -289,8 +267,8 @@ def regrow(
     new: bool arrays, the weights that start anew.
     kept: bool arrays, those that were kept.
     direction: arrays whose sign a new weight takes.
-    alpha: the power.
-    rule: the scale, and which layers live under Ψ.
+    psi: of φ; in a layer that is not under it new weights start at zero.
+    scale: ≥ 0, of a common weight; 0 starts at zero for every α.
 
   Returns:
     φ by layer path.
@@ -298,13 +276,13 @@ def regrow(
 
   def layer(x, start, stay, sign):
     total = jnp.sum(jnp.where(stay, trees.wide(jnp.abs(x)), 0))
-    value = rule.scale * total / jnp.maximum(jnp.sum(stay), 1)
-    value = jnp.where(jnp.asarray(alpha) > 1, value, 0).astype(x.dtype)
+    value = scale * total / jnp.maximum(jnp.sum(stay), 1)
+    value = jnp.where(jnp.asarray(psi.alpha) > 1, value, 0).astype(x.dtype)
     return jnp.where(start, jnp.where(sign < 0, -value, value), x)
 
   out = {}
   for name, x in phi.items():
-    if rule.where(name, x):
+    if psi.where(name, x):
       out[name] = layer(x, new[name], kept[name], direction[name])
     else:
       out[name] = jnp.where(new[name], jnp.zeros((), x.dtype), x)
@@ -356,6 +334,6 @@ def event_scores(brief: Brief, criterion: str, event: Event) -> Any:
     criterion,
     jax.random.fold_in(event.key, 0),
     event.phi,
-    event.alpha,
+    event.psi,
     event.dense,
   )

@@ -10,8 +10,9 @@ import optax
 
 from powerprop import reparam
 from powerprop import trees
+from powerprop.psi import Psi
 from powerprop.transforms import target_propagation as target
-from powerprop.types import Alpha, Event, Method, Params
+from powerprop.types import Event, Method, Params
 
 _TINY_SLOPE = 1e-12  # squared
 
@@ -20,17 +21,17 @@ def make_event(
   tx: optax.GradientTransformation,
   key: jax.Array,
   step: jax.Array,
-  alpha: Alpha,
+  psi: Psi,
   dense: Params,
   coefficient: Any = 0.0,
 ) -> Event:
   """What a method may need to know of a step; φ and moments come later.
 
   Args:
-    tx: the optimiser, under `powerprop.powerprop`.
+    tx: `psi.optimizer` of an optax optimiser.
     key: a random key of this step.
     step: int32 scalar, from 0; under vmap the same for all.
-    alpha: the α that φ is read with.
+    psi: the Ψ that φ is read with.
     dense: ∂L/∂w at the masked weights, for all weights.
     coefficient: of the method's penalty.
 
@@ -38,7 +39,7 @@ def make_event(
     An event for `take_step`.
   """
   reset = functools.partial(reset_moments, tx)
-  return Event(key, step, (), alpha, (), dense, reset, coefficient)
+  return Event(key, step, (), psi, (), dense, reset, coefficient)
 
 
 def take_step(
@@ -53,7 +54,7 @@ def take_step(
 
   Args:
     method: how the net becomes sparse.
-    tx: the optimiser, under `powerprop.powerprop`.
+    tx: as in `make_event`.
     event: of `make_event`.
     theta: Ψ(φ).
     carry: φ, the optimiser's state and the method's state.
@@ -80,7 +81,7 @@ def take_step(
   def learn(phi, opt):
     grads = method.gradients(event.dense, theta, state)
     if method.continual.penalty is not None:
-      pull = penalty_gradient(method, phi, theta, event.alpha, state)
+      pull = penalty_gradient(method, phi, theta, event.psi, state)
       grads = jax.tree.map(
         lambda g, p: (g + event.coefficient * p).astype(g.dtype), grads, pull
       )
@@ -90,7 +91,7 @@ def take_step(
     new = optax.apply_updates(phi, method.constrain(updates, state))
     if method.continual.track is None:
       return new, opt, state, last
-    after = reparam.to_theta(new, event.alpha, method.where)
+    after = event.psi.to_theta(new)
     kept = method.continual.track(event.dense, theta, after, state)
     return new, opt, kept, last
 
@@ -127,7 +128,7 @@ def _holds(method: Method, phi: Params, state: Any) -> bool:
 
 
 def penalty_gradient(
-  method: Method, phi: Params, theta: Params, alpha: Alpha, state: Any
+  method: Method, phi: Params, theta: Params, psi: Psi, state: Any
 ) -> Params:
   r"""∂P/∂θ of a method's penalty, as the optimiser wants it.
 
@@ -138,7 +139,7 @@ def penalty_gradient(
     method: with a penalty.
     phi: stored parameters.
     theta: Ψ(φ).
-    alpha: the power.
+    psi: of φ.
     state: the method's.
 
   Returns:
@@ -150,12 +151,12 @@ def penalty_gradient(
     return jax.grad(penalty.value)(jax.tree.map(trees.wide, theta), state)
 
   def through(g, x):
-    s = reparam.slope(x, alpha)
+    s = reparam.slope(x, psi.alpha)
     return g * s / (s * s + _TINY_SLOPE)
 
   phi = jax.tree.map(trees.wide, phi)
   pull = jax.grad(penalty.value)(phi, state)
-  return trees.map_where(through, method.where, pull, phi)
+  return trees.map_where(through, psi.where, pull, phi)
 
 
 class _Moments:

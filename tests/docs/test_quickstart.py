@@ -35,6 +35,7 @@ from experiments.sparse_training import settings as sparse_settings
 import powerprop
 from powerprop import methods
 from powerprop.methods.continual import packing
+from powerprop.psi import Psi
 from powerprop.types import Method, Score
 from tests import continual_run_tiny
 from tests import endings
@@ -578,7 +579,7 @@ def test_method_page_has_a_method_for_several_tasks(monkeypatch):
   tasks = methods.Tasks(shapes, 2, (), 9, 3, heads=('output/w',))
   method = made(tasks)
   assert isinstance(method, Method)
-  phi, first = method.init(jax.random.key(0), shapes, 2.0, None)
+  phi, first = method.init(jax.random.key(0), shapes, Psi(2.0), None)
   moved = method.constrain(shapes, first)
   assert moved['hidden']['w'].all() and moved['output']['w'].all()
   phi, second, record = method.continual.archive(None, phi, first)

@@ -130,9 +130,9 @@ def test_a_config_names_the_example_as_it_stands(tmp_path, monkeypatch):
       transform_kwargs={'floored_powerprop': {'floor': 0.1}},
     )
   )
-  make = settings.make_transforms(checked)['floored_powerprop']
+  psi = settings.psis(checked)['floored_powerprop']._replace(alpha=2.0)
   grads = jax.tree.map(jnp.ones_like, PHI)
-  tx = make(optax.sgd(1.0), 2.0)
+  tx = psi.optimizer(optax.sgd(1.0))
   updates, _ = tx.update(grads, tx.init(PHI), PHI)
   np.testing.assert_allclose(updates['w'], [[-0.1, -3.0], [-0.1, -1.2]])
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from powerprop import reparam
 from powerprop import trees
 from powerprop.methods.continual import sequential
-from powerprop.types import Alpha, Ending, Method, Params, Penalty, Where
+from powerprop.psi import Psi
+from powerprop.types import Ending, Method, Params, Penalty
 
 # What the penalties are multiplied by where nothing else is asked for: what Hsu
 # et al. 2018 run permuted MNIST with, one head for all tasks (their scripts
@@ -64,12 +65,12 @@ def method(
   if space not in ('theta', 'phi'):
     raise ValueError(f"space is {space!r} but must be 'theta' or 'phi'")
 
-  def init(key, phi, alpha, gradient):
-    del key, alpha, gradient
+  def init(key, phi, psi, gradient):
+    del key, psi, gradient
     return phi, Anchor(zeros(phi), zeros(phi))
 
   def end_task(ending, phi, state):
-    params = in_space(phi, ending.alpha, space, tasks.where)
+    params = in_space(phi, ending.psi, space)
     return phi, update(ending, phi, params, state), {}
 
   return sequential.method(
@@ -79,7 +80,6 @@ def method(
         lambda params, state: scale * penalty(params, state), space
       ),
       'end_task': end_task,
-      'where': tasks.where,
       **fields,
     }
   )
@@ -109,32 +109,30 @@ def zeros(params: Params) -> Params:
   return jax.tree.map(lambda x: jnp.zeros_like(trees.wide(x)), params)
 
 
-def in_space(phi: Params, alpha: Alpha, space: str, where: Where) -> Params:
+def in_space(phi: Params, psi: Psi, space: str) -> Params:
   """The parameters of the space, φ or θ = Ψ(φ), float32 or wider.
 
   In arrays of their own: biases are the same in both, and all is where α = 1.
   """
-  params = phi if space == 'phi' else reparam.to_theta(phi, alpha, where)
+  params = phi if space == 'phi' else psi.to_theta(phi)
   return trees.copied(jax.tree.map(trees.wide, params))
 
 
 def by_slope(
   values: Params,
   phi: Params,
-  alpha: Alpha,
+  psi: Psi,
   space: str,
   power: int,
-  where: Where,
 ) -> Params:
   """Takes an importance from θ to the space, by the chain rule.
 
   Args:
     values: of θ, float arrays like φ.
     phi: stored parameters, where it was measured.
-    alpha: the power.
+    psi: with which to read them.
     space: 'theta' changes nothing; 'phi' multiplies by Ψ'(φ)^power.
     power: how often the gradient is a factor of the importance.
-    where: which leaves live under Ψ.
 
   Returns:
     A pytree like `values`.
@@ -142,8 +140,8 @@ def by_slope(
   if space == 'theta':
     return values
   return trees.map_where(
-    lambda value, x: value * reparam.slope(trees.wide(x), alpha) ** power,
-    where,
+    lambda value, x: value * reparam.slope(trees.wide(x), psi.alpha) ** power,
+    psi.where,
     values,
     phi,
   )

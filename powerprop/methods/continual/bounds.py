@@ -1,6 +1,5 @@
 """What every continual-learning method is compared with: three baselines."""
 
-from powerprop import reparam
 from powerprop.methods.continual import sequential
 from powerprop.types import Method
 
@@ -17,7 +16,8 @@ def naive(tasks: sequential.Tasks) -> Method:
   Reference: Hsu et al., Re-evaluating continual learning scenarios, NeurIPS
     Continual Learning Workshop 2018.
   """
-  return sequential.method(where=tasks.where)
+  del tasks
+  return sequential.method()
 
 
 def joint(tasks: sequential.Tasks) -> Method:
@@ -31,7 +31,8 @@ def joint(tasks: sequential.Tasks) -> Method:
 
   Reference: Hsu et al. 2018, Offline (all tasks at once).
   """
-  return sequential.method(joint=True, where=tasks.where)
+  del tasks
+  return sequential.method(joint=True)
 
 
 def single(tasks: sequential.Tasks) -> Method:
@@ -50,17 +51,15 @@ def single(tasks: sequential.Tasks) -> Method:
   Reference: Rusu et al., Progressive neural networks, 2016, section 3,
     baseline 1 (there for one task): a column trained on its task alone.
   """
-  where = tasks.where
+  del tasks
 
   def archive(ending, phi, state):
-    record = reparam.to_theta(phi, ending.alpha, where)
-    fresh = reparam.to_phi(ending.fresh(), ending.alpha, where)
-    return fresh, state, record
+    record = ending.psi.to_theta(phi)
+    return ending.psi.to_phi(ending.fresh()), state, record
 
   return sequential.method(
     archive=archive,
     predict=lambda theta, record: record,
     needs_identity=True,
     zero_forgetting=True,
-    where=where,
   )

@@ -10,9 +10,11 @@ import numpy as np
 
 from powerprop import trees
 from powerprop.methods import magnitude
+from powerprop.methods import masked
 from powerprop.methods.continual import fisher
 from powerprop.methods.continual import packing
 from powerprop.methods.continual import sequential
+from powerprop.psi import Psi
 from powerprop.types import Ending, Method, Params
 
 SEARCHES = ('linear', 'binary', 'taylor')
@@ -150,10 +152,15 @@ class Ranking(NamedTuple):
 
 
 def rank(
-  where: packing.Layout, phi: Params, state: packing.Packing, reuse: bool
+  where: packing.Layout,
+  phi: Params,
+  psi: Psi,
+  state: packing.Packing,
+  reuse: bool,
 ) -> Ranking:
   """Ranks the weights by |φ|; those in use have rank 0 unless reused."""
-  magnitudes = jnp.abs(packing.flat(packing.governed(where, phi)))
+  stored = masked.in_phi(packing.governed(where, phi), psi)
+  magnitudes = jnp.abs(packing.flat(stored))
   used = packing.flat(state.used)
   ranks = magnitudes if reuse else jnp.where(used, 0, magnitudes)
   return Ranking(ranks, used, jnp.sum(~used, dtype=jnp.int32), reuse)
@@ -177,8 +184,8 @@ def end_task(
   state: packing.Packing,
 ) -> tuple[Params, packing.Packing, dict[str, jax.Array]]:
   """Finds the task's mask: (φ as it is, the state with the mask, a report)."""
-  theta = packing.theta_of(where, ending, phi)
-  ranking = rank(where, phi, state, options.reuse)
+  theta = ending.psi.to_theta(phi)
+  ranking = rank(where, phi, ending.psi, state, options.reuse)
   counts, search = counts_of(options.rates, where.size), options.search
   last = len(counts) - 1
 

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from powerprop import reparam
 from powerprop.methods.continual import anchors
 from powerprop.methods.continual import fisher as fishers
 from powerprop.methods.continual.sequential import Tasks
@@ -167,11 +166,11 @@ def _measure(
     found = fishers.diagonal(
       ending,
       tasks,
-      reparam.to_theta(phi, ending.alpha, tasks.where),
+      ending.psi.to_theta(phi),
       kind=kind,
       labels=labels,
       num_examples=num_examples,
     )
-    return anchors.by_slope(found, phi, ending.alpha, space, 2, tasks.where)
+    return anchors.by_slope(found, phi, ending.psi, space, 2)
 
   return measure

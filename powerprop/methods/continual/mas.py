@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from powerprop import reparam
 from powerprop import trees
 from powerprop.methods.continual import anchors
 from powerprop.methods.continual import fisher
@@ -33,7 +32,7 @@ def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
   """
 
   def update(ending, phi, params, state):
-    theta = reparam.to_theta(phi, ending.alpha, tasks.where)
+    theta = ending.psi.to_theta(phi)
 
     def output(at, batch):
       outputs, visible = ending.outputs(at, batch)
@@ -46,7 +45,7 @@ def mas(tasks: Tasks, *, space: str = 'theta') -> Method:
       return jax.tree.map(lambda g: jnp.abs(trees.wide(g)), grads)
 
     new = fisher.mean(magnitudes, ending, tasks, group=tasks.batch_size)
-    new = anchors.by_slope(new, phi, ending.alpha, space, 1, tasks.where)
+    new = anchors.by_slope(new, phi, ending.psi, space, 1)
     return anchors.Anchor(anchors.add(state.importance, new), params)
 
   return anchors.method(tasks, update, space)

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from powerprop import reparam
 from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods.continual import sequential
-from powerprop.types import Alpha, Ending, Masks, Method, Params, Where
+from powerprop.types import Ending, Masks, Method, Params
 
 BIASES = ('frozen', 'per_task', 'free')
 
@@ -57,13 +56,11 @@ class Layout(NamedTuple):
     shapes: of the governed weights, by path.
     rest: paths of biases and normalisation parameters outside of heads.
     biases: what becomes of the rest; see `layout`.
-    under: which leaves live under Ψ.
   """
 
   shapes: dict[str, tuple[int, ...]]
   rest: tuple[str, ...]
   biases: str
-  under: Where
 
   @property
   def size(self) -> int:
@@ -76,7 +73,7 @@ def layout(tasks: sequential.Tasks, biases: str) -> Layout:
 
   Weights are governed, but for those of heads: a head's columns belong to one
   task and move while that task is learned, and never else. Weights are what
-  lives under Ψ, so that all may be ranked together by |φ|.
+  the tasks' `where` chooses, under Ψ or not.
 
   Args:
     tasks: of the sequence.
@@ -106,7 +103,6 @@ def layout(tasks: sequential.Tasks, biases: str) -> Layout:
     {n: tuple(x.shape) for n, x in governed.items()},
     tuple(n for n in every if n not in weights and n not in tasks.heads),
     biases,
-    tasks.where,
   )
 
 
@@ -161,14 +157,13 @@ def method(
     }
 
   base = sequential.method(
-    lambda key, phi, alpha, gradient: (phi, empty(where)),
+    lambda key, phi, psi, gradient: (phi, empty(where)),
     end_task=end_task,
     archive=functools.partial(archive, where, reinitialise),
     predict=functools.partial(predict, where),
     needs_identity=True,
     zero_forgetting=where.biases != 'free',
     layers={n: int(np.prod(s)) for n, s in where.shapes.items()},
-    where=where.under,
     **masked(free),
   )
   if not retrain:
@@ -226,8 +221,7 @@ def archive(
   record = Record(jnp.packbits(flat(state.mask)), others)
   used = {n: m | state.used[n] for n, m in state.mask.items()}
   if reinitialise:
-    fresh = reparam.to_phi(ending.fresh(), ending.alpha, where.under)
-    fresh = governed(where, fresh)
+    fresh = governed(where, ending.psi.to_phi(ending.fresh()))
     old = governed(where, phi)
     phi = trees.replace_weights(
       phi, {n: jnp.where(used[n], x, fresh[n]) for n, x in old.items()}
@@ -262,9 +256,3 @@ def report(where: Layout, state: Packing, mask: Layers) -> dict[str, jax.Array]:
     'new_by_layer': count({n: mask[n] & ~state.used[n] for n in names}),
     'reused_by_layer': count({n: mask[n] & state.used[n] for n in names}),
   }
-
-
-def theta_of(where: Layout, ending: Ending, phi: Params) -> Params:
-  """Ψ(φ) at the end of a task."""
-  alpha: Alpha = ending.alpha
-  return reparam.to_theta(phi, alpha, where.under)

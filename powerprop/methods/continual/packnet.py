@@ -65,7 +65,7 @@ def packnet(
     number = {n: jnp.asarray(c)[ending.task] for n, c in counts.items()}
     new = trees.top_k_masks(ranks, number)
     mask = {n: m | state.used[n] for n, m in new.items()}
-    theta = packing.theta_of(where, ending, phi)
+    theta = ending.psi.to_theta(phi)
     accuracy = ending.score(magnitude.prune(theta, mask))
     found = packing.report(where, state, mask)
     kept = jnp.sum(packing.flat(mask), dtype=jnp.int32)

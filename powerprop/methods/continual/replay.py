@@ -182,8 +182,7 @@ def _method(
     )
 
   return sequential.method(
-    lambda key, phi, alpha, gradient: (phi, empty(tasks, share)),
-    where=tasks.where,
+    lambda key, phi, psi, gradient: (phi, empty(tasks, share)),
     rehearsal=Rehearsal(lambda state, key: draw(state, key, rows), rehearse),
     end_task=lambda ending, phi, state: (
       phi,

@@ -20,9 +20,8 @@ class Tasks(NamedTuple):
     heads: paths of the leaves whose last axis is the outputs, where not all
       outputs are all tasks'; else (). `Problem.own`.
     retrain_steps: steps that a method may train on after pruning; 0 is none.
-    where: which leaves live under Ψ, as `powerprop.powerprop` is told; by their
-      paths in φ, which in VCL's begin with 'mean/'. PackNet and
-      EfficientPackNet mask these and treat the others as they do biases.
+    where: which leaves PackNet and EfficientPackNet mask; they treat the others
+      as they do biases. Which leaves live under Ψ is another question.
   """
 
   shapes: Params
@@ -41,16 +40,15 @@ def method(
   """A `Method` that trains all weights at all steps, but for `fields`.
 
   Args:
-    init: (key, phi, alpha, gradient) -> (phi, state); by default φ as it is and
+    init: (key, phi, psi, gradient) -> (phi, state); by default φ as it is and
       the state ().
-    **fields: of `types.Method` and of `types.Continual`; `where` is that of the
-      tasks. By default α must be constant where weights are constrained or
-      tracked, and for a penalty on φ.
+    **fields: of `types.Method` and of `types.Continual`. By default α must be
+      constant where weights are constrained or tracked, and for a penalty on φ.
 
   Returns:
     A method.
   """
-  init = init or (lambda key, phi, alpha, gradient: (phi, ()))
+  init = init or (lambda key, phi, psi, gradient: (phi, ()))
   continual = Continual(
     **{k: fields.pop(k) for k in Continual._fields if k in fields}
   )

@@ -54,9 +54,9 @@ def si(tasks: Tasks, *, space: str = 'theta', damping: float = 0.1) -> Method:
   if not damping > 0:
     raise ValueError(f'damping is {damping} but must be above 0')
 
-  def init(key, phi, alpha, gradient):
+  def init(key, phi, psi, gradient):
     del key, gradient
-    at = anchors.in_space(phi, alpha, space, tasks.where)
+    at = anchors.in_space(phi, psi, space)
     return phi, Path(anchors.zeros(phi), at, anchors.zeros(phi))
 
   def track(dense, before, after, state):

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from powerprop import reparam
 from powerprop import trees
 from powerprop.methods.continual import replay
 from powerprop.methods.continual import sequential
-from powerprop.types import Alpha, Ending, Method, Params, Penalty, Updates
+from powerprop.psi import Psi
+from powerprop.types import Ending, Method, Params, Penalty, Updates
 
 
 class Gaussian(NamedTuple):
@@ -181,7 +181,6 @@ def vcl(
     penalty=Penalty(of_plan(penalty)),
     track=of_plan(track),
     end_task=of_plan(end_task),
-    where=tasks.where,
     expected=lambda theta, state: theta['mean'],
     predict=lambda theta, record: theta.get('refined', theta['mean']),
   )
@@ -225,10 +224,10 @@ def _check(plan: Plan) -> None:
 
 
 def init(
-  plan: Plan, key: jax.Array, phi: Params, alpha: Alpha, gradient: Any
+  plan: Plan, key: jax.Array, phi: Params, psi: Psi, gradient: Any
 ) -> tuple[Params, State]:
   """φ with a spread, and with a copy to refine where there are coresets."""
-  del alpha, gradient
+  del psi, gradient
   log_std = float(np.log(plan.initial_std))
   new = {
     'mean': phi,
@@ -319,7 +318,7 @@ def end_task(
 ) -> tuple[Params, State, dict[str, jax.Array]]:
   """The posterior becomes the prior; a copy of it is refined on coresets."""
   tasks = plan.tasks
-  q = posterior(reparam.to_theta(phi, ending.alpha, tasks.where))
+  q = posterior(ending.psi.to_theta(phi))
   choose = lambda new, old: jax.tree.map(
     jnp.where, counted(tasks, new, state.seen), new, old
   )
@@ -329,8 +328,8 @@ def end_task(
     kept = replay.store(state.coreset, tasks, ending, store_key)
     state = state._replace(coreset=kept)
     mean = refined(plan, ending, q, state, refine_key)
-    copy = {'refined': mean}  # named as in φ, for `where`
-    phi = phi | reparam.to_phi(copy, ending.alpha, tasks.where)
+    # Named as in φ, for Ψ's `where`.
+    phi = phi | ending.psi.to_phi({'refined': mean})
   return phi, state, {}
 
 

@@ -42,7 +42,7 @@ def ac_dc(
 
   Reference: Peste et al., AC/DC, NeurIPS 2021, Algorithm 1 and section 4.
   """
-  start_at = masked.regrowth(brief, regrow)
+  masked.check_regrow(regrow)
   part = lambda given, percent: (
     max(1, brief.steps * percent // 100) if given is None else given
   )
@@ -55,8 +55,8 @@ def ac_dc(
     inside = (step >= w.begin) & (phase % 2 == 0) & whole
     return (step >= w.end) | inside
 
-  def init(key, phi, alpha, gradient):
-    del key, alpha, gradient
+  def init(key, phi, psi, gradient):
+    del key, psi, gradient
     return phi, masked.everything(brief.target)
 
   def compress(event: Event, masks):
@@ -67,7 +67,7 @@ def ac_dc(
   def decompress(event: Event, masks):
     phi = masked.leaves(brief.target, event.phi)
     new = {name: ~m for name, m in masks.items()}
-    values = masked.regrow(phi, new, masks, phi, event.alpha, start_at)
+    values = masked.regrow(phi, new, masks, phi, event.psi, regrow)
     stored = trees.replace_weights(event.phi, values)
     opt = event.reset(event.opt, stored, None)
     return stored, opt, masked.everything(brief.target)
@@ -90,5 +90,4 @@ def ac_dc(
     init,
     change=Change(due, update),
     progress=progress,
-    where=brief.where,
   )

@@ -55,8 +55,8 @@ def method(
     brief: target and length of the training.
     name: of the method, for what is said of a mistake.
     protocol: when, how many and where from.
-    update: (Event, state, share, `masked.Regrowth`) -> (phi, opt, state): drops
-      this share of the active weights and grows others.
+    update: (Event, state, share) -> (phi, opt, state): drops this share of the
+      active weights and grows others.
     init: as in `types.Method`; by default random masks.
     **fields: of `masked.method`.
 
@@ -67,17 +67,16 @@ def method(
     ValueError: if a value is out of range, or a layer has a pattern.
   """
   masked.unstructured_only(brief, name)
-  rule = masked.regrowth(brief, protocol.regrow)
+  masked.check_regrow(protocol.regrow)
   window = masked.window(brief, protocol.begin, protocol.end, protocol.every)
   share = drop_fraction(window, protocol.fraction, protocol.decay)
 
   def change(event: Event, state: Any):
-    return update(event, state, share(event.step), rule)
+    return update(event, state, share(event.step))
 
   return masked.method(
     init or masked.fixed(brief, 'random').init,
     change=Change(window.due, change, replaces_step=True),
-    where=brief.where,
     **fields,
   )
 
@@ -176,7 +175,7 @@ def drop_and_grow(
   fraction: jax.Array,
   ranks: Layers,
   direction: Layers,
-  rule: masked.Regrowth,
+  regrow: float,
   reset: bool = True,
 ) -> tuple[Any, Any, Layers]:
   """One change of the masks; every layer keeps its number of weights.
@@ -189,7 +188,7 @@ def drop_and_grow(
     fraction: share of the active weights that is dropped.
     ranks: by what weights are grown.
     direction: whose sign a new weight has where α > 1.
-    rule: where they start; of `masked.regrowth`.
+    regrow: where they start; see `masked.regrow`.
     reset: whether the moments of new weights are reset.
 
   Returns:
@@ -202,7 +201,7 @@ def drop_and_grow(
   }
   kept = dropped(phi, masks, numbers)
   more = grown(event.key, ranks, kept, numbers)
-  return adopt(event, masks, kept, more, direction, rule, reset)
+  return adopt(event, masks, kept, more, direction, regrow, reset)
 
 
 def adopt(
@@ -211,14 +210,14 @@ def adopt(
   kept: Layers,
   more: Layers,
   direction: Layers,
-  rule: masked.Regrowth,
+  regrow: float,
   reset: bool,
 ) -> tuple[Any, Any, Layers]:
   """Puts new weights in place: their values, moments and masks."""
   phi = trees.weights(event.phi, lambda path, _: path in masks)
   after = {name: kept[name] | more[name] for name in masks}
   new = {name: more[name] & ~masks[name] for name in masks}
-  values = masked.regrow(phi, new, kept, direction, event.alpha, rule)
+  values = masked.regrow(phi, new, kept, direction, event.psi, regrow)
   stored = trees.replace_weights(event.phi, values)
   opt = event.reset(event.opt, stored, new) if reset else event.opt
   return stored, opt, after

@@ -52,8 +52,9 @@ def dsr(
   begin = min(every, end) if begin is None else begin
   protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
 
-  def update(event: Event, masks, share, rule):
-    phi = masked.in_phi(brief, event.phi, event.alpha)
+  def update(event: Event, masks, share):
+    phi = masked.leaves(brief.target, event.phi)
+    phi = masked.in_phi(phi, event.psi)
     phi = _largest_above(phi, masks)
     flat = lambda tree: {'': jnp.concatenate([tree[n].ravel() for n in masks])}
     together = flat(masks)
@@ -74,7 +75,7 @@ def dsr(
     numbers = dict(zip(masks, shares, strict=True))
     more = drop_grow.grown(event.key, ranks, kept, numbers)
     signs = masked.signs_of(ranks)
-    return drop_grow.adopt(event, masks, kept, more, signs, rule, True)
+    return drop_grow.adopt(event, masks, kept, more, signs, regrow, True)
 
   return drop_grow.method(brief, 'dsr', protocol, update)
 

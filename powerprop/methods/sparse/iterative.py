@@ -61,8 +61,8 @@ def iterative(
   def share(step):
     return shape(schedules.progress(step, w.begin, w.end, w.every))
 
-  def init(key, phi, alpha, gradient):
-    del key, alpha, gradient
+  def init(key, phi, psi, gradient):
+    del key, psi, gradient
     return phi, masked.everything(brief.target)
 
   def update(event: Event, masks):
@@ -85,7 +85,6 @@ def iterative(
     init,
     change=Change(lambda step: w.due(step) | (step == w.end), update),
     progress=progress,
-    where=brief.where,
   )
 
 

@@ -61,8 +61,8 @@ def lottery(
     )
   target = brief.target
 
-  def init(key, phi, alpha, gradient):
-    del key, alpha, gradient
+  def init(key, phi, psi, gradient):
+    del key, psi, gradient
     return phi, LotteryState(masked.everything(target), trees.copied(phi))
 
   def save(event: Event, state: LotteryState):
@@ -98,5 +98,4 @@ def lottery(
     change=Change(lambda step: (step == rewind - 1) | (step == at - 1), update),
     progress=progress,
     clock=clock,
-    where=brief.where,
   )

@@ -9,6 +9,7 @@ from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import masked
 from powerprop.methods import targets
+from powerprop.psi import Psi
 from powerprop.types import Alpha, Params, Where
 
 
@@ -89,7 +90,7 @@ def largest(
   Returns:
     By layer path, boolean arrays.
   """
-  brief = masked.Brief(target, steps=1, where=where)
+  brief = masked.Brief(target, steps=1)
   key = jax.random.key(0)  # magnitudes need none
-  ranks = masked.scores(brief, 'magnitude', key, phi, alpha, {})
+  ranks = masked.scores(brief, 'magnitude', key, phi, Psi(alpha, where), {})
   return targets.select(target, ranks, 1.0)

@@ -38,9 +38,9 @@ def rigl(
   """
   protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
 
-  def update(event: Event, masks, share, rule):
+  def update(event: Event, masks, share):
     dense = masked.leaves(brief.target, event.dense)
     downhill = {name: -g for name, g in dense.items()}
-    return drop_grow.drop_and_grow(event, masks, share, dense, downhill, rule)
+    return drop_grow.drop_and_grow(event, masks, share, dense, downhill, regrow)
 
   return drop_grow.method(brief, 'rigl', protocol, update, cost=costs.rigl_cost)

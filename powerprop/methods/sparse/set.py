@@ -37,10 +37,10 @@ def set(  # pylint: disable=redefined-builtin
   """
   protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
 
-  def update(event: Event, masks, share, rule):
+  def update(event: Event, masks, share):
     ranks = masked.event_scores(brief, 'random', event)
     return drop_grow.drop_and_grow(
-      event, masks, share, ranks, masked.signs_of(ranks), rule
+      event, masks, share, ranks, masked.signs_of(ranks), regrow
     )
 
   return drop_grow.method(brief, 'set', protocol, update)

@@ -65,8 +65,8 @@ def snfs(
   protocol = drop_grow.Protocol(begin, end, every, fraction, decay, regrow)
   start = masked.fixed(brief, 'random')
 
-  def init(key, phi, alpha, gradient):
-    phi, masks = start.init(key, phi, alpha, gradient)
+  def init(key, phi, psi, gradient):
+    phi, masks = start.init(key, phi, psi, gradient)
     layers = masked.leaves(brief.target, phi)
     zeros = {n: jnp.zeros_like(trees.wide(x)) for n, x in layers.items()}
     return phi, SnfsState(masks, zeros)
@@ -79,10 +79,10 @@ def snfs(
     }
     return state._replace(momentum=average)
 
-  def update(event: Event, state: SnfsState, share, rule):
+  def update(event: Event, state: SnfsState, share):
     downhill = {name: -m for name, m in state.momentum.items()}
     phi, opt, masks = drop_grow.drop_and_grow(
-      event, state.masks, share, state.momentum, downhill, rule
+      event, state.masks, share, state.momentum, downhill, regrow
     )
     return phi, opt, state._replace(masks=masks)
 

@@ -61,9 +61,9 @@ def top_kast(
   if c < 0:
     raise ValueError(f'exploration is {c} but must be at least 0')
 
-  def init(key, phi, alpha, gradient):
+  def init(key, phi, psi, gradient):
     del gradient
-    ranks = masked.scores(brief, 'magnitude', key, phi, alpha, phi)
+    ranks = masked.scores(brief, 'magnitude', key, phi, psi, phi)
     return phi, choose(brief.target, ranks, share)
 
   def update(event: Event, state):
@@ -79,7 +79,6 @@ def top_kast(
     ),
     change=Change(lambda step: (step + 1) % every == 0, update),
     progress=lambda step: (1.0, share),
-    where=brief.where,
   )
 
 

@@ -21,6 +21,7 @@ from powerprop import batches
 from powerprop import reparam
 from powerprop import train
 from powerprop import transforms
+from powerprop.psi import Psi
 from tests import tiny
 
 _STEPS = 5
@@ -48,18 +49,21 @@ def _recipe(optimizer=optax.sgd, **fields):
   recipe = train.Recipe(
     problem=_problem(),
     optimizer=optimizer,
-    transforms={
-      'powerprop': transforms.powerprop,
-      'chain_rule': transforms.chain_rule,
-      'adaptive_powerprop': functools.partial(
-        transforms.adaptive_powerprop, every=2
-      ),
-    },
     batch_size=8,
     num_train=len(TRAIN.label),
     epsilon=0.01,
   )
   return recipe._replace(**fields)
+
+
+_TRANSFORMS = {
+  'powerprop': transforms.powerprop,
+  'chain_rule': transforms.chain_rule,
+  'adaptive_powerprop': functools.partial(
+    transforms.adaptive_powerprop, every=2
+  ),
+}
+_PSIS = {name: Psi(None, transform=fn) for name, fn in _TRANSFORMS.items()}
 
 
 def _members(alphas=(1.0, 2.0), seeds=2, transform='powerprop', rate=0.1):
@@ -91,7 +95,7 @@ def _by_member(cells, states):
 
 def _train(recipe, members, executor, chunks=1):
   """By member: the final state, and the report of the last chunk."""
-  cells = population.make_cells(recipe, members, executor)
+  cells = population.make_cells(recipe, _PSIS, members, executor)
   states = population.initial_states(recipe, cells, TRAIN)
   for _ in range(chunks):
     states, reports = _advance(cells, states)
@@ -184,7 +188,7 @@ def test_vmapped_is_looped(transform):
 def test_initial_weights_are_the_seeds_whatever_alpha():
   recipe = _recipe()
   members = _members((1.0, 2.0, 3.5), seeds=2)
-  cells = population.make_cells(recipe, members, 'map')
+  cells = population.make_cells(recipe, _PSIS, members, 'map')
   states = population.initial_states(recipe, cells, TRAIN)
   theta = {
     c.members[0]: c.programs.read(s) for c, s in zip(cells, states, strict=True)
@@ -212,7 +216,7 @@ def test_nothing_is_compiled_twice_and_restored_chunks_have_the_same_bits(
     return NET.apply(*args, **kwargs)
 
   recipe = recipe._replace(problem=_problem(NET._replace(apply=apply)))
-  cells = population.make_cells(recipe, _members((2.0,)), executor)
+  cells = population.make_cells(recipe, _PSIS, _members((2.0,)), executor)
   states = population.initial_states(recipe, cells, TRAIN)
   states, _ = _advance(cells, states)
   count = len(traces)
@@ -261,7 +265,7 @@ def test_evaluation_in_batches_counts_every_example_once(monkeypatch):
 def test_every_optimizer_that_a_config_may_name_trains(name):
   """By shapes alone, with α and the learning rate traced."""
   recipe = _recipe(getattr(optax, name))
-  training = train.make_training(recipe, 'powerprop')
+  training = train.make_training(recipe, Psi(None))
   hyper = jax.tree.map(lambda x: x[0], population.hypers(_members()[:1]))
   state = jax.eval_shape(training.init, hyper, TRAIN)
   new, _ = jax.eval_shape(
@@ -274,7 +278,7 @@ def test_one_step_by_hand():
   """Golden: φ after one step of SGD is φ − rate·∂L/∂θ·α|φ|^(α−1)."""
   recipe = _recipe()
   member = _members((3.0,), seeds=1)[0]
-  (cell,) = population.make_cells(recipe, [member], 'map')
+  (cell,) = population.make_cells(recipe, _PSIS, [member], 'map')
   (state,) = population.initial_states(recipe, [cell], TRAIN)
   ((new,), _) = _advance([cell], [state], num_steps=1)
   key = jax.random.key(member.seed)
@@ -305,7 +309,9 @@ def test_auto_is_map_on_cpu(monkeypatch):
 
 
 def test_static_alphas_share_programs_by_transform_and_alpha():
-  cells = population.make_cells(_recipe(), _members((1.0, 2.0), seeds=3), 'map')
+  cells = population.make_cells(
+    _recipe(), _PSIS, _members((1.0, 2.0), seeds=3), 'map'
+  )
   assert len(cells) == 6
   assert len({id(c.programs) for c in cells}) == 2
 
@@ -336,7 +342,7 @@ _SHARDED = """
   single = training = None
   for seeds in (4, 3):  # fills the devices, and does not
     members = t._members((1.0, 2.5), seeds)
-    (cell,) = population.make_cells(recipe, members, 'vmap')
+    (cell,) = population.make_cells(recipe, t._PSIS, members, 'vmap')
     training = training or cell.programs  # is traced once
     cells = [cell._replace(programs=training)]
     states = population.initial_states(recipe, cells, t.TRAIN)
@@ -348,7 +354,7 @@ _SHARDED = """
 
     if single is None:
       jax.local_devices = lambda: devices[:1]
-      (cell,) = population.make_cells(recipe, members, 'vmap')
+      (cell,) = population.make_cells(recipe, t._PSIS, members, 'vmap')
       alone = [cell._replace(programs=training)]
       states = population.initial_states(recipe, alone, t.TRAIN)
       assert len(states[0].phi['output']['w'].sharding.device_set) == 1

@@ -158,7 +158,8 @@ def test_one_shot_is_the_dense_net_pruned_by_hand(whole):
   s, recipe, _ = _shapes(sparse_tiny.config())
   members = sparse_training.make_members(s, [])
   assert len(members) == 4  # dense and one_shot share their trainings
-  (cell,) = population.make_cells(recipe, members, 'vmap')
+  psis = settings.psis(s.training)
+  (cell,) = population.make_cells(recipe, psis, members, 'vmap')
   split = data.load('digits')
   (state,) = population.initial_states(recipe, [cell], split.train)
   for start in range(0, 40, 10):
@@ -286,7 +287,7 @@ def test_members_that_diverge_are_told_and_left_out(tmp_path, caplog):
   results = sparse_tiny.run(tmp_path, learning_rate=2.0, **_WILD)
   lost = results['diverged']
   assert lost and {row['alpha'] for row in lost} == {60.0}
-  assert '/alpha_60/lr_2/seed_' in caplog.text and 'left out' in caplog.text
+  assert 'alpha=60 seed=' in caplog.text and 'left out' in caplog.text
   for entry in results['summary']:
     assert entry['n'] + entry['diverged'] == 2
     assert entry['alpha'] == 60 or entry['n'] == 2

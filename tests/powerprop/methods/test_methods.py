@@ -14,7 +14,6 @@ from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.sparse_training import settings as sparse_settings
-from experiments.sparse_training.settings import Variant
 from powerprop import batches
 from powerprop import costs
 from powerprop import methods
@@ -25,6 +24,7 @@ from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import step as steps_lib
 from powerprop.methods.sparse import top_kast
+from powerprop.psi import Psi
 from powerprop.types import Event
 from tests import lifetime_tiny
 
@@ -105,7 +105,6 @@ def _recipe(optimizer=_ADAMW, **fields):
   recipe = train.Recipe(
     problem=_problem(),
     optimizer=optimizer,
-    transforms={'powerprop': transforms.powerprop},
     batch_size=8,
     num_train=len(TRAIN.label),
     epsilon=0.01,
@@ -135,7 +134,7 @@ def _begin(training, alpha, seed=0):
 def _trained(method, alpha, recipe=None):
   """The state after the last step, all in one program; α is static."""
   recipe = recipe or _recipe()
-  training = train.make_training(recipe, 'powerprop', alpha, method)
+  training = train.make_training(recipe, Psi(alpha), method)
 
   def whole(hyper, split):
     state = training.init(hyper, split)
@@ -159,7 +158,7 @@ class _Lived(NamedTuple):
 @functools.cache
 def _population(name, executor, chunks):
   """Every α at once: by α, and how often the net was traced by each chunk."""
-  variant = Variant(name, 'erk', 0.75)
+  variant = population.Variant(name, 'erk', 0.75)
   members = [
     population.Member('powerprop', alpha, 0.05, 0, variant) for alpha in _ALPHAS
   ]
@@ -170,8 +169,9 @@ def _population(name, executor, chunks):
     return NET.apply(*args, **kwargs)
 
   recipe = _recipe(problem=_problem(NET._replace(apply=apply)))
+  psis = {'powerprop': Psi(None)}
   cells = population.make_cells(
-    recipe, members, executor, {variant: _method(name)}
+    recipe, psis, members, executor, {variant: _method(name)}
   )
   states = []
   for cell in cells:
@@ -264,7 +264,7 @@ def test_frozen_stays_frozen(name):
 @pytest.mark.parametrize('name', _SPARSE)
 def test_the_net_computes_with_masked_weights(name):
   states, method = _steps(name, 2.0)
-  training = train.make_training(_recipe(), 'powerprop', 2.0, method)
+  training = train.make_training(_recipe(), Psi(2.0), method)
   state = states[-1]
   theta, w = training.read(state), training.weights(state)
   for layer, mask in method.masks(state.method).forward.items():
@@ -315,14 +315,8 @@ def _assert_same_masks(got, wanted):
 def test_alpha_one_is_no_powerprop(name):
   """A static α = 1 through the transform, against the optimiser alone."""
   states, method = _steps(name, 1.0)
-  recipe = _recipe()._replace(
-    transforms={
-      'powerprop': lambda inner, alpha: transforms.powerprop(
-        inner, alpha, where=lambda path, leaf: False
-      )
-    }
-  )
-  plain = train.make_training(recipe, 'powerprop', 1.0, method)
+  nowhere = Psi(1.0, where=lambda path, leaf: False)
+  plain = train.make_training(_recipe(), nowhere, method)
   state = _begin(plain, 1.0)
   chunk = jax.jit(plain.chunk, static_argnums=4)
   for step in range(_STEPS):
@@ -429,7 +423,7 @@ def _event(alpha, seed=0, dense=None):
     key=jax.random.key(3),
     step=jnp.asarray(0),
     phi=phi,
-    alpha=alpha,
+    psi=Psi(alpha),
     opt=opt,
     dense=grads if dense is None else dense,
     reset=functools.partial(steps_lib.reset_moments, tx),
@@ -460,7 +454,7 @@ def test_rigl_grows_the_largest_gradients():
 def test_snfs_grows_the_largest_momentum_of_all_gradients():
   method = _one_layer('snfs', fraction=0.5, momentum=0.5)
   event, masks = _event(1.0)
-  _, state = method.init(jax.random.key(0), event.phi, 1.0, None)
+  _, state = method.init(jax.random.key(0), event.phi, Psi(1.0), None)
   state = state._replace(masks=masks)
   history = []
   for seed in range(3):
@@ -495,7 +489,7 @@ def test_what_regrowth_means_under_powerprop(name, alpha):
   """φ = 0 is a critical point for α > 1: new weights start away from it."""
   event, masks = _event(alpha)
   method = _one_layer(name, fraction=0.5)
-  _, state = method.init(jax.random.key(0), event.phi, alpha, None)
+  _, state = method.init(jax.random.key(0), event.phi, Psi(alpha), None)
   state = state._replace(masks=masks) if name == 'snfs' else masks
   phi, _, state = method.change.update(event, state)
   after = np.asarray(method.masks(state).forward['a/w'])
@@ -613,7 +607,7 @@ def test_static_masks_differ_between_seeds_and_stay():
   first = method.masks(states[0].method).forward
   last = method.masks(states[-1].method).forward
   jax.tree.map(np.testing.assert_array_equal, first, last)
-  training = train.make_training(_recipe(), 'powerprop', 1.0, method)
+  training = train.make_training(_recipe(), Psi(1.0), method)
   other = _begin(training, 1.0, seed=1)
   second = method.masks(other.method).forward
   assert any(np.any(first[n] != second[n]) for n in first)

@@ -12,6 +12,7 @@ from powerprop import methods
 from powerprop import reparam
 from powerprop import trees
 from powerprop.methods import magnitude
+from powerprop.psi import Psi
 from powerprop.types import Event
 
 _SHAPES = {'conv': (3, 3, 2, 4), 'hidden': (36, 8), 'output': (8, 6)}
@@ -160,7 +161,9 @@ def test_dsr_leaves_no_layer_empty_before_training():
   target = methods.make_target(theta, 0.3)
   method = methods.dsr(methods.Brief(target, 100), begin=0, fraction=1.0)
   phi = reparam.to_phi(theta, 2.0)
-  init = jax.jit(lambda phi: method.init(jax.random.key(0), phi, 2.0, None))
+  init = jax.jit(
+    lambda phi: method.init(jax.random.key(0), phi, Psi(2.0), None)
+  )
   _, masks = init(phi)
 
   @jax.jit
@@ -169,7 +172,7 @@ def test_dsr_leaves_no_layer_empty_before_training():
       key=jax.random.key(1),
       step=jnp.int32(0),
       phi=phi,
-      alpha=2.0,
+      psi=Psi(2.0),
       opt=(),
       dense=phi,
       reset=lambda opt, phi, chosen: opt,

@@ -22,6 +22,7 @@ from powerprop.methods import masked
 from powerprop.methods import step as steps_lib
 from powerprop.methods.continual import packing
 from powerprop.methods.sparse import drop_grow
+from powerprop.psi import Psi
 from tests import endings
 from tests import tiny
 
@@ -253,7 +254,9 @@ def _freezing(name):
     return [(method, state, free), (method.continual.retraining, state, again)]
   method = method._replace(change=None)
   shapes = jax.eval_shape(
-    lambda phi: method.init(jax.random.key(0), phi, 2.0, lambda theta: theta),
+    lambda phi: method.init(
+      jax.random.key(0), phi, Psi(2.0), lambda theta: theta
+    ),
     _LAYERS,
   )[1]
   half = iter(_masks(1).values())
@@ -294,7 +297,7 @@ def test_values_of_frozen_weights_do_not_matter_to_the_others(name, optimiser):
     # Not jitted: that would compile as many programs.
     def step(phi, method=method, state=state):
       event = steps_lib.make_event(
-        tx, jax.random.key(0), jnp.int32(0), 2.0, _random(10)
+        tx, jax.random.key(0), jnp.int32(0), Psi(2.0), _random(10)
       )
       theta = reparam.to_theta(phi, 2.0)
       carry = phi, opt, state
@@ -381,7 +384,7 @@ def _holding(name):
   if name in (*_SPARSE, *_PACKING):
     return _freezing(name)[0][:2]
   method = _make(name)
-  init = lambda phi: method.init(jax.random.key(0), phi, 2.0, None)[1]
+  init = lambda phi: method.init(jax.random.key(0), phi, Psi(2.0), None)[1]
   return method, jax.eval_shape(init, _LAYERS)
 
 
@@ -406,7 +409,7 @@ def test_an_alpha_that_moves_is_refused_where_weights_are_held(name, alpha):
     opt = tx.init(phi)
     now = transforms.current_alpha(opt)
     event = steps_lib.make_event(
-      tx, jax.random.key(0), jnp.int32(0), now, _random(1)
+      tx, jax.random.key(0), jnp.int32(0), Psi(now), _random(1)
     )
     theta = reparam.to_theta(phi, now)
     return steps_lib.take_step(method, tx, event, theta, (phi, opt, state))
@@ -480,7 +483,7 @@ def test_no_buffer_is_in_a_state_and_elsewhere(name):
   """
   method = _make(name)
   key, phi = jax.random.key(0), _random(0)
-  phi, state = method.init(key, phi, 1.0, lambda theta: theta)
+  phi, state = method.init(key, phi, Psi(1.0), lambda theta: theta)
   _assert_apart(key, phi, state)
   if name in _SPARSE:
     return
@@ -494,7 +497,7 @@ def test_no_buffer_is_in_a_state_and_elsewhere(name):
 def test_a_lottery_in_a_loop_that_donates():
   method = _make('lottery')._replace(change=None)
   tx = transforms.powerprop(optax.sgd(0.1), 1.0)
-  phi, state = method.init(jax.random.key(0), _random(0), 1.0, None)
+  phi, state = method.init(jax.random.key(0), _random(0), Psi(1.0), None)
 
   @functools.partial(jax.jit, donate_argnums=(0, 2))
   def step(phi, opt, state):
@@ -535,7 +538,7 @@ def test_every_method_keeps_the_dtypes_that_it_is_given(name):
   def life(phi):
     tx = transforms.powerprop(optax.sgd(0.1, momentum=0.9), 2.0)
     key = jax.random.key(0)
-    carry = method.init(key, phi, 2.0, lambda theta: theta)
+    carry = method.init(key, phi, Psi(2.0), lambda theta: theta)
     kept = [carry]
     phi, state = carry
     theta = reparam.to_theta(phi, 2.0)
@@ -543,7 +546,7 @@ def test_every_method_keeps_the_dtypes_that_it_is_given(name):
     if method.continual.rehearsal is not None:
       dense = method.continual.rehearsal.combine(dense, dense, state)
     event = steps_lib.make_event(
-      tx, key, jnp.int32(0), 2.0, dense, jnp.float32(1)
+      tx, key, jnp.int32(0), Psi(2.0), dense, jnp.float32(1)
     )
     carry = phi, tx.init(phi), state
     (phi, opt, state), _ = steps_lib.take_step(method, tx, event, theta, carry)
@@ -591,10 +594,8 @@ def test_new_weights_of_a_large_layer_start_where_they_should(size, dtype):
   new = {'w': jnp.arange(size * size).reshape(size, size) % 7 == 0}
   kept = {'w': ~new['w']}
 
-  rule = masked.Regrowth(0.5, trees.is_weight)
-
   def start(phi):
-    return masked.regrow(phi, new, kept, phi, 2.0, rule)['w']
+    return masked.regrow(phi, new, kept, phi, Psi(2.0), 0.5)['w']
 
   got = start(phi)
   assert got.dtype == dtype
@@ -627,7 +628,7 @@ def test_half_precision_does_what_float32_does(name, dtype):
 
   def numbers(kind):
     at, step, far, new = (_cast(t, kind) for t in (phi, small, large, after))
-    first, state = method.init(jax.random.key(0), at, alpha, None)
+    first, state = method.init(jax.random.key(0), at, Psi(alpha), None)
     if name == 'a_gem':
       state = state._replace(stored=jnp.int32(1))
       return method.continual.rehearsal.combine(
@@ -649,7 +650,7 @@ def test_half_precision_does_what_float32_does(name, dtype):
         _ending(at, alpha, logits), at, state
       )
     theta = reparam.to_theta(moved, alpha)
-    return steps_lib.penalty_gradient(method, moved, theta, alpha, state)
+    return steps_lib.penalty_gradient(method, moved, theta, Psi(alpha), state)
 
   with jax.disable_jit():  # two steps of a loop need no program
     _near(numbers(dtype), numbers(jnp.float32), 0.05)
@@ -664,7 +665,7 @@ def test_small_saliencies_and_free_weights_at_zero_are_told_from_nothing(dtype):
   def scores(kind):
     return masked.scores(
       *(brief, 'saliency', jax.random.key(0)),
-      *(_cast(phi, kind), 2.0, _cast(dense, kind)),
+      *(_cast(phi, kind), Psi(2.0), _cast(dense, kind)),
     )
 
   _near(scores(dtype), scores(jnp.float32), 1e-5)

@@ -10,13 +10,14 @@ import optax
 import pytest
 
 from experiments import data
-import powerprop
 from powerprop import methods
 from powerprop import reparam
 from powerprop import trees
 from powerprop.methods import masked
 from powerprop.methods import step as steps_lib
+from powerprop.methods.continual import efficient_packnet
 from powerprop.methods.continual import packing
+from powerprop.psi import Psi
 from tests import endings
 
 _STEPS = 20
@@ -59,17 +60,16 @@ def _loss(params):
 _grad = jax.grad(_loss)
 
 
-def _program(make, alpha, where):
+def _program(method, psi):
   """The whole of what a method computes in one's own loop, as text."""
-  tx = powerprop.powerprop(optax.sgd(0.1, momentum=0.9), alpha, where)
-  method = make(where)
+  tx = psi.optimizer(optax.sgd(0.1, momentum=0.9))
 
   def loop(theta, step):
-    phi = powerprop.to_phi(theta, alpha, where)
-    phi, state = method.init(jax.random.key(0), phi, alpha, _grad)
-    theta = powerprop.to_theta(phi, alpha, where)
+    phi = psi.to_phi(theta)
+    phi, state = method.init(jax.random.key(0), phi, psi, _grad)
+    theta = psi.to_theta(phi)
     dense = _grad(method.weights(theta, state))
-    event = steps_lib.make_event(tx, jax.random.key(1), step, alpha, dense)
+    event = steps_lib.make_event(tx, jax.random.key(1), step, psi, dense)
     carry = (phi, tx.init(phi), state)
     return steps_lib.take_step(method, tx, event, theta, carry)
 
@@ -96,20 +96,18 @@ def test_alpha_is_nothing_to_a_sparse_method_where_no_leaf_is_under_psi(
 ):
   """The programs of α = 2 and of α = 1 are the same, equation by equation."""
   target = methods.make_target(_params(), 0.5, **_AIMS[aim])
-
-  def make(where):
-    brief = methods.Brief(target, _STEPS, where=where)
-    return getattr(methods, name)(brief, **_OPTIONS.get(name, {}))
-
-  assert _program(make, 2.0, _NOWHERE) == _program(make, 1.0, _NOWHERE)
+  brief = methods.Brief(target, _STEPS)
+  method = getattr(methods, name)(brief, **_OPTIONS.get(name, {}))
+  program = lambda *psi: _program(method, Psi(*psi))
+  assert program(2.0, _NOWHERE) == program(1.0, _NOWHERE)
   if (name, aim) == ('dense', 'global'):  # the texts can differ
-    assert _program(make, 2.0, _ONLY_A) != _program(make, 1.0, _ONLY_A)
+    assert program(2.0, _ONLY_A) != program(1.0, _ONLY_A)
 
 
 # Continual learning.
 
 
-def _tasks(where):
+def _tasks(where=trees.is_weight):
   shapes = jax.eval_shape(_params)
   return methods.Tasks(
     shapes, 2, endings.example((1, 2, 1), 8), 6, 2, where=where
@@ -128,18 +126,18 @@ def _logits(w, examples):
   return x @ w['b']['w'] + w['b']['b']
 
 
-def _life(name, alpha, where, **options):
+def _life(name, psi, **options):
   """A step of the second task and its end, as text."""
-  tx = powerprop.powerprop(optax.sgd(0.1, momentum=0.9), alpha, where)
-  method = getattr(methods, name)(_tasks(where), **options)
+  tx = psi.optimizer(optax.sgd(0.1, momentum=0.9))
+  method = getattr(methods, name)(_tasks(), **options)
 
   def life(theta, key):
-    phi = powerprop.to_phi(theta, alpha, where)
-    phi, state = method.init(key, phi, alpha, None)
-    theta = powerprop.to_theta(phi, alpha, where)
+    phi = psi.to_phi(theta)
+    phi, state = method.init(key, phi, psi, None)
+    theta = psi.to_theta(phi)
     w = method.weights(theta, state)
     dense = jax.tree.map(jnp.ones_like, w)
-    event = steps_lib.make_event(tx, key, jnp.int32(6), alpha, dense, 0.5)
+    event = steps_lib.make_event(tx, key, jnp.int32(6), psi, dense, 0.5)
     carry, _ = steps_lib.take_step(
       method, tx, event, theta, (phi, tx.init(phi), state)
     )
@@ -150,20 +148,19 @@ def _life(name, alpha, where, **options):
       dict.fromkeys(('train', 'validation'), jnp.int32(6)),
       key=key,
       task=1,
-      alpha=alpha,
       score=lambda w: jnp.mean(w['b']['b']),
       fresh=_params,
-    )
+    )._replace(psi=psi)
     phi, state, report = method.continual.end_task(ending, phi, state)
     phi, state, record = method.continual.archive(ending, phi, state)
-    theta = powerprop.to_theta(phi, alpha, where)
+    theta = psi.to_theta(phi)
     return state, report, method.continual.predict(theta, record)
 
   return str(jax.make_jaxpr(life)(_params(), jax.random.key(0)))
 
 
 _LIVES = [
-  *[(name, {}) for name in _CONTINUAL if name not in _PACKING],
+  *[(name, {}) for name in _CONTINUAL],
   *[(name, {'space': 'phi'}) for name in ('l2', 'si', 'mas', 'ewc')],
   ('vcl', {'coreset': 2}),
 ]
@@ -175,12 +172,14 @@ def test_alpha_is_nothing_to_a_method_for_tasks_where_no_leaf_is_under_psi(
 ):
   if 'memory_size' in inspect.signature(getattr(methods, name)).parameters:
     options = options | {'memory_size': 2}
+  if name == 'efficient_packnet':
+    options = options | {'rates': (0.5, 1.0)}
   life = functools.partial(_life, name, **options)
-  assert life(2.0, _NOWHERE) == life(1.0, _NOWHERE)
+  assert life(Psi(2.0, _NOWHERE)) == life(Psi(1.0, _NOWHERE))
 
 
 @pytest.mark.parametrize('name', _PACKING)
-def test_packing_masks_what_is_under_psi_and_treats_the_rest_as_biases(name):
+def test_packing_masks_what_tasks_choose_and_treats_the_rest_as_biases(name):
   options = {'rates': (0.5, 1.0)} if name == 'efficient_packnet' else {}
   make = functools.partial(getattr(methods, name), **options)
   with pytest.raises(ValueError, match='none of 3 leaves is a weight to share'):
@@ -188,13 +187,9 @@ def test_packing_masks_what_is_under_psi_and_treats_the_rest_as_biases(name):
   tasks = _tasks(_ONLY_A)
   layout = packing.layout(tasks, 'frozen')
   assert list(layout.shapes) == ['a/w'] and layout.rest == ('b/b', 'b/w')
-  phi = powerprop.to_phi(_params(), 2.0, _ONLY_A)
-  ending = endings.ending(None, None, {}, alpha=2.0)
-  theta = packing.theta_of(layout, ending, phi)
-  np.testing.assert_array_equal(theta['b']['w'], phi['b']['w'])
   # Frozen once the first task has ended.
-  method = make(tasks)
-  _, state = method.init(None, phi, 2.0, None)
+  method, phi = make(tasks), _params()
+  _, state = method.init(None, phi, Psi(2.0), None)
   moved = method.constrain(phi, state._replace(ended=jnp.int32(1)))
   assert np.any(moved['a']['w']) and not np.any(moved['b']['w'])
 
@@ -205,10 +200,9 @@ def test_packing_masks_what_is_under_psi_and_treats_the_rest_as_biases(name):
 def test_snip_ranks_by_the_gradient_at_the_weights_of_a_mixed_net():
   theta = _params()
   target = methods.make_target(theta, 0.5)
-  method = methods.snip(methods.Brief(target, _STEPS, where=_ONLY_A))
-  phi = powerprop.to_phi(theta, 2.0, _ONLY_A)
-  init = jax.jit(lambda phi: method.init(jax.random.key(0), phi, 2.0, _grad))
-  _, masks = init(phi)
+  method, psi = methods.snip(methods.Brief(target, _STEPS)), Psi(2.0, _ONLY_A)
+  init = jax.jit(lambda phi: method.init(jax.random.key(0), phi, psi, _grad))
+  _, masks = init(psi.to_phi(theta))
   grads = trees.weights(jax.jit(_grad)(theta))
   for name, x in trees.weights(theta).items():
     saliency = np.abs(x * grads[name])
@@ -218,13 +212,10 @@ def test_snip_ranks_by_the_gradient_at_the_weights_of_a_mixed_net():
 
 def test_new_weights_start_at_zero_only_where_psi_does_not_reach():
   phi = trees.weights(_params())
-  brief = methods.Brief(methods.make_target(_params(), 0.5), _STEPS)
-  rule = masked.regrowth(brief._replace(where=_ONLY_A), 1.0)
+  psi = Psi(2.0, _ONLY_A)
   first = {n: jnp.zeros(x.shape, bool).at[0].set(True) for n, x in phi.items()}
   rest = {n: ~x for n, x in first.items()}
-  out = jax.jit(lambda phi: masked.regrow(phi, first, rest, phi, 2.0, rule))(
-    phi
-  )
+  out = jax.jit(lambda phi: masked.regrow(phi, first, rest, phi, psi, 1.0))(phi)
   np.testing.assert_array_equal(out['b/w'][0], 0)
   common = np.mean(np.abs(phi['a/w'][1:]))
   np.testing.assert_allclose(np.abs(out['a/w'][0]), common, rtol=1e-5)
@@ -234,17 +225,22 @@ def test_new_weights_start_at_zero_only_where_psi_does_not_reach():
 
 def test_layers_in_and_outside_of_psi_are_ranked_together_as_theta():
   theta = _params()
-  phi = powerprop.to_phi(theta, 3.0, _ONLY_A)
+  psi = Psi(3.0, _ONLY_A)
+  phi = psi.to_phi(theta)
   target = methods.make_target(theta, 0.4, 'global')
-  brief = methods.Brief(target, _STEPS, where=_ONLY_A)
-  ranks = masked.scores(brief, 'magnitude', None, phi, 3.0, {})
+  brief = methods.Brief(target, _STEPS)
+  ranks = masked.scores(brief, 'magnitude', None, phi, psi, {})
   flat = lambda x: np.concatenate([np.ravel(x[n]) for n in target.shapes])
   got, wanted = np.abs(flat(ranks)), np.abs(flat(trees.weights(theta)))
   np.testing.assert_array_equal(np.argsort(got), np.argsort(wanted))
   # φ itself is another order.
   assert np.any(np.argsort(np.abs(flat(trees.weights(phi)))) != np.argsort(got))
-  np.testing.assert_allclose(
-    flat(masked.in_phi(brief, phi, 3.0)),
-    flat(trees.weights(reparam.to_phi(theta, 3.0))),
-    rtol=1e-5,
+  in_phi = masked.in_phi(trees.weights(phi), psi)
+  wanted = flat(trees.weights(reparam.to_phi(theta, 3.0)))
+  np.testing.assert_allclose(flat(in_phi), wanted, rtol=1e-5)
+  # So does EfficientPackNet.
+  layout = packing.layout(_tasks(), 'frozen')
+  ranking = efficient_packnet.rank(
+    layout, phi, psi, packing.empty(layout), True
   )
+  np.testing.assert_array_equal(ranking.ranks, np.abs(flat(in_phi)))

@@ -8,6 +8,7 @@ import pytest
 from experiments.engine import classification
 from powerprop import methods
 from powerprop import train
+from powerprop.psi import Psi
 from tests import lifetime_tiny
 
 
@@ -48,7 +49,7 @@ def test_only_outputs_that_take_part_are_trained(make, scenario):
     setup.pictures._replace(label_smoothing=0.2)
   )
   recipe = setup.recipe._replace(problem=problem, l2=0.01)
-  training = train.make_training(recipe, 'powerprop', 1.0, setup.method)
+  training = train.make_training(recipe, Psi(1.0), setup.method)
   chunk = jax.jit(training.chunk, static_argnums=4)
   hyper = lifetime_tiny.hyper()
   task = 1

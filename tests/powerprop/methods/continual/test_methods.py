@@ -265,13 +265,14 @@ def test_alpha_one_is_no_powerprop(name):
   """
   scenario = 'task' if name in _NOT_CLASS else 'class'
 
-  def none(inner, alpha):
+  def none(inner, alpha, where):
+    del where
     return transforms.powerprop(inner, alpha, where=lambda path, leaf: False)
 
   state = _lived(name, 1.0).states[1]
   opt = state.opt._replace(alpha=transforms.target_propagation.stored(1.0))
   found = []
-  for kwargs in ({}, {'powerprop': none}):
+  for kwargs in ({}, {'transform': none}):
     life = _programs(name, scenario, alpha=1.0, **kwargs).setup.life
     start = life.begin(state._replace(opt=opt), _hyper(1.0))
     chunk = jax.jit(life.chunk, static_argnums=4)

@@ -18,6 +18,7 @@ from powerprop import methods
 from powerprop import train
 from powerprop import trees
 from powerprop.methods.continual import packing
+from powerprop.psi import Psi
 from tests import endings
 from tests import lifetime_tiny
 
@@ -66,7 +67,7 @@ def _compiled(setup):
   def logits(state, record, source):
     kept, net = record
     w = method.continual.predict(
-      train.make_training(recipe, 'powerprop').read(state), kept
+      train.make_training(recipe, Psi(None)).read(state), kept
     )
     rows = jnp.arange(int(setup.sequence.sizes['test'][0]))
     problem = recipe.problem
@@ -468,7 +469,7 @@ def searched():
     method = methods.efficient_packnet(
       tasks, gamma=gamma, rates=rates, search=search, **options
     )
-    _, state = method.init(None, phi, 2.0, None)
+    _, state = method.init(None, phi, Psi(2.0), None)
     ending = _ending(lambda w: _accuracy(w, jnp))
     _, state, report = method.continual.end_task(ending, phi, state)
     return jnp.concatenate([state.mask[n].ravel() for n in _SHAPES]), report
@@ -558,7 +559,7 @@ def test_without_reuse_a_mask_is_the_old_ones_and_the_largest_free():
   method = _epn(reuse=False, rates=(0.1, 0.25, 0.9), gamma=0.5)(
     lifetime_tiny.setup(_epn()).tasks
   )
-  _, state = method.init(None, phi, 2.0, None)
+  _, state = method.init(None, phi, Psi(2.0), None)
   state = state._replace(used=used)
   # Accurate where more than the old ones and 10% are there.
   number = int(sum(x.sum() for x in used.values()))
@@ -591,9 +592,9 @@ def test_without_reuse_a_mask_is_the_old_ones_and_the_largest_free():
 def test_a_mask_by_hand(reuse, count, wanted):
   phi = {'a': {'w': jnp.float32([[-1.0, 3.0], [2.0, 0.5]])}}
   used = {'a/w': jnp.array([[False, False], [True, False]])}
-  where = packing.Layout({'a/w': (2, 2)}, (), 'free', trees.is_weight)
+  where = packing.Layout({'a/w': (2, 2)}, (), 'free')
   state = packing.empty(where)._replace(used=used)
-  ranking = efficient.rank(where, phi, state, reuse)
+  ranking = efficient.rank(where, phi, Psi(2.0), state, reuse)
   mask = efficient.mask_of(ranking, jnp.int32(count))
   np.testing.assert_array_equal(mask, np.array(wanted, bool))
 
@@ -601,7 +602,7 @@ def test_a_mask_by_hand(reuse, count, wanted):
 def test_loss_that_pruning_adds_by_hand(monkeypatch):
   """δL = Σ ½ h θ² − g θ over what goes, with h = 2 and L = Σ w."""
   theta = {'a': {'w': jnp.float32([[3.0, -1.0, 2.0]])}}
-  where = packing.Layout({'a/w': (1, 3)}, (), 'free', trees.is_weight)
+  where = packing.Layout({'a/w': (1, 3)}, (), 'free')
   twos = jax.tree.map(lambda x: 2 * jnp.ones_like(x), theta)
   monkeypatch.setattr(efficient.fisher, 'diagonal', lambda *_, **__: twos)
 
@@ -611,7 +612,7 @@ def test_loss_that_pruning_adds_by_hand(monkeypatch):
   state = packing.empty(where)._replace(used=used)
   # By weight: 9 − 3, 1 + 1 and 4 − 2.
   for reuse, wanted in ((True, [10, 4, 2, 0]), (False, [4, 2, 0, 0])):
-    ranking = efficient.rank(where, theta, state, reuse)
+    ranking = efficient.rank(where, theta, Psi(1.0), state, reuse)
     added = efficient.added_loss(ending, None, where, theta, ranking, 1)
     np.testing.assert_allclose(added, wanted, atol=1e-5)
 
@@ -631,7 +632,7 @@ def test_weights_in_no_mask_are_drawn_anew(name):
 
   def archive(reinitialise, alpha):
     method = make(reinitialise=reinitialise)(tasks)
-    _, state = method.init(None, phi, alpha, None)
+    _, state = method.init(None, phi, Psi(alpha), None)
     state = state._replace(used=_used(0.2), mask=used)
     ending = _ending(None, alpha, lambda: fresh)
     return method.continual.archive(ending, phi, state)[:2]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from experiments import data
-from powerprop import trees
 from powerprop.methods.continual import anchors
 from powerprop.methods.continual import fisher
 from powerprop.methods.continual.ewc import ewc
@@ -19,6 +18,7 @@ from powerprop.methods.continual.l2 import l2
 from powerprop.methods.continual.mas import mas
 from powerprop.methods.continual.sequential import Tasks
 from powerprop.methods.continual.si import si
+from powerprop.psi import Psi
 from tests import endings
 
 LOG3 = float(np.log(3))
@@ -79,7 +79,7 @@ P1, P2 = np.array([0.0, 0.0]), np.array([LOG3, 0.0])
 
 def _two_tasks(method):
   """The method's state after each task, as arrays [parameters]."""
-  phi, state = method.init(None, _column(*P1), 1.0, None)
+  phi, state = method.init(None, _column(*P1), Psi(1.0), None)
   start = method.continual.penalty.value(_column(5.0, 5.0), state)
   _, first, _ = method.continual.end_task(_logistic_task(*FIRST, 0), phi, state)
   second_phi = _column(*P2)
@@ -309,10 +309,10 @@ def spaces():
     out: dict[str, Any] = {}
     for make in METHODS:
       method = make(_tasks(NUM, NUM), space=space)
-      start, state = method.init(None, phi, alpha, None)
+      start, state = method.init(None, phi, Psi(alpha), None)
       if method.continual.track is not None:
         dense = jax.tree.map(lambda x: 0.5 + x, phi)
-        before = anchors.in_space(phi, alpha, 'theta', trees.is_weight)
+        before = anchors.in_space(phi, Psi(alpha), 'theta')
         after = jax.tree.map(lambda x: x - 0.25, before)
         state = method.continual.track(dense, before, after, state)
       _, first, report = method.continual.end_task(
@@ -344,7 +344,7 @@ def test_mas(spaces):
   _assert_leaves(member(second), twice, rtol=1e-5, atol=1e-7)
   # Minibatches of one example: magnitudes are taken before the mean.
   method = mas(_tasks(NUM, 1))
-  phi, state = method.init(None, NET, 1.0, None)
+  phi, state = method.init(None, NET, Psi(1.0), None)
   _, single, _ = jax.jit(
     lambda: method.continual.end_task(_linear_task(), phi, state)
   )()
@@ -398,7 +398,7 @@ def test_si_adds_up_to_what_the_loss_lost():
   @jax.jit
   def path(rate):
     start = {'w': jnp.zeros((1, 2))}
-    start, state = method.init(None, start, 1.0, None)
+    start, state = method.init(None, start, Psi(1.0), None)
 
     def step(carry, _):
       p, state = carry

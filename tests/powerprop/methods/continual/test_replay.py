@@ -8,10 +8,10 @@ import pytest
 from experiments import data
 from experiments.engine import classification
 from powerprop import learning
-from powerprop import reparam
 from powerprop.methods.continual import bounds
 from powerprop.methods.continual import replay
 from powerprop.methods.continual import sequential
+from powerprop.psi import Psi
 from tests import endings
 
 _SIZES = (5, 3, 7)  # training examples of three tasks
@@ -52,7 +52,7 @@ def _ending(index, key=_KEY):
 
 def _memories(method):
   """The memory after no task, after one, two and three."""
-  _, state = method.init(_KEY, {}, 1.0, None)
+  _, state = method.init(_KEY, {}, Psi(1.0), None)
   states = [state]
   end = jax.jit(lambda i, s: method.continual.end_task(_ending(i), {}, s)[1])
   for i in range(3):
@@ -89,7 +89,7 @@ def test_memory_holds_an_equal_share_of_every_task(filled):
 
 def test_memory_differs_between_keys_and_is_never_more_than_the_task():
   method = replay.a_gem(_TASKS, memory_size=300)
-  init = lambda k: method.init(k, {}, 1.0, None)[1]
+  init = lambda k: method.init(k, {}, Psi(1.0), None)[1]
   end = lambda k, s: method.continual.end_task(_ending(jnp.int32(2), k), {}, s)[
     1
   ]
@@ -200,9 +200,9 @@ def test_single_keeps_the_net_bit_for_bit_and_draws_a_new_one():
   @jax.vmap
   def run(phi):
     ending = _ending(jnp.int32(0))
-    theta = reparam.to_theta(phi, ending.alpha)
+    theta = ending.psi.to_theta(phi)
     new, state, record = method.continual.archive(ending, phi, ())
-    later = reparam.to_theta(new, ending.alpha)
+    later = ending.psi.to_theta(new)
     return theta, later, method.continual.predict(later, record)
 
   theta, later, kept = run(phi)
@@ -220,6 +220,6 @@ def test_naive_and_joint_leave_training_alone():
     assert (
       method.continual.penalty is None and method.continual.rehearsal is None
     )
-    assert method.init(_KEY, theta, 1.0, None) == (theta, ())
+    assert method.init(_KEY, theta, Psi(1.0), None) == (theta, ())
     assert _values(method.gradients(theta, theta, ())) == [1.0, 2.0]
     assert method.continual.predict(theta, ()) is theta

@@ -13,6 +13,7 @@ from powerprop import methods
 from powerprop import reparam
 from powerprop import trees
 from powerprop.methods.continual import sequential
+from powerprop.psi import Psi
 from tests import endings
 
 # The package has the function under the module's name.
@@ -96,7 +97,7 @@ def _loss(w):
 
 
 def _begin(method, alpha=2.0):
-  return method.init(_KEY, reparam.to_phi(_PHI, alpha), alpha, None)
+  return method.init(_KEY, reparam.to_phi(_PHI, alpha), Psi(alpha), None)
 
 
 @jax.jit
