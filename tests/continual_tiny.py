@@ -4,6 +4,7 @@ import numpy as np
 
 from experiments.continual import analysis as continual_analysis
 from experiments.report import files
+from experiments.report import naming
 
 LAYERS = ('mlp/~/linear_0/w', 'mlp/~/linear_1/w', 'mlp/~/linear_2/w')
 SIZES = (64_000, 4_000, 640)
@@ -67,7 +68,7 @@ def member(
     }
     for t in range(tasks)
   ]
-  name = continual_analysis.member_name(rows[0])
+  name = naming.net_name(rows[0])
   records = {f'{name}/accuracy': matrix.astype(np.float32)}
   if masked:
     jaccard = 0.3 * np.exp(-np.abs(age) / 10)

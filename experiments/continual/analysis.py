@@ -16,6 +16,7 @@ import numpy as np
 from experiments.report import statistics
 from experiments.report.differences import Entry
 from experiments.report.naming import display_name
+from experiments.report.naming import net_name
 from experiments.report.naming import NO_LABELS
 from experiments.report.statistics import Row
 
@@ -45,15 +46,6 @@ SETTING = (*LINE, 'coefficient', 'learning_rate')
 _MEANS = ('accuracy_when_learned', 'accuracy_before_pruning')
 
 
-def net_name(row: Mapping[str, Any]) -> str:
-  """What one sequence of a run is called, from a row of the results."""
-  return (
-    f'{row["method"]}/{row["transform"]}/alpha_{row["alpha"]:g}'
-    f'/coefficient_{row["coefficient"]:g}/lr_{row["learning_rate"]:g}'
-    f'/seed_{row["seed"]}'
-  )
-
-
 def title(method: str, labels: Mapping[str, str] = NO_LABELS) -> str:
   """What tables and figures call a method.
 
@@ -65,20 +57,6 @@ def title(method: str, labels: Mapping[str, str] = NO_LABELS) -> str:
   ('A-GEM', 'my method', 'Mine, 0.5')
   """
   return display_name(method, METHODS, labels)
-
-
-def member_name(row: Row) -> str:
-  """What a row's member is called in records.npz.
-
-  >>> member_name({'method': 'ewc', 'transform': 'powerprop', 'alpha': 1.5,
-  ...              'coefficient': 150.0, 'learning_rate': 0.1, 'seed': 0})
-  'ewc/powerprop/alpha_1.5/coefficient_150/lr_0.1/seed_0'
-  """
-  return (
-    f'{row["method"]}/{row["transform"]}/alpha_{row["alpha"]:g}'
-    f'/coefficient_{row["coefficient"]:g}/lr_{row["learning_rate"]:g}'
-    f'/seed_{row["seed"]}'
-  )
 
 
 def finite(value: Any) -> TypeGuard[float]:
@@ -231,7 +209,7 @@ def settings(
   members: dict[str, list[Row]] = {}
   for row in sorted(rows, key=lambda row: row['task']):
     if bool(row['search']) == search:
-      members.setdefault(member_name(row), []).append(row)
+      members.setdefault(net_name(row), []).append(row)
   groups: dict[tuple[Any, ...], list[list[Row]]] = {}
   for member in members.values():
     groups.setdefault(_setting(member[0]), []).append(member)
@@ -254,7 +232,7 @@ def matrix_of(member: Sequence[Row], records: Records) -> np.ndarray:
   Returns:
     float64 [T, T]; `filled` where all tasks' outputs stayed bit for bit.
   """
-  name = f'{member_name(member[0])}/accuracy'
+  name = f'{net_name(member[0])}/accuracy'
   if name in records:
     matrix = np.array(records[name], np.float64)
   else:
@@ -281,7 +259,7 @@ def measures(member: Sequence[Row], records: Records) -> dict[str, float]:
   """
   matrix = matrix_of(member, records)
   mean = lambda name: float(np.mean([_number(row[name]) for row in member]))
-  overlap = records.get(f'{member_name(member[0])}/overlap', np.zeros([0, 0]))
+  overlap = records.get(f'{net_name(member[0])}/overlap', np.zeros([0, 0]))
   return {
     'average_accuracy': float(average_accuracy(matrix)[-1]),
     **{name: mean(name) for name in _MEANS},

@@ -9,7 +9,6 @@ import optax
 
 from experiments import data
 from experiments.continual import settings as continual_settings
-from experiments.continual.analysis import net_name
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import classification
 from experiments.engine import fitting
@@ -17,38 +16,25 @@ from experiments.engine import population
 from experiments.engine import settings as settings_lib
 from experiments.engine import validation
 from experiments.engine.population import Cell
+from experiments.engine.population import Member
 from powerprop import lifetime
 from powerprop import train
 from powerprop.lifetime import Life
 from powerprop.types import Method, Params
 
 
-class Member(NamedTuple):
-  """One sequence of trainings, by name.
+class Variant(NamedTuple):
+  """What tells sequences apart, beside transform, α, learning rate and seed.
 
   Attributes:
     method: its name in the config.
-    transform: of `powerprop.transforms`.
-    alpha: α ≥ 1.
     coefficient: of the penalty.
-    learning_rate: at the start.
-    seed: from 0.
     search: whether it helps to choose the coefficient, and no more.
   """
 
   method: str
-  transform: str
-  alpha: float
   coefficient: float
-  learning_rate: float
-  seed: int
   search: bool = False
-
-  @property
-  def name(self) -> str:
-    """A path that is this member's alone."""
-    kind = 'search/' if self.search else ''
-    return f'{kind}{net_name(self._asdict())}'
 
 
 class Plan(NamedTuple):
@@ -203,7 +189,13 @@ def make_members(
     Members, grouped by method and transform.
   """
   return [
-    Member(*key[:3], c, key.learning_rate, seed, search)
+    Member(
+      key.transform,
+      key.alpha,
+      key.learning_rate,
+      seed,
+      Variant(key.method, c, search),
+    )
     for key, several in coefficients.items()
     for c, seed in itertools.product(
       several,
@@ -238,15 +230,17 @@ def make_cells(
   cells = population.arrange(
     members,
     executor,
-    lambda m: (m.method, m.transform),
+    lambda m: (m.variant.method, m.transform),
     build,
     _AXES,
     {} if lives is None else lives,
   )
   out = []
   for cell in cells:
-    first, plan = cell.members[0], plans[cell.members[0].method]
-    name = f'search/{cell.name}' if cell.stacked and first.search else cell.name
+    variant = cell.members[0].variant
+    plan = plans[variant.method]
+    search = cell.stacked and variant.search
+    name = f'search/{cell.name}' if search else cell.name
     plan = plan._replace(num_tasks=min(tasks, plan.num_tasks))
     out.append(cell._replace(name=name, plan=plan))
   return out

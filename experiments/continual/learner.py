@@ -76,7 +76,7 @@ class Learner:
     self._splits = tasks.splits
     self._plan = cell.plan
     self._s = self._plan.settings
-    self._search = cell.members[0].search
+    self._search = cell.members[0].variant.search
     tables = tasks.sequence.tables
     self.tables = jax.jit(jax.vmap(tables) if cell.stacked else tables)(
       cell.hyper.seed

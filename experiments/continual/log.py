@@ -116,7 +116,7 @@ class Log:
     layers = np.array(self._cell.plan.layers)
     told = set()
     for m, member in enumerate(self._cell.members):
-      if member in told or member.search:
+      if member in told or member.variant.search:
         continue
       told.add(member)
       new = np.array(self._full_layers(task, m), bool)
@@ -227,7 +227,7 @@ class Log:
     mask = total('new_by_layer') + total('reused_by_layer')
     share = lambda x: x / size if layers else None
     return {
-      **member._asdict(),
+      **member.row(),
       'task': t,
       'accuracy_when_learned': get('test_accuracy'),
       'accuracy_before_pruning': get('test_before'),
@@ -296,7 +296,7 @@ class Log:
           f'{member.name}: no free weights are left after task {end} of'
           f' {self._cell.plan.num_tasks}'
         )
-      if not member.search:
+      if not member.variant.search:
         mine = self._arrays(m, end, records)
         arrays |= {f'{member.name}/{k}': v for k, v in mine.items()}
     return Lived(name, rows, arrays, seconds, stopped)

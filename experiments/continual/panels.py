@@ -17,14 +17,14 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from experiments.continual import analysis as continual_analysis
-from experiments.continual.analysis import member_name
 from experiments.continual.analysis import Records
 from experiments.continual.analysis import title
 from experiments.report import curves
 from experiments.report import differences
-from experiments.report import naming
 from experiments.report import statistics
 from experiments.report import style
+from experiments.report.naming import net_name
+from experiments.report.naming import transform_name
 from experiments.report.statistics import Row
 
 Key = tuple[Any, ...]
@@ -85,7 +85,7 @@ def label_of(key: Key, keys: Iterable[Key], labels: Mapping[str, str]) -> str:
   label = title(key[0], labels) if several(0) or not several(2) else ''
   label += f'{", " if label else ""}α = {key[2]:g}' if several(2) else ''
   if len({k[1] for k in keys if (k[0], k[2]) == (key[0], key[2])}) > 1:
-    label += f', {naming.transform_name(key[1], labels)}'
+    label += f', {transform_name(key[1], labels)}'
   return label
 
 
@@ -251,7 +251,7 @@ def draw_ends(
     several = len({transform for transform, _ in lines}) > 1
     name = f'α = {line[1]:g}'
     if several:
-      name += f', {naming.transform_name(line[0], labels)}'
+      name += f', {transform_name(line[0], labels)}'
     handles.append(Line2D([], [], label=name, **look))
   for method, number in published.items():
     axes.plot(number, methods.index(method), **_PUBLISHED)
@@ -279,7 +279,7 @@ def layer_mean(group: Group, records: Records, name: str) -> np.ndarray:
     records: a run's records, which have it for all of them.
     name: of the array.
   """
-  found = [records[f'{member_name(m[0])}/{name}'] for m in group]
+  found = [records[f'{net_name(m[0])}/{name}'] for m in group]
   shortest = min(map(len, found))
   return np.mean([array[:shortest] for array in found], axis=0)
 

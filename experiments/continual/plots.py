@@ -23,7 +23,6 @@ import numpy as np
 
 from experiments.continual import analysis as continual_analysis
 from experiments.continual import panels as continual_panels
-from experiments.continual.analysis import member_name
 from experiments.continual.analysis import title
 from experiments.continual.panels import Group
 from experiments.continual.panels import Key
@@ -33,6 +32,7 @@ from experiments.report import published
 from experiments.report import statistics
 from experiments.report import style
 from experiments.report.curves import Records
+from experiments.report.naming import net_name
 from experiments.report.naming import NO_LABELS
 
 _LAYERS = 6  # panels of layers side by side, at most
@@ -220,7 +220,7 @@ def overlap(
   """
   maps = {}
   for key, group in groups.items():
-    found = [100 * records[f'{member_name(m[0])}/overlap'] for m in group]
+    found = [100 * records[f'{net_name(m[0])}/overlap'] for m in group]
     matrix = continual_panels.mean_matrix(found).astype(np.float64)
     np.fill_diagonal(matrix, np.nan)  # always 100, it would hide the rest
     maps[key] = matrix
@@ -301,7 +301,7 @@ def _having(
   return {
     key: group
     for key, group in groups.items()
-    if all(f'{member_name(m[0])}/{n}' in records for m in group for n in names)
+    if all(f'{net_name(m[0])}/{n}' in records for m in group for n in names)
   }
 
 

@@ -261,7 +261,7 @@ def weights(
 
   Args:
     workdir: the run's folder.
-    name: of `continual_analysis.net_name`, as the keys of records.npz begin.
+    name: of `report.naming.net_name`, as the keys of records.npz begin.
     task: from 0.
     data_dir: as in `run`.
 

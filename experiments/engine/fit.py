@@ -224,17 +224,8 @@ def _rows(cells, reports, step, told):
       alive |= finite
       if not finite and m not in told:
         told.add(m)
-        what = f'{m.transform}, learning rate {m.learning_rate:g}'
-        if m.variant:
-          name, distribution, sparsity = m.variant
-          what = f'{name}, {distribution}, sparsity {sparsity:g}, {what}'
         logging.warning(
-          'alpha=%g seed=%d (%s) diverged by step %d: it is left out of the'
-          ' means.',
-          m.alpha,
-          m.seed,
-          what,
-          step,
+          '%s diverged by step %d: it is left out of the means.', m.name, step
         )
       rows.append(
         {

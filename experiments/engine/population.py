@@ -15,6 +15,7 @@ from experiments import data
 from experiments.engine import estimates
 from experiments.engine import settings
 from experiments.engine.settings import Settings
+from experiments.report import naming
 from experiments.report.weights import Weights
 from powerprop import methods
 from powerprop import transforms
@@ -27,27 +28,27 @@ from powerprop.train import Recipe
 from powerprop.types import Hyper, Method, Params, TrainState
 
 
-class Variant(NamedTuple):
-  """A sparse method and what it aims at, by name."""
-
-  method: str
-  distribution: str
-  sparsity: float
-
-
 class Member(NamedTuple):
-  """One training of a population, by name; without a variant it is dense."""
+  """One training of a population, or one sequence of them, by name.
+
+  Attributes:
+    transform: of `powerprop.transforms`.
+    alpha: α ≥ 1, at the start.
+    learning_rate: at the start.
+    seed: from 0.
+    variant: what else of an experiment tells it apart, a NamedTuple.
+  """
 
   transform: str
   alpha: float
   learning_rate: float
   seed: int
-  variant: Variant | tuple[()] = ()
+  variant: Any = ()
 
   @property
   def name(self) -> str:
     """A path that is this member's alone."""
-    return '/'.join(f'{k}_{v}' for k, v in self.row().items())
+    return naming.net_name(self.row())
 
   def row(self) -> dict[str, Any]:
     """The names as fields of a record."""
@@ -127,7 +128,7 @@ def make_cells(
   psis: Mapping[str, Psi],
   members: list[Member],
   executor: str,
-  sparse: Mapping[Variant, Method] | None = None,
+  sparse: Mapping[Any, Method] | None = None,
 ) -> list[Cell]:
   """Arranges a population into programs.
 
@@ -214,7 +215,7 @@ def arrange(
 def hypers(members: Sequence[Any]) -> Hyper:
   """The hyperparameters of members, [M] each."""
   column = lambda name, dtype: np.array(
-    [getattr(m, name, 0.0) for m in members], dtype
+    [m.row().get(name, 0.0) for m in members], dtype
   )
   return Hyper(
     seed=column('seed', np.int32),

@@ -33,6 +33,7 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 
 from experiments.report import files
+from experiments.report import naming
 
 _KEEP = 2
 # Of checkpoints: another one when their arrays change, or what is beside them.
@@ -166,15 +167,7 @@ class Metrics:
     """Appends rows, each with `step`, who it is about, and numbers."""
     for row in rows:
       self._file.write(files.to_json(row))
-      who = (
-        f'{row["transform"]}/alpha_{row["alpha"]:g}'
-        f'/lr_{row["learning_rate"]:g}/seed_{row["seed"]}'
-      )
-      if 'coefficient' in row:
-        who = f'{row["method"]}/coefficient_{row["coefficient"]:g}/{who}'
-      if 'distribution' in row:
-        where = f'{row["distribution"]}/sparsity_{row["sparsity"]:g}'
-        who = f'{row["method"]}/{where}/{who}'
+      who = naming.net_name(row)
       for name in _CURVES:
         if np.isfinite(row.get(name) or 0.0) and row.get(name) is not None:
           self._event(

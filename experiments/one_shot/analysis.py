@@ -250,14 +250,6 @@ def _pooled(fn: Callable[[Any], Any], arrays: Arrays) -> np.ndarray:
   return np.concatenate([np.ravel(fn(a)) for a in _layers(arrays)])
 
 
-def net_name(row: Mapping[str, Any]) -> str:
-  """What one pruned net of a run is called, from its row of the results."""
-  return (
-    f'{row["transform"]}/alpha_{row["alpha"]:g}/lr_{row["learning_rate"]:g}'
-    f'/seed_{row["seed"]}/density_{row["density"]:g}'
-  )
-
-
 def entries(results: Mapping[str, Any]) -> list[Entry]:
   """All nets of a run that did not diverge, for `report.compare`."""
   return [

@@ -25,6 +25,7 @@ from experiments.one_shot import analysis
 from experiments.one_shot import plots
 from experiments.one_shot import tables
 from experiments.report import files
+from experiments.report import naming
 from experiments.report import progress
 from experiments.report import statistics
 from experiments.report.weights import Weights
@@ -232,7 +233,7 @@ def weights(
 
   Args:
     workdir: the run's folder.
-    name: of `analysis.net_name`.
+    name: of `report.naming.net_name`.
     data_dir: as in `run`.
   """
   config, _ = folder.finished(workdir, settings_lib.resolved)
@@ -241,7 +242,7 @@ def weights(
   states = fit.last_states(s, recipe, cells, dataset, workdir)
   for member, state, theta in population.every_member(cells, states):
     for density in s.densities:
-      if analysis.net_name({**member.row(), 'density': density}) != name:
+      if naming.net_name({**member.row(), 'density': density}) != name:
         continue
       kept = magnitude.counts(
         theta,

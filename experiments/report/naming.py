@@ -6,7 +6,19 @@ config calls them.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
+_PARTS = {
+  'method': '{}',
+  'distribution': '{}',
+  'sparsity': 'sparsity_{:g}',
+  'transform': '{}',
+  'alpha': 'alpha_{:g}',
+  'coefficient': 'coefficient_{:g}',
+  'learning_rate': 'lr_{:g}',
+  'seed': 'seed_{}',
+  'density': 'density_{:g}',
+}
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -24,6 +36,24 @@ def short_name(name: str) -> str:
   ('digits', 'function')
   """
   return name.rpartition(':')[2]
+
+
+def net_name(row: Mapping[str, Any]) -> str:
+  """What one net of a run is called in its folder, records and logs.
+
+  Args:
+    row: of its results or metrics; what it does not have is left out.
+
+  >>> net_name({'transform': 'powerprop', 'alpha': 1.5, 'learning_rate': 0.1,
+  ...           'seed': 0, 'method': 'ewc', 'coefficient': 150.0})
+  'ewc/powerprop/alpha_1.5/coefficient_150/lr_0.1/seed_0'
+  """
+  parts = ['search'] if row.get('search') else []
+  for name, part in _PARTS.items():
+    # The density of a net that has a sparsity is measured, not chosen.
+    if name in row and not (name == 'density' and 'sparsity' in row):
+      parts.append(part.format(row[name]))
+  return '/'.join(parts)
 
 
 def transform_name(

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from experiments.report import files
+from experiments.report import naming
 
 _CONTENTS = 'contents'
 _FORMAT = 1
@@ -156,9 +157,8 @@ def names(workdir: str | os.PathLike[str]) -> list[str]:
     ValueError: a file of the run cannot be read.
   """
   results, _ = files.load(workdir)
-  name = files.part_of(results, 'analysis').net_name
   rows = [r for r in results['rows'] if not r.get('search')]
-  return list(dict.fromkeys(name(row) for row in rows))
+  return list(dict.fromkeys(naming.net_name(row) for row in rows))
 
 
 def of_run(

@@ -217,15 +217,6 @@ def _by_seed(rows: Sequence[Row], entry: Row) -> dict[int, float]:
   }
 
 
-def net_name(row: Row) -> str:
-  """What one net of a run is called, from its row of the results."""
-  return (
-    f'{row["method"]}/{row["distribution"]}/sparsity_{row["sparsity"]:g}'
-    f'/{row["transform"]}/alpha_{row["alpha"]:g}/lr_{row["learning_rate"]:g}'
-    f'/seed_{row["seed"]}'
-  )
-
-
 def entries(results: Mapping[str, Any]) -> list[Entry]:
   """All nets of a run that did not diverge, for `report.compare`."""
   return [

@@ -10,7 +10,6 @@ import ml_collections
 from experiments.engine import networks
 from experiments.engine import settings as settings_lib
 from experiments.engine import validation
-from experiments.engine.population import Variant
 from experiments.engine.settings import ConfigError
 from experiments.engine.settings import Settings
 from experiments.report import markup
@@ -61,7 +60,7 @@ def make(
   flops: Mapping[str, float],
   shapes: Params,
   aims: Mapping[tuple[str, float], methods.Target],
-  sparse: Mapping[Variant, Method],
+  sparse: Mapping[sparse_settings.Variant, Method],
 ) -> list[dict[str, Any]]:
   """What every method will cost, and what is left of every layer.
 
@@ -81,7 +80,7 @@ def make(
   for (distribution, density), target in aims.items():
     for name in s.methods:
       where = (name, distribution, sparsity(density))
-      method = sparse.get(Variant(*where), methods.dense())
+      method = sparse.get(sparse_settings.Variant(*where), methods.dense())
       made = planning.plan(
         flops,
         shapes,

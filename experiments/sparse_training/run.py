@@ -26,6 +26,7 @@ from experiments.engine import runs
 from experiments.engine import settings as settings_lib
 from experiments.engine.population import Member
 from experiments.report import files
+from experiments.report import naming
 from experiments.report import progress
 from experiments.report import statistics
 from experiments.report.weights import Weights
@@ -36,6 +37,7 @@ from experiments.sparse_training import settings as sparse_settings
 from experiments.sparse_training import tables as sparse_tables
 from experiments.sparse_training.settings import SparseSettings
 from experiments.sparse_training.settings import sparsity
+from experiments.sparse_training.settings import Variant
 from powerprop import costs
 from powerprop import train
 from powerprop import transforms
@@ -49,9 +51,7 @@ from powerprop.types import Method
 _SMALLEST = 100_000  # weights in Figure 2(c)
 
 
-def make_members(
-  s: SparseSettings, variants: list[population.Variant]
-) -> list[Member]:
+def make_members(s: SparseSettings, variants: list[Variant]) -> list[Member]:
   """The population: dense, then every variant, × learning rates × α × seeds.
 
   α = 1 is the same training for every transform: it runs once, under the first.
@@ -143,7 +143,7 @@ class _Prepared(NamedTuple):
   recipe: train.Recipe
   shapes: Any
   aims: dict[tuple[str, float], targets.Target]
-  sparse: dict[population.Variant, Method]
+  sparse: dict[Variant, Method]
   plans: list[dict[str, Any]]
   members: list[Member]
   cells: list[population.Cell]
@@ -262,12 +262,12 @@ def _nets(s, member, state, choose, sparse):
     yield member.variant, jax.tree.map(np.asarray, masks)
     return
   if 'dense' in s.methods:
-    yield population.Variant('dense', s.distributions[0], 0.0), {}
+    yield Variant('dense', s.distributions[0], 0.0), {}
   if 'one_shot' in s.methods:
     alpha = float(transforms.current_alpha(state.opt))
     for (distribution, density), largest in choose.items():
       masks = largest(state.phi, alpha)
-      name = population.Variant('one_shot', distribution, sparsity(density))
+      name = Variant('one_shot', distribution, sparsity(density))
       yield name, jax.tree.map(np.asarray, masks)
 
 
@@ -278,7 +278,7 @@ def weights(
 
   Args:
     workdir: the run's folder.
-    name: of `sparse_analysis.net_name`.
+    name: of `report.naming.net_name`.
     data_dir: as in `run`.
   """
   config, _ = folder.finished(workdir, sparse_settings.resolved)
@@ -290,7 +290,7 @@ def weights(
   _, choose = _measurement(made.recipe, made.aims)
   for member, state, theta in population.every_member(made.cells, states):
     for names, masks in _nets(s, member, state, choose, made.sparse):
-      if sparse_analysis.net_name(member.row() | names._asdict()) == name:
+      if naming.net_name(member.row() | names._asdict()) == name:
         return population.weights_of(state, theta, masks)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 

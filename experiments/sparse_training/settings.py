@@ -10,7 +10,6 @@ import ml_collections
 from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
-from experiments.engine.population import Variant
 from experiments.engine.settings import ConfigError
 from experiments.engine.settings import Settings
 from powerprop import methods
@@ -22,6 +21,14 @@ DENSE = ('dense', 'one_shot')
 # Options of methods that are steps of the training, but no periods.
 _STEPS = ('begin', 'end', 'at', 'rewind')
 _SCHEDULE_STEPS = ('warmup', 'boundaries')
+
+
+class Variant(NamedTuple):
+  """A sparse method and what it aims at, by name."""
+
+  method: str
+  distribution: str
+  sparsity: float
 
 
 class SparseSettings(NamedTuple):

@@ -158,7 +158,7 @@ def test_the_population():
   searching = {k: c for k, c in options.items() if len(c) > 1}
   candidates = continual_cells.make_members(s, plans, searching, True)
   assert len(candidates) == 3 * 2 * 2
-  assert {m.method for m in candidates} == {'l2'}
+  assert {m.variant.method for m in candidates} == {'l2'}
   assert all(m.name.startswith('search/l2/') for m in candidates)
   for executor, number in (('vmap', 3), ('map', len(members))):
     cells = continual_cells.make_cells(plans, members, executor, 2)

@@ -145,7 +145,7 @@ def test_members_that_diverge_are_told_and_left_out(
   lost = results['diverged']
   assert lost and {m['alpha'] for m in lost} == {60.0}
   for member in lost:
-    told = f'alpha=60 seed={member["seed"]} (powerprop, learning rate 2)'
+    told = f'powerprop/alpha_60/lr_2/seed_{member["seed"]} diverged'
     assert caplog.text.count(told) == 1
   assert 'left out of the means' in caplog.text
   counted = {e['alpha']: e['n'] for e in results['summary']}

@@ -287,7 +287,7 @@ def test_members_that_diverge_are_told_and_left_out(tmp_path, caplog):
   results = sparse_tiny.run(tmp_path, learning_rate=2.0, **_WILD)
   lost = results['diverged']
   assert lost and {row['alpha'] for row in lost} == {60.0}
-  assert 'alpha=60 seed=' in caplog.text and 'left out' in caplog.text
+  assert '/alpha_60/lr_2/seed_' in caplog.text and 'left out' in caplog.text
   for entry in results['summary']:
     assert entry['n'] + entry['diverged'] == 2
     assert entry['alpha'] == 60 or entry['n'] == 2

@@ -14,6 +14,7 @@ from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.sparse_training import settings as sparse_settings
+from experiments.sparse_training.settings import Variant
 from powerprop import batches
 from powerprop import costs
 from powerprop import methods
@@ -158,7 +159,7 @@ class _Lived(NamedTuple):
 @functools.cache
 def _population(name, executor, chunks):
   """Every α at once: by α, and how often the net was traced by each chunk."""
-  variant = population.Variant(name, 'erk', 0.75)
+  variant = Variant(name, 'erk', 0.75)
   members = [
     population.Member('powerprop', alpha, 0.05, 0, variant) for alpha in _ALPHAS
   ]
