@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from powerprop import train
 from powerprop.psi import Psi
 from powerprop.train import Recipe
+from powerprop.train import Training
 from powerprop.types import (
   Ending,
   Hyper,
@@ -51,6 +52,15 @@ class Life(NamedTuple):
   recall: Callable[..., Score]
 
 
+class _Member(NamedTuple):
+  """What the functions of one life are about; all of it is static."""
+
+  recipe: Recipe
+  psi: Psi
+  method: Method
+  training: Training
+
+
 def make_life(
   recipe: Recipe,
   psi: Psi,
@@ -71,77 +81,93 @@ def make_life(
   Returns:
     Functions to be jitted, vmapped and sharded at will.
   """
-  problem = recipe.problem
   training = train.make_training(recipe, psi, method)
-  again = None
+  it = _Member(recipe, psi, method, training)
+  rechunk = None
   if method.continual.retraining is not None:
     again = train.make_training(
       recipe._replace(schedule=retrain_schedule),
       psi,
       method.continual.retraining,
     )
-
-  def chunk(state, hyper, source, step, num_steps):
-    return training.chunk(
-      state, of_task(problem, hyper, source, 0), source, step, num_steps
-    )
-
-  def rechunk(state, hyper, source, step, num_steps):
-    assert again is not None
-    return again.chunk(
-      state, of_task(problem, hyper, source, 1), source, step, num_steps
-    )
-
-  def begin(state: TrainState, hyper: Hyper) -> TrainState:
-    opt = state.opt
-    if reset_optimizer:
-      inner = recipe.optimizer(hyper.learning_rate)
-      opt = train.at_start(psi, hyper).optimizer(inner).init(state.phi)
-    return state._replace(
-      opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
-    )
-
-  def end(state, hyper, source):
-    phi, kept, report = method.continual.end_task(
-      ending(recipe, psi, state, of_task(problem, hyper, source, 2), source),
-      state.phi,
-      state.method,
-    )
-    return state._replace(phi=phi, method=kept), report
-
-  def archive(state, hyper, source):
-    phi, kept, record = method.continual.archive(
-      ending(recipe, psi, state, of_task(problem, hyper, source, 3), source),
-      state.phi,
-      state.method,
-    )
-    # Where a task keeps its net, the net's own state (moving averages) as well.
-    net_state = state.net if jax.tree.leaves(record) else ()
-    return state._replace(phi=phi, method=kept), (record, net_state)
-
-  def live(state, source, split):
-    return problem.score(training.weights(state), state.net, source, split)
-
-  def params_for(state, record):
-    kept, _ = record
-    return method.continual.predict(training.read(state), kept)
-
-  def recall(state, record, source, split):
-    kept, net_state = record
-    net_state = net_state if jax.tree.leaves(kept) else state.net
-    return problem.score(params_for(state, record), net_state, source, split)
-
+    rechunk = functools.partial(_chunk, it._replace(training=again), 1)
   return Life(
     start=training.init,
-    begin=begin,
-    chunk=chunk,
-    rechunk=None if again is None else rechunk,
-    end=end,
-    archive=archive,
-    live=live,
-    params_for=params_for,
-    recall=recall,
+    begin=functools.partial(_begin, it, reset_optimizer),
+    chunk=functools.partial(_chunk, it, 0),
+    rechunk=rechunk,
+    end=functools.partial(_end, it),
+    archive=functools.partial(_archive, it),
+    live=functools.partial(_live, it),
+    params_for=functools.partial(_params_for, it),
+    recall=functools.partial(_recall, it),
   )
+
+
+def _begin(
+  it: _Member, reset_optimizer: bool, state: TrainState, hyper: Hyper
+) -> TrainState:
+  opt = state.opt
+  if reset_optimizer:
+    inner = it.recipe.optimizer(hyper.learning_rate)
+    opt = train.at_start(it.psi, hyper).optimizer(inner).init(state.phi)
+  return state._replace(
+    opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
+  )
+
+
+def _chunk(
+  it: _Member,
+  phase: int,
+  state: TrainState,
+  hyper: Hyper,
+  source: Any,
+  step: Any,
+  num_steps: int,
+) -> tuple[TrainState, jax.Array]:
+  hyper = of_task(it.recipe.problem, hyper, source, phase)
+  return it.training.chunk(state, hyper, source, step, num_steps)
+
+
+def _end(
+  it: _Member, state: TrainState, hyper: Hyper, source: Any
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  hyper = of_task(it.recipe.problem, hyper, source, 2)
+  phi, kept, report = it.method.continual.end_task(
+    ending(it.recipe, it.psi, state, hyper, source), state.phi, state.method
+  )
+  return state._replace(phi=phi, method=kept), report
+
+
+def _archive(
+  it: _Member, state: TrainState, hyper: Hyper, source: Any
+) -> tuple[TrainState, Any]:
+  hyper = of_task(it.recipe.problem, hyper, source, 3)
+  phi, kept, record = it.method.continual.archive(
+    ending(it.recipe, it.psi, state, hyper, source), state.phi, state.method
+  )
+  # Where a task keeps its net, the net's own state (moving averages) as well.
+  net_state = state.net if jax.tree.leaves(record) else ()
+  return state._replace(phi=phi, method=kept), (record, net_state)
+
+
+def _live(it: _Member, state: TrainState, source: Any, split: str) -> Score:
+  w = it.training.weights(state)
+  return it.recipe.problem.score(w, state.net, source, split)
+
+
+def _params_for(it: _Member, state: TrainState, record: Any) -> Params:
+  kept, _ = record
+  return it.method.continual.predict(it.training.read(state), kept)
+
+
+def _recall(
+  it: _Member, state: TrainState, record: Any, source: Any, split: str
+) -> Score:
+  kept, net_state = record
+  net_state = net_state if jax.tree.leaves(kept) else state.net
+  w = _params_for(it, state, record)
+  return it.recipe.problem.score(w, net_state, source, split)
 
 
 def of_task(problem: Problem, hyper: Hyper, source: Any, phase: int) -> Hyper:

@@ -66,7 +66,7 @@ def take_step(
 
   Raises:
     ValueError: if α moves, by a schedule or as it adapts, while the method
-      holds weights.
+      holds weights, or if `tx` was made for another α than the event's Ψ.
   """
   phi, opt, state = carry
   if target.moves(opt) and _holds(method, phi, state):
@@ -75,6 +75,13 @@ def take_step(
       ' method masks, freezes or keeps weights, which must not move: give'
       ' powerprop a constant alpha.'
     )
+  told = event.psi.alpha
+  for kept in target.alphas(opt) if isinstance(told, int | float) else ():
+    if isinstance(kept, float) and kept != told:
+      raise ValueError(
+        f'the optimiser was made for alpha = {kept:g} but psi has alpha ='
+        f' {told:g}: make it by psi.optimizer.'
+      )
   measure_fn, last = measure
   state = method.observe(event.dense, state)
 

@@ -55,6 +55,13 @@ def read(alpha: StaticAlpha | jax.Array) -> Alpha:
   return float(next(iter(alpha))) if isinstance(alpha, dict) else alpha
 
 
+def alphas(opt_state: optax.OptState) -> list[Alpha]:
+  """The α of each state of ours within an optimiser's."""
+  is_ours = lambda x: isinstance(x, PowerpropState)
+  leaves = jax.tree.leaves(opt_state, is_leaf=is_ours)
+  return [read(x.alpha) for x in leaves if is_ours(x)]
+
+
 def current_alpha(opt_state: optax.OptState) -> Alpha:
   """The α with which φ is to be read now, from any optimiser state.
 
@@ -69,9 +76,7 @@ def current_alpha(opt_state: optax.OptState) -> Alpha:
   Raises:
     ValueError: if the state holds no α, or several that are not one number.
   """
-  is_ours = lambda x: isinstance(x, PowerpropState)
-  leaves = jax.tree.leaves(opt_state, is_leaf=is_ours)
-  found = [read(x.alpha) for x in leaves if isinstance(x, PowerpropState)]
+  found = alphas(opt_state)
   same = all(isinstance(a, float) and a == found[0] for a in found)
   if not found or (len(found) > 1 and not same):
     raise ValueError(

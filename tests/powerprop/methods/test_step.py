@@ -421,6 +421,18 @@ def test_an_alpha_that_moves_is_refused_where_weights_are_held(name, alpha):
       jax.eval_shape(step, _LAYERS, state)
 
 
+def test_an_optimiser_for_another_alpha_is_refused():
+  tx, psi, phi = Psi(3.0).optimizer(optax.sgd(0.1)), Psi(2.0), _random(0)
+  event = steps_lib.make_event(tx, None, jnp.int32(0), psi, _random(1))
+  carry = phi, tx.init(phi), ()
+  with pytest.raises(ValueError, match='made for alpha = 3 but psi has alpha'):
+    steps_lib.take_step(methods.dense(), tx, event, psi.to_theta(phi), carry)
+  # A plain optimiser has none, and an array is not looked at.
+  for other in (optax.sgd(0.1), Psi(jnp.float32(2)).optimizer(optax.sgd(0.1))):
+    carry = phi, other.init(phi), ()
+    steps_lib.take_step(methods.dense(), other, event, phi, carry)
+
+
 # Buffers.
 
 
