@@ -15,7 +15,7 @@ import ml_collections
 from experiments.engine import cli
 
 
-def experiment(
+def write_plan(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path | None,
   unused_data_dir: str | None,
@@ -41,4 +41,4 @@ def experiment(
 
 
 if __name__ == '__main__':
-  cli.main('plan', experiment)
+  cli.main('plan', __doc__, write_plan)

@@ -19,10 +19,8 @@ import jax.numpy as jnp
 from experiments import data
 from experiments.continual import analysis as continual_analysis
 from experiments.continual import cells as continual_cells
-from experiments.continual import plots as continual_plots
 from experiments.continual import records as continual_records
 from experiments.continual import settings as continual_settings
-from experiments.continual import tables as continual_tables
 from experiments.continual.learner import Learner
 from experiments.continual.learner import live
 from experiments.continual.learner import Tasks
@@ -108,7 +106,6 @@ def run(
     if not rows:
       raise runs.RunError('no task was learned; lower learning_rate or alphas.')
     _join_metrics(workdir, [*search, *lives])
-    every = [*candidates, *members]
     results = {
       'experiment': 'continual',
       'rows': rows + searched,
@@ -132,7 +129,6 @@ def run(
       'stopped': [x for lived in lives for x in lived.stopped],
       'environment': fit.environment(
         s.training,
-        every,
         fit.Seconds(spent, prepared + world.clock.seconds()),
         'continual',
         workdir,
@@ -347,13 +343,3 @@ def _join_metrics(workdir, lives) -> None:
   logs = [workdir / 'cells' / x.name / 'metrics.jsonl' for x in lives]
   text = b''.join(f.read_bytes() for f in logs if f.exists())
   files.write_atomically(workdir / 'metrics.jsonl', text)
-
-
-def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
-  """Prints the tables and draws the figures of a finished run."""
-  with runs.disk_errors(workdir):
-    drawn = continual_plots.draw(workdir)
-    text = continual_tables.markdown(files.labelled(results, workdir))
-    files.write_atomically(workdir / 'tables.md', text.encode())
-  print(text)
-  print(fit.closing_line(results, drawn))

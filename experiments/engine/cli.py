@@ -7,13 +7,14 @@ wrong with it is said at once.
 import codecs
 from collections.abc import Callable, Sequence
 import contextlib
+import functools
+import importlib
 import logging
 import os
 import pathlib
 import signal
 import sys
 import textwrap
-import types
 from typing import Any, NamedTuple, NoReturn
 import warnings
 
@@ -72,14 +73,16 @@ class Command(NamedTuple):
 
 def main(
   binary: str,
-  experiment: Callable[[Any, pathlib.Path | None, str | None], None],
+  doc: str | None,
+  act: Callable[[Any, pathlib.Path | None, str | None], None] | None = None,
 ) -> None:
   """Parses the command line and runs an experiment; every fault is a sentence.
 
   Args:
     binary: a name in `fields.BINARIES`.
-    experiment: called with (config, workdir, data_dir), and without a workdir
-      for a dry run; it imports what it needs by itself.
+    doc: what it is for, in a first line.
+    act: called with (config, workdir, data_dir), and without a workdir for a
+      dry run; it imports what it needs by itself. None is `run_or_show`.
   """
   kept = 'nothing ran'
 
@@ -97,9 +100,9 @@ def main(
     command = parse(binary, sys.argv[1:])
     kept = f'what was saved in {command.workdir} is kept'
     if command.wants_help:
-      print(help_text(binary, command, experiment))
+      print(help_text(binary, command, doc))
     else:
-      _run(experiment, command)
+      _run(act or functools.partial(run_or_show, binary), command)
     sys.stdout.flush()
   except CommandError as e:
     fail(str(e), 2)
@@ -109,25 +112,31 @@ def main(
 
 
 def run_or_show(
-  settings: types.ModuleType,
-  run: types.ModuleType,
+  binary: str,
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path | None,
   data_dir: str | None,
 ) -> None:
   """What an experiment does with a config, in the folder that is its own.
 
+  Its folder has a module `run` with `dry_run` and `run`, and where it has
+  settings of its own a module `settings` with `check` and `rules`.
+
   Args:
-    settings: its module with `check` and `rules`.
-    run: its module with `dry_run`, `run` and `report`.
+    binary: a name in `fields.BINARIES`.
     config: as the command line has it.
     workdir: the run's folder; None only says what the run will take.
     data_dir: where prepared data lie.
   """
+  # Not above: the command line is checked before JAX is loaded.
+  from experiments.engine import fit
   from experiments.engine import folder
   from experiments.engine import runs
   from experiments.report import files
 
+  wing = binary if fields_lib.BINARIES[binary].own else 'engine'
+  settings = importlib.import_module(f'experiments.{wing}.settings')
+  run = importlib.import_module(f'experiments.{binary}.run')
   checked = settings.check(config)
   if workdir is None:
     print(run.dry_run(checked, data_dir))
@@ -138,7 +147,10 @@ def run_or_show(
     print(f'{workdir} is finished: its tables and figures, drawn again.')
   else:
     results = run.run(checked, workdir, data_dir)
-  run.report(results, workdir)
+  with runs.disk_errors(workdir):
+    figures, tables = files.redraw(workdir)
+  print(tables)
+  print(fit.closing_line(results, figures))
 
 
 def parse(binary: str, arguments: Sequence[str]) -> Command:
@@ -198,25 +210,22 @@ def parse(binary: str, arguments: Sequence[str]) -> Command:
   )
 
 
-def help_text(
-  binary: str, command: Command, experiment: Callable[..., None]
-) -> str:
+def help_text(binary: str, command: Command, doc: str | None) -> str:
   """What --help prints.
 
   Args:
     binary: a name in `fields.BINARIES`.
     command: that was given, for the values of its config.
-    experiment: of the binary; the docstring of its module says what it is for.
+    doc: what the binary is for, in a first line.
 
   Returns:
     Text of 80 columns.
   """
-  doc = (sys.modules[experiment.__module__].__doc__ or '').strip()
   fill = lambda text: textwrap.fill(
     text, 80, initial_indent=' ' * 6, subsequent_indent=' ' * 6
   )
   parts = [
-    doc.partition('\n')[0],
+    (doc or '').strip().partition('\n')[0],
     f'\nUsage: python -m experiments.{binary} [--config=FILE]\n'
     '       [--config.FIELD=VALUE ...] [--workdir=DIR] [FLAGS]\n\nFlags:',
   ]

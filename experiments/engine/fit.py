@@ -1,10 +1,11 @@
 """A population that is trained, on the host: its life, log and results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import io
 import pathlib
 import shlex
 import sys
+import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -109,6 +110,44 @@ def fit(
   return life.state, Seconds(life.seconds, clock.seconds())
 
 
+def run_population(
+  s: Settings,
+  recipe: train.Recipe,
+  cells: list[population.Cell],
+  dataset: data.Dataset,
+  workdir: pathlib.Path,
+  experiment: str,
+  measure: Callable[..., tuple[dict[str, Any], dict[str, np.ndarray]]],
+) -> dict[str, Any]:
+  """Trains, measures and writes a population, in a folder that it locks.
+
+  Args:
+    s: as of `fit`, and so are recipe, cells, dataset and workdir.
+    recipe: of all members.
+    cells: the population.
+    dataset: on the host.
+    workdir: the run's folder.
+    experiment: its name.
+    measure: states of the cells -> results and records.
+
+  Returns:
+    What results.json holds.
+  """
+  with runs.disk_errors(workdir), runs.lock(workdir):
+    states, seconds = fit(s, recipe, cells, dataset, workdir)
+    trained_at = time.monotonic()
+    results, records = measure(states)
+    seconds = seconds._replace(
+      wall=seconds.wall + time.monotonic() - trained_at
+    )
+    steps = s.steps * len({m for c in cells for m in c.members})
+    results['environment'] = environment(s, seconds, experiment, workdir) | {
+      'steps_per_second': steps / seconds.train if steps else None
+    }
+    write_results(workdir, results, records)
+  return results
+
+
 def last_states(
   s: Settings,
   recipe: train.Recipe,
@@ -138,7 +177,6 @@ def last_states(
 
 def environment(
   s: Settings,
-  members: Sequence[Any],
   seconds: Seconds,
   experiment: str,
   workdir: pathlib.Path,
@@ -147,7 +185,6 @@ def environment(
 
   Args:
     s: checked settings.
-    members: the population.
     seconds: that it took in all.
     experiment: the binary's name in `experiments`.
     workdir: the run's folder.
@@ -161,9 +198,6 @@ def environment(
     'config_changes': folder.changes(workdir),
     'train_seconds': seconds.train,
     'wall_seconds': seconds.wall,
-    'steps_per_second': (
-      len(members) * s.steps / seconds.train if s.steps else None
-    ),
     # Not sys.argv[0]: a path of the machine, which records do not need.
     'command': ' '.join(
       [

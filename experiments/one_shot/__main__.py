@@ -9,31 +9,7 @@ run with other settings needs another --workdir.
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 """
 
-import pathlib
-
-import ml_collections
-
 from experiments.engine import cli
 
-
-def experiment(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path | None,
-  data_dir: str | None,
-) -> None:
-  """Runs what `config` says, or shows it where it is already finished.
-
-  Args:
-    config: as the command line has it.
-    workdir: the run's folder; None only says what the run will take.
-    data_dir: where prepared data lie.
-  """
-  # Not above: the command line is checked before JAX is loaded.
-  from experiments.engine import settings
-  from experiments.one_shot import run
-
-  cli.run_or_show(settings, run, config, workdir, data_dir)
-
-
 if __name__ == '__main__':
-  cli.main('one_shot', experiment)
+  cli.main('one_shot', __doc__)

@@ -5,7 +5,6 @@ Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 
 import itertools
 import pathlib
-import time
 from typing import Any
 
 import jax
@@ -22,8 +21,6 @@ from experiments.engine import runs
 from experiments.engine import settings as settings_lib
 from experiments.engine.settings import Settings
 from experiments.one_shot import analysis
-from experiments.one_shot import plots
-from experiments.one_shot import tables
 from experiments.report import files
 from experiments.report import naming
 from experiments.report import progress
@@ -84,21 +81,17 @@ def run(
     runs.RunError: if every member diverged, or the disk is full.
     runs.Interrupted: if a signal came; the state is saved.
   """
-  recipe, members, cells, dataset = _prepare(s, data_dir)
+  recipe, _, cells, dataset = _prepare(s, data_dir)
   estimates.check(_estimate(s, recipe, cells, dataset))
-  with runs.disk_errors(workdir), runs.lock(workdir):
-    states, seconds = fit.fit(s, recipe, cells, dataset, workdir)
-    trained_at = time.monotonic()
-    results, records = _prune_all(s, recipe, cells, states, dataset, workdir)
-    results['environment'] = fit.environment(
-      s,
-      members,
-      seconds._replace(wall=seconds.wall + time.monotonic() - trained_at),
-      'one_shot',
-      workdir,
-    )
-    fit.write_results(workdir, results, records)
-  return results
+  return fit.run_population(
+    s,
+    recipe,
+    cells,
+    dataset,
+    workdir,
+    'one_shot',
+    lambda states: _prune_all(s, recipe, cells, states, dataset, workdir),
+  )
 
 
 def dry_run(s: Settings, data_dir: str | None = None) -> str:
@@ -341,13 +334,3 @@ def _records(groups, layers, workdir):
         [mine.get(step, {}).get(field, np.nan) for step in records['steps']]
       )
   return records
-
-
-def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
-  """Prints the tables and draws the figures of a finished run."""
-  with runs.disk_errors(workdir):
-    drawn = plots.draw(workdir)
-    text = tables.markdown(files.labelled(results, workdir))
-    files.write_atomically(workdir / 'tables.md', text.encode())
-  print(text)
-  print(fit.closing_line(results, drawn))

@@ -14,28 +14,6 @@ import sys
 from experiments.report import files
 
 
-def redraw(workdir: pathlib.Path) -> list[pathlib.Path]:
-  """Draws a run of any experiment, and writes its tables.
-
-  Args:
-    workdir: a run's folder.
-
-  Returns:
-    The files written; none where there is nothing to draw.
-
-  Raises:
-    FileNotFoundError: the folder or its results.json is missing.
-    ValueError: a file of the run cannot be read.
-  """
-  results, _ = files.load(workdir)
-  figures = files.part_of(results, 'plots').draw(workdir)
-  if not figures:
-    return []
-  text = files.part_of(results, 'tables').markdown(results)
-  files.write_atomically(workdir / 'tables.md', text.encode())
-  return [*figures, workdir / 'tables.md']
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
   """Redraws the runs named on the command line.
 
@@ -54,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('workdir', nargs='+', help="a run's folder")
   for workdir in parser.parse_args(arguments).workdir:
     try:
-      paths = redraw(pathlib.Path(workdir))
+      figures, _ = files.redraw(workdir)
     except (OSError, ValueError) as error:
       print(error, file=sys.stderr)
       return 1
-    if not paths:
+    if not figures:
       print(f'{workdir} has no results to draw.', file=sys.stderr)
       return 1
-    for path in paths:
+    for path in (*figures, pathlib.Path(workdir, 'tables.md')):
       print(path)
   return 0
 

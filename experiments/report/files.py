@@ -98,6 +98,30 @@ def load(
     raise ValueError(f'{path} cannot be read: {error}') from error
 
 
+def redraw(workdir: str | os.PathLike[str]) -> tuple[list[pathlib.Path], str]:
+  """Draws a run of any experiment, and writes its tables to tables.md.
+
+  Args:
+    workdir: a run's folder.
+
+  Returns:
+    The files of its figures, none where there is nothing to draw, and its
+    tables, '' where there are no results.
+
+  Raises:
+    FileNotFoundError: the folder or its results.json is missing.
+    ValueError: a file of the run cannot be read.
+  """
+  workdir = pathlib.Path(workdir)
+  results, _ = load(workdir)
+  figures = part_of(results, 'plots').draw(workdir)
+  if not results.get('rows'):
+    return figures, ''
+  text = part_of(results, 'tables').markdown(results)
+  write_atomically(workdir / 'tables.md', text.encode())
+  return figures, text
+
+
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
   """Writes a file so that it is either the old one or the new one."""
   path.parent.mkdir(parents=True, exist_ok=True)

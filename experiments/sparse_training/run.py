@@ -7,7 +7,6 @@ and 2, Figures 2 and 3.
 import functools
 import itertools
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -25,16 +24,13 @@ from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
 from experiments.engine.population import Member
-from experiments.report import files
 from experiments.report import naming
 from experiments.report import progress
 from experiments.report import statistics
 from experiments.report.weights import Weights
 from experiments.sparse_training import analysis as sparse_analysis
 from experiments.sparse_training import plan as sparse_plan
-from experiments.sparse_training import plots as sparse_plots
 from experiments.sparse_training import settings as sparse_settings
-from experiments.sparse_training import tables as sparse_tables
 from experiments.sparse_training.settings import SparseSettings
 from experiments.sparse_training.settings import sparsity
 from experiments.sparse_training.settings import Variant
@@ -98,36 +94,30 @@ def run(
   t = s.training
   made = _prepare(s, data_dir)
   recipe, cells, dataset = made.recipe, made.cells, made.dataset
-  aims, sparse, members = made.aims, made.sparse, made.members
-  plans = made.plans
-  print(sparse_plan.markdown(plans), flush=True)
+  print(sparse_plan.markdown(made.plans), flush=True)
   _tell_of_shared_moments(s, recipe, made.shapes)
   estimates.check(_estimate(s, made))
-  with runs.disk_errors(workdir), runs.lock(workdir):
-    states, seconds = fit.fit(t, recipe, cells, dataset, workdir)
-    trained_at = time.monotonic()
-    rows, records = _evaluate(s, recipe, cells, states, aims, sparse, dataset)
+
+  def measure(states):
+    rows, records = _evaluate(
+      s, recipe, cells, states, made.aims, made.sparse, dataset
+    )
     summary = sparse_analysis.summarise(rows)
-    wall = seconds.wall + time.monotonic() - trained_at
     results = {
       'rows': rows,
       'summary': summary,
       'selected': sparse_analysis.select(summary),
-      'plans': plans,
+      'plans': made.plans,
       'diverged': [r for r in rows if not np.isfinite(r['test_nll'])],
       'dataset': t.dataset,
       'network': t.network,
       'steps': t.steps,
-      'environment': fit.environment(
-        t,
-        members,
-        seconds._replace(wall=wall),
-        'sparse_training',
-        workdir,
-      ),
     }
-    fit.write_results(workdir, results, records)
-  return results
+    return results, records
+
+  return fit.run_population(
+    t, recipe, cells, dataset, workdir, 'sparse_training', measure
+  )
 
 
 def dry_run(s: SparseSettings, data_dir: str | None = None) -> str:
@@ -327,13 +317,3 @@ def _records(rows, smallest) -> dict[str, np.ndarray]:
     chosen = np.random.default_rng(0).permutation(pooled.size)[:_SMALLEST]
     out[f'smallest/{alpha:g}'] = np.sort(pooled[chosen])
   return out
-
-
-def report(results: dict[str, Any], workdir: pathlib.Path) -> None:
-  """Prints the tables and draws the figures of a finished run."""
-  with runs.disk_errors(workdir):
-    drawn = sparse_plots.draw(workdir)
-    text = sparse_tables.markdown(files.labelled(results, workdir))
-    files.write_atomically(workdir / 'tables.md', text.encode())
-  print(text)
-  print(fit.closing_line(results, drawn))

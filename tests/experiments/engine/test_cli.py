@@ -29,7 +29,7 @@ def main(monkeypatch, tmp_path):
   def call(experiment, *flags):
     argv = ['one_shot', '--nocompilation_cache', f'--workdir={tmp_path}/run']
     monkeypatch.setattr(sys, 'argv', [*argv, *flags])
-    cli.main('one_shot', experiment)
+    cli.main('one_shot', 'A test.', experiment)
 
   yield call
   for signum, handler in signals.items():

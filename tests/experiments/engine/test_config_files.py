@@ -211,7 +211,7 @@ def test_help_may_stand_anywhere(flag):
 def test_help_lists_configs_and_fields(binary):
   module = importlib.import_module(_module(binary))
   command = _parse('--help', binary=binary)
-  text = cli.help_text(binary, command, module.experiment)
+  text = cli.help_text(binary, command, module.__doc__)
   assert all(f'  --{name}\n' in text for name in ('workdir', 'data_dir'))
   for path, summary in config_files.of_binary(binary):
     assert f'  {path}\n' in text and summary[:40] in text
@@ -224,7 +224,7 @@ def test_help_lists_configs_and_fields(binary):
 def test_help_has_the_values_of_the_config_that_is_given():
   command = _parse('--help', '--config=fashion_mnist', '--config.seeds=17')
   module = importlib.import_module('experiments.one_shot.__main__')
-  text = cli.help_text('one_shot', command, module.experiment)
+  text = cli.help_text('one_shot', command, module.__doc__)
   assert "  dataset = 'fashion_mnist'\n" in text and '  seeds = 17\n' in text
   assert '  l2 = 0.0 (the default)\n' in text
 
@@ -247,7 +247,7 @@ def test_no_error_of_the_command_line_waits_for_jax(wrong_files):
         out, err = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         arguments, sys.argv = sys.argv, [binary, argument]
         try:
-          cli.main(binary, module.experiment)
+          cli.main(binary, module.__doc__)
           status = 0
         except SystemExit as e:
           status = e.code

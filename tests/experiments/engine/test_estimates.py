@@ -3,15 +3,12 @@
 import jax
 import pytest
 
-from experiments.continual import __main__ as continual
 from experiments.continual import run as continual_training
 from experiments.continual import settings as continual_settings
 from experiments.engine import cli
 from experiments.engine import estimates
 from experiments.engine import settings
-from experiments.one_shot import __main__ as one_shot
 from experiments.one_shot import run as one_shot_lib
-from experiments.sparse_training import __main__ as sparse_training
 from experiments.sparse_training import run as sparse_lib
 from experiments.sparse_training import settings as sparse_settings
 from tests import continual_run_tiny
@@ -151,17 +148,16 @@ def test_a_period_longer_than_the_training_is_warned_of(caplog):
 
 
 @pytest.mark.parametrize(
-  'experiment, config',
+  'binary, config',
   [
-    (one_shot.experiment, tiny.config),
-    (sparse_training.experiment, sparse_tiny.config),
-    (continual.experiment, continual_run_tiny.config),
+    ('one_shot', tiny.config),
+    ('sparse_training', sparse_tiny.config),
+    ('continual', continual_run_tiny.config),
   ],
-  ids=['one_shot', 'sparse_training', 'continual'],
 )
-def test_a_dry_run_shows_it(monkeypatch, capsys, experiment, config):
+def test_a_dry_run_shows_it(monkeypatch, capsys, binary, config):
   monkeypatch.setattr(estimates, 'matrix_product_rate', lambda: 5e10)
-  experiment(config(), None, None)
+  cli.run_or_show(binary, config(), None, None)
   out = capsys.readouterr().out
   for name in ('trainings', 'programs', 'parameters', 'steps', 'FLOPs', 'time'):
     assert f'| {name}' in out

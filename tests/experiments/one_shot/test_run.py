@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import data
+from experiments.engine import cli
 from experiments.engine import networks
 from experiments.engine import runs
 from experiments.engine import settings
@@ -120,7 +121,7 @@ def test_vmapped_run_is_the_looped_run(finished, tmp_path):
 @pytest.mark.usefixtures('sketched')
 def test_no_steps_prunes_the_initial_weights(tmp_path, capsys):
   results = tiny.run(tmp_path, steps=0)
-  one_shot.report(files.read_results(tmp_path), tmp_path)
+  cli.run_or_show('one_shot', tiny.config(steps=0), tmp_path, None)
   assert 'Figures: ' in capsys.readouterr().out
   assert {r['mask_overlap'] for r in results['rows']} == {1.0}
   assert results['environment']['steps_per_second'] is None

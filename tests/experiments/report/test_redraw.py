@@ -111,7 +111,7 @@ def test_the_command_says_what_is_missing_in_one_sentence(
 def test_it_prints_to_any_terminal(monkeypatch):
   stream = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
   with monkeypatch.context() as patch:
-    patch.setattr(redraw, 'redraw', lambda _: [pathlib.Path('α.png')])
+    patch.setattr(files, 'redraw', lambda _: ([pathlib.Path('α.png')], ''))
     patch.setattr(sys, 'stdout', stream)
     redraw.main(['run'])
-  assert stream.detach().getvalue() == b'?.png\n'
+  assert stream.detach().getvalue() == b'?.png\nrun/tables.md\n'

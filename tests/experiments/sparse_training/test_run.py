@@ -12,6 +12,7 @@ import pytest
 
 from experiments import data
 from experiments.engine import classification
+from experiments.engine import cli
 from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import runs
@@ -362,7 +363,8 @@ def test_no_steps_prune_the_initial_weights(tmp_path, capsys):
   fields = {**_SMALL, 'methods': ('dense', 'one_shot'), 'steps': 0}
   results = sparse_tiny.run(tmp_path, **fields)
   assert [r['method'] for r in results['rows']] == ['dense', 'one_shot']
-  sparse_training.report(files.read_results(tmp_path), tmp_path)
+  config = sparse_tiny.config(**fields)
+  cli.run_or_show('sparse_training', config, tmp_path, None)
   assert 'Figures: ' in capsys.readouterr().out
 
 
