@@ -12,6 +12,7 @@ from experiments.continual import settings as continual_settings
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import classification
 from experiments.engine import fitting
+from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import settings as settings_lib
 from experiments.engine import validation
@@ -93,7 +94,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   validation.attempt(
     'learning_rate_schedule',
     mine.training.learning_rate_schedule,
-    lambda: settings_lib.schedule(mine.training),
+    lambda: making.schedule(mine.training.learning_rate_schedule, steps),
   )
   fitting.check_data(mine.training, dataset)
   recipe = classification.make_recipe(mine.training, dataset, sequence)
@@ -259,10 +260,11 @@ def make_life(plan: Plan, transform: str, alpha: float | None) -> Life:
   """
   again, t = None, plan.settings.training
   if plan.retrain_steps:
-    again = settings_lib.schedule(t._replace(steps=plan.retrain_steps))
+    again = making.schedule(t.learning_rate_schedule, plan.retrain_steps)
+  psis = making.psis(t.transforms, t.transform_kwargs)
   return lifetime.make_life(
     plan.recipe,
-    settings_lib.psis(t)[transform]._replace(alpha=alpha),
+    psis[transform]._replace(alpha=alpha),
     plan.method,
     plan.settings.reset_optimizer,
     again,

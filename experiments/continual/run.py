@@ -29,9 +29,9 @@ from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import folder as engine_folder
 from experiments.engine import host
+from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
-from experiments.engine import settings as settings_lib
 from experiments.engine.population import Cell
 from experiments.report import files
 from experiments.report.weights import Weights
@@ -236,7 +236,7 @@ def _of_cells(
 
 def _prepare(s: ContinualSettings, data_dir: str | None):
   """The sequence, a plan for every method, and the data on the device."""
-  dataset = settings_lib.dataset(s.training, data_dir)
+  dataset = making.dataset(s.training.dataset, data_dir)
   sequence = continual_settings.make_sequence(s, dataset)
   plans = {
     name: continual_cells.make_plan(s, name, sequence) for name in s.methods

@@ -10,6 +10,7 @@ import ml_collections
 
 from experiments import data
 from experiments.engine import estimates
+from experiments.engine import making
 from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
@@ -157,7 +158,8 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
   named.check('sequence', s.sequence, list(data.SEQUENCES))
   validation.known('scenario', s.scenario, list(data.SCENARIOS))
   _check_numbers(s)
-  for changing in settings.adaptive(s.training):
+  t = s.training
+  for changing in making.adaptive(t.transforms, t.transform_kwargs):
     raise ConfigError(
       f'transforms has {changing}, but what was learned is kept at a'
       ' constant alpha: choose powerprop or chain_rule.'
@@ -194,9 +196,11 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
     of_method(s, name)
   for name in s.methods:
     mine = of_method(s, name)
-    if mine.retries and settings.rate_is_of_the_start(mine.training):
+    t = mine.training
+    make = making.optimizer(t.optimizer, t.optimizer_kwargs)
+    if mine.retries and making.rate_is_of_the_start(make):
       raise ConfigError(
-        f'retries is {s.retries} but optimizer {mine.training.optimizer!r}, of'
+        f'retries is {s.retries} but optimizer {t.optimizer!r}, of'
         f' {name}, looks at the learning rate once, for its first step sizes:'
         ' retry_factor would change nothing; set retries to 0, or choose'
         ' another optimizer.'

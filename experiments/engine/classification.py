@@ -12,8 +12,8 @@ import optax
 from experiments import data
 from experiments.data import Examples
 from experiments.engine import fitting
+from experiments.engine import making
 from experiments.engine import networks
-from experiments.engine import settings
 from experiments.engine.settings import Settings
 from powerprop import learning
 from powerprop import train
@@ -100,7 +100,7 @@ def of_settings(
   """
   width = dataset.num_classes if sequence is None else sequence.num_outputs
   it = Pictures(
-    net=settings.network(s, width),
+    net=making.network(s.network, s.network_kwargs, width),
     image_shape=dataset.train.image.shape[1:],
     scale=dataset.scale,
     augment=None if s.augment == 'none' else data.AUGMENTATIONS[s.augment],
@@ -134,11 +134,11 @@ def make_recipe(
     number = int(sequence.sizes['train'].max())
   return train.Recipe(
     problem=of_settings(s, dataset, sequence),
-    optimizer=settings.optimizer(s),
+    optimizer=making.optimizer(s.optimizer, s.optimizer_kwargs),
     batch_size=s.batch_size,
     num_train=number,
     epsilon=s.near_zero,
-    schedule=settings.schedule(s),
+    schedule=making.schedule(s.learning_rate_schedule, s.steps),
     l2=s.l2,
   )
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from experiments import data
 from experiments.engine import estimates
-from experiments.engine import settings
+from experiments.engine import making
 from experiments.engine import validation
 from experiments.engine.settings import Settings
 from experiments.engine.validation import ConfigError
@@ -35,7 +35,7 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
     f"at most {n}, the number of {s.dataset}'s training examples",
   )
 
-  net = settings.network(s, dataset.num_classes)
+  net = making.network(s.network, s.network_kwargs, dataset.num_classes)
   guide = 'docs/experiments.md says how to add a network'
   if not isinstance(net, hk.TransformedWithState):
     raise ConfigError(
@@ -60,7 +60,7 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
       raise
 
   def update(params):
-    tx = settings.optimizer(s)(0.1)
+    tx = making.optimizer(s.optimizer, s.optimizer_kwargs)(0.1)
     return tx.update(params, tx.init(params), params)
 
   params, state = validation.attempt('network_kwargs', s.network_kwargs, init)

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import data
 from experiments.engine import estimates
-from experiments.engine import settings
+from experiments.engine import making
 from experiments.engine.settings import Settings
 from experiments.report import naming
 from experiments.report.weights import Weights
@@ -134,7 +134,7 @@ def make_cells(
 
   Args:
     recipe: what the members share.
-    psis: by transform, of `settings.psis`.
+    psis: by transform, of `making.psis`.
     members: the population.
     executor: as in `arrange`: a program for each transform and variant.
     sparse: the methods of the members' variants.
@@ -148,7 +148,7 @@ def make_cells(
 
   def build(key, alpha):
     transform, variant = key
-    if alpha is not None and settings.adapts(psis[transform]):
+    if alpha is not None and making.adapts(psis[transform]):
       return build(
         key, None
       )  # it keeps its α as an array, whatever it is given

@@ -2,22 +2,19 @@
 
 from collections.abc import Callable, Collection, Mapping
 import functools
-import inspect
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
 from experiments import data
+from experiments.engine import making
 from experiments.engine import named
 from experiments.engine import networks
 from experiments.engine import validation
 from experiments.engine.validation import ConfigError
 from powerprop import schedules
 from powerprop import transforms
-from powerprop.psi import Psi
 
 
 class Settings(NamedTuple):
@@ -100,35 +97,6 @@ class Rules(NamedTuple):
   growing: Collection[str] = ()
 
 
-def optimizers() -> list[str]:
-  """Names of optax's optimisers: what takes a learning rate first.
-
-  Left out are those that need the loss, which a training step does not give
-  them, one that needs a random key, and a deprecated alias.
-  """
-  skipped = ('lbfgs', 'noisy_sgd', 'optimistic_adam', 'polyak_sgd')
-
-  def first_argument(fn: Any) -> str:
-    try:
-      return next(iter(inspect.signature(fn).parameters), '')
-    except (TypeError, ValueError):
-      return ''
-
-  return [
-    name
-    for name in dir(optax)
-    if name not in skipped
-    and not name.startswith(('_', 'scale_by_'))
-    and not isinstance(getattr(optax, name), type)
-    and first_argument(getattr(optax, name)) == 'learning_rate'
-  ]
-
-
-def transform_names() -> list[str]:
-  """Names of the transformations that a config may choose."""
-  return ['adaptive_powerprop', 'chain_rule', 'powerprop']
-
-
 def check(config: ml_collections.ConfigDict) -> Settings:
   """Checks a config of `experiments.one_shot` by itself.
 
@@ -163,12 +131,11 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
   if not str(s.dataset).endswith('.npz'):
     named.check('data set', s.dataset, list(data.names()))
   named.check('network', s.network, list(networks.NETWORKS))
-  named.check('optimizer', s.optimizer, optimizers())
+  named.check('optimizer', s.optimizer, making.optimizers())
   chosen = validation.names('transforms', s.transforms)
   for name in (*chosen, *s.transform_kwargs):
-    named.check(
-      'transform', _transform_of(s, name), transform_names(), name, 'alpha'
-    )
+    meant = named.stands_for(name, s.transform_kwargs, 'transform')
+    named.check('transform', meant, making.transform_names(), name, 'alpha')
   validation.known('executor', s.executor, ['auto', 'map', 'vmap'])
   validation.known('augment', s.augment, list(data.AUGMENTATIONS))
 
@@ -218,17 +185,29 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     'learning_rate_schedule',
   ):
     validation.no_nan(name, getattr(s, name))
-  validation.check_types('network_kwargs', _network_of(s), s.network_kwargs)
-  validation.attempt('network_kwargs', s.network_kwargs, lambda: network(s, 10))
+  _check_made(s)
+  return s
+
+
+def _check_made(s: Settings) -> None:
+  """Checks keyword arguments, by making what they are of."""
+  of_net = making.network_of(s.network)
+  validation.check_types('network_kwargs', of_net, s.network_kwargs)
   validation.attempt(
-    'learning_rate_schedule', s.learning_rate_schedule, lambda: schedule(s)
-  )
-  validation.attempt(
-    'optimizer_kwargs', s.optimizer_kwargs, lambda: optimizer(s)(0.1)
+    'network_kwargs',
+    s.network_kwargs,
+    lambda: making.network(s.network, s.network_kwargs, 10),
   )
   given_rates = s.learning_rate_schedule
+  validation.attempt(
+    'learning_rate_schedule',
+    given_rates,
+    lambda: making.schedule(given_rates, s.steps),
+  )
+  make = making.optimizer(s.optimizer, s.optimizer_kwargs)
+  validation.attempt('optimizer_kwargs', s.optimizer_kwargs, lambda: make(0.1))
   varies = given_rates.get('kind') != 'constant' or given_rates.get('warmup')
-  if varies and rate_is_of_the_start(s):
+  if varies and making.rate_is_of_the_start(make):
     raise ConfigError(
       f'learning_rate_schedule is {given_rates} but optimizer {s.optimizer!r}'
       ' looks at the learning rate once, for its first step sizes: leave the'
@@ -237,13 +216,13 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
   for name, kwargs in s.transform_kwargs.items():
     path = f'transform_kwargs.{name}'
     validation.require(isinstance(kwargs, dict), path, repr(kwargs), 'a dict')
-    validation.check_types(path, _transform(s, name), kwargs)
-  for name, psi in psis(s).items():
+    of_transform = making.transform(name, s.transform_kwargs)
+    validation.check_types(path, of_transform, kwargs)
+  for name, psi in making.psis(s.transforms, s.transform_kwargs).items():
     given = s.transform_kwargs.get(name, {})
     validation.attempt(
-      f'transform_kwargs.{name}', given, functools.partial(adapts, psi)
+      f'transform_kwargs.{name}', given, functools.partial(making.adapts, psi)
     )
-  return s
 
 
 def check_extended(
@@ -289,7 +268,7 @@ def check_labels(s: Settings, methods: Collection[str]) -> None:
   Raises:
     ConfigError: naming the label that is wrong.
   """
-  there = sorted({*transform_names(), *s.transforms, *methods})
+  there = sorted({*making.transform_names(), *s.transforms, *methods})
   for name, label in s.labels.items():
     validation.known('label of', name, there)
     validation.require(
@@ -343,105 +322,7 @@ def rules(s: Settings) -> Rules:
   The steps of a training do not depend on how many are in a chunk, nor, where
   the learning rate is constant, on how many there will be.
   """
-  growing = ('steps',) if schedule(s) is None else ()
+  made = making.schedule(s.learning_rate_schedule, s.steps)
+  growing = ('steps',) if made is None else ()
   free = ('checkpoint_seconds', 'chunk_steps', 'labels')
   return Rules(resolved, free, growing)
-
-
-def dataset(s: Settings, data_dir: str | None = None) -> data.Dataset:
-  """The data set that the settings name, on the host.
-
-  Args:
-    s: checked settings.
-    data_dir: where TFDS's prepared data lie; None for TFDS's default.
-
-  Raises:
-    experiments.data.DataError: if the data are missing, damaged or not as
-      `data.Dataset` promises.
-    ConfigError: if the user's own function raises.
-  """
-  if not named.is_own(s.dataset):
-    return data.load(s.dataset, data_dir)
-  made = named.call('data set', s.dataset)
-  if isinstance(made, data.Dataset):
-    return data.checked(made)
-  return data.of_arrays(s.dataset, made)
-
-
-def _network_of(s: Settings) -> Callable[..., Any]:
-  return named.function('network', s.network, networks.NETWORKS)
-
-
-def network(s: Settings, num_classes: int) -> Any:
-  """The net that the settings name."""
-  kwargs = {
-    k: tuple(v) if isinstance(v, list) else v
-    for k, v in s.network_kwargs.items()
-  }
-  return _network_of(s)(num_classes, **kwargs)
-
-
-def optimizer(s: Settings) -> Callable[[Any], optax.GradientTransformation]:
-  """learning rate -> the optimiser that the settings name."""
-  fn = named.function('optimizer', s.optimizer, vars(optax))
-  return lambda rate: fn(rate, **s.optimizer_kwargs)
-
-
-def rate_is_of_the_start(s: Settings) -> bool:
-  """Whether the optimiser's updates do not depend on its learning rate.
-
-  Rprop's does not: its first state has step sizes from it, which adapt. What
-  changes the rate later on, a schedule or a retry, would change nothing.
-
-  Args:
-    s: whose optimiser and its arguments have been checked.
-  """
-  x = jnp.zeros((2, 2))
-  state = optimizer(s)(0.1).init(x)
-  update = lambda rate: optimizer(s)(rate).update(x, state, x)
-  program = jax.make_jaxpr(update)(0.1).jaxpr  # nothing is computed
-  return not any(program.invars[0] in e.invars for e in program.eqns)
-
-
-def schedule(s: Settings) -> Callable[[Any], Any] | None:
-  """step -> factor on the learning rate; None where it is always 1."""
-  if s.learning_rate_schedule == {'kind': 'constant'}:
-    return None
-  return schedules.learning_rate(steps=s.steps, **s.learning_rate_schedule)
-
-
-def psis(s: Settings) -> Mapping[str, Psi]:
-  """By name of a transform, Ψ under it; its α is still to be said."""
-
-  def make(name):
-    fn = _transform(s, name)
-    given = s.transform_kwargs.get(name, {})
-    kwargs = {k: v for k, v in given.items() if k != 'transform'}
-
-    def transform(inner, alpha, where):
-      del where  # no config has one, so that a transform need not take it
-      return fn(inner, alpha=alpha, **kwargs)
-
-    return Psi(None, transform=transform)
-
-  return {name: make(name) for name in s.transforms}
-
-
-def _transform_of(s: Settings, name: str) -> Any:
-  return named.stands_for(name, s.transform_kwargs, 'transform')
-
-
-def _transform(s: Settings, name: str) -> Callable[..., Any]:
-  return named.function('transform', _transform_of(s, name), vars(transforms))
-
-
-def adapts(psi: Psi) -> bool:
-  """Whether the transform keeps its α as an array, whatever it is given."""
-  made = psi._replace(alpha=2.0).optimizer(optax.identity())
-  state = jax.eval_shape(made.init, {'w': jnp.zeros((1, 1))})
-  return not isinstance(psi.at(state).alpha, float)
-
-
-def adaptive(s: Settings) -> tuple[str, ...]:
-  """The transforms of the settings under which α is not constant."""
-  return tuple(name for name, psi in psis(s).items() if adapts(psi))

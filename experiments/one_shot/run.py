@@ -16,6 +16,7 @@ from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
 from experiments.engine import folder
+from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
@@ -102,11 +103,11 @@ def dry_run(s: Settings, data_dir: str | None = None) -> str:
 
 def _prepare(s: Settings, data_dir: str | None):
   """What the members share, the members, their cells, and the data."""
-  dataset = settings_lib.dataset(s, data_dir)
+  dataset = making.dataset(s.dataset, data_dir)
   fitting.check_data(s, dataset)
   fitting.warn_of_long_periods(s, {})
   recipe = classification.make_recipe(s, dataset)
-  adaptive = settings_lib.adaptive(s)
+  adaptive = making.adaptive(s.transforms, s.transform_kwargs)
   several = len(make_members(s._replace(seeds=1), adaptive))
   estimates.few(several * s.seeds, 'seeds', s.seeds)
   members = make_members(s, adaptive)
@@ -116,7 +117,7 @@ def _prepare(s: Settings, data_dir: str | None):
       " add 'powerprop' to transforms for a baseline."
     )
   executor = population.choose_executor(s.executor)
-  psis = settings_lib.psis(s)
+  psis = making.psis(s.transforms, s.transform_kwargs)
   cells = population.make_cells(recipe, psis, members, executor)
   return recipe, members, cells, dataset
 

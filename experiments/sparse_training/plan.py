@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from experiments.engine import making
 from experiments.engine import networks
-from experiments.engine import settings as settings_lib
 from experiments.engine import validation
 from experiments.engine.settings import ConfigError
 from experiments.engine.settings import Settings
@@ -194,7 +194,8 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   unused = _UNUSED._asdict()
   del unused['output_density_factor']
   s = sparse_settings.check(ml_collections.ConfigDict({**unused, **given}))
-  net = settings_lib.network(s.training, num_classes)
+  t = s.training
+  net = making.network(t.network, t.network_kwargs, num_classes)
 
   def init():
     image = jnp.zeros((1, *image_shape))

@@ -20,9 +20,9 @@ from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import fitting
 from experiments.engine import folder
+from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
-from experiments.engine import settings as settings_lib
 from experiments.engine.population import Member
 from experiments.report import naming
 from experiments.report import progress
@@ -142,7 +142,7 @@ class _Prepared(NamedTuple):
 
 def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   t = s.training
-  dataset = settings_lib.dataset(t, data_dir)
+  dataset = making.dataset(t.dataset, data_dir)
   fitting.check_data(t, dataset)
   fitting.warn_of_long_periods(t, sparse_settings.periods(s))
   recipe = classification.make_recipe(t, dataset)
@@ -156,7 +156,7 @@ def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   plans = sparse_plan.make(s, recipe.layer_flops, shapes, aims, sparse)
   members = make_members(s, list(sparse))
   executor = population.choose_executor(t.executor)
-  psis = settings_lib.psis(t)
+  psis = making.psis(t.transforms, t.transform_kwargs)
   cells = population.make_cells(recipe, psis, members, executor, sparse)
   return _Prepared(recipe, shapes, aims, sparse, plans, members, cells, dataset)
 
@@ -172,7 +172,8 @@ def _tell_of_shared_moments(s, recipe, shapes):
   """Logs which optimiser state a method cannot reset."""
   if not sparse_settings.sparse_methods(s):
     return
-  psi = settings_lib.psis(s.training)[s.training.transforms[0]]
+  t = s.training
+  psi = making.psis(t.transforms[:1], t.transform_kwargs)[t.transforms[0]]
   tx = psi._replace(alpha=2.0).optimizer(recipe.optimizer(0.1))
   if layers := steps_lib.shared_moments(tx, shapes):
     logging.warning(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from experiments.engine import making
 from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
@@ -155,7 +156,7 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   validation.attempt(
     'learning_rate_schedule',
     f'{schedule} after training_multiplier {m:g}',
-    lambda: settings.schedule(s.training),
+    lambda: making.schedule(schedule, s.training.steps),
   )
   return s
 
@@ -313,7 +314,8 @@ def make_methods(
       method needs a constant α and a transform adapts it.
   """
   out = {}
-  changing = settings.adaptive(s.training)
+  t = s.training
+  changing = making.adaptive(t.transforms, t.transform_kwargs)
   for name, ((distribution, density), target) in itertools.product(
     sparse_methods(s), aims.items()
   ):

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.engine import making
 from experiments.engine import settings
 import powerprop
 from tests import tiny
@@ -130,7 +131,8 @@ def test_a_config_names_the_example_as_it_stands(tmp_path, monkeypatch):
       transform_kwargs={'floored_powerprop': {'floor': 0.1}},
     )
   )
-  psi = settings.psis(checked)['floored_powerprop']._replace(alpha=2.0)
+  psis = making.psis(checked.transforms, checked.transform_kwargs)
+  psi = psis['floored_powerprop']._replace(alpha=2.0)
   grads = jax.tree.map(jnp.ones_like, PHI)
   tx = psi.optimizer(optax.sgd(1.0))
   updates, _ = tx.update(grads, tx.init(PHI), PHI)

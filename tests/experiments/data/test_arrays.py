@@ -7,6 +7,7 @@ import pytest
 
 from experiments import data
 from experiments.data import arrays
+from experiments.engine import making
 from experiments.engine import settings
 from tests import tiny
 
@@ -50,7 +51,7 @@ def test_six_arrays_are_the_splits(tmp_path, monkeypatch):
   np.savez_compressed(tmp_path / 'mine.npz', **given)
   monkeypatch.chdir(tmp_path)
   s = settings.check(tiny.config(dataset='mine.npz'))
-  found = settings.dataset(s)
+  found = making.dataset(s.dataset)
   assert (found.num_classes, found.scale) == (5, 0.5)
   assert isinstance(found.num_classes, int)
   for name in data.SPLITS:
@@ -133,4 +134,4 @@ def test_a_damaged_file_is_a_sentence(tmp_path, content):
 def test_a_missing_file_is_a_sentence(tmp_path):
   s = settings.check(tiny.config(dataset=str(tmp_path / 'no.npz')))
   with pytest.raises(data.DataError, match='there is no file .*no.npz'):
-    settings.dataset(s)
+    making.dataset(s.dataset)

@@ -10,6 +10,7 @@ from experiments import data
 from experiments.continual import settings as continual_settings
 from experiments.engine import classification
 from experiments.engine import fields as fields_lib
+from experiments.engine import making
 from experiments.engine import named
 from experiments.engine import overrides
 from experiments.engine import settings
@@ -158,7 +159,7 @@ def test_functions_go_by_their_names():
   assert sparse_settings.resolved(full) == full
   again = sparse_settings.check(ml_collections.ConfigDict(full))
   assert again.methods == s.methods
-  assert settings.adaptive(s.training) == ()
+  assert making.adaptive(s.training.transforms, full['transform_kwargs']) == ()
 
 
 def test_a_key_may_have_the_module_where_it_has_no_dot():
@@ -233,7 +234,7 @@ def test_options_of_functions_are_checked():
 
 def test_a_transform_that_moves_alpha_is_known():
   s = settings.check(tiny.config(transforms=f'{_OWN}moving'))
-  assert settings.adaptive(s) == ('moving',)
+  assert making.adaptive(s.transforms, s.transform_kwargs) == ('moving',)
   with pytest.raises(settings.ConfigError, match='transforms has moving'):
     continual_settings.check(
       continual_run_tiny.config(transforms=f'{_OWN}moving')

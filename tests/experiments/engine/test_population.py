@@ -14,9 +14,9 @@ import pytest
 
 from experiments import data
 from experiments.engine import classification
+from experiments.engine import making
 from experiments.engine import networks
 from experiments.engine import population
-from experiments.engine import settings
 from powerprop import batches
 from powerprop import reparam
 from powerprop import train
@@ -261,7 +261,7 @@ def test_evaluation_in_batches_counts_every_example_once(monkeypatch):
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize('name', settings.optimizers())
+@pytest.mark.parametrize('name', making.optimizers())
 def test_every_optimizer_that_a_config_may_name_trains(name):
   """By shapes alone, with α and the learning rate traced."""
   recipe = _recipe(getattr(optax, name))

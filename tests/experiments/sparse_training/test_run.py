@@ -14,6 +14,7 @@ from experiments import data
 from experiments.engine import classification
 from experiments.engine import cli
 from experiments.engine import folder
+from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings
@@ -159,7 +160,7 @@ def test_one_shot_is_the_dense_net_pruned_by_hand(whole):
   s, recipe, _ = _shapes(sparse_tiny.config())
   members = sparse_training.make_members(s, [])
   assert len(members) == 4  # dense and one_shot share their trainings
-  psis = settings.psis(s.training)
+  psis = making.psis(s.training.transforms, s.training.transform_kwargs)
   (cell,) = population.make_cells(recipe, psis, members, 'vmap')
   split = data.load('digits')
   (state,) = population.initial_states(recipe, [cell], split.train)

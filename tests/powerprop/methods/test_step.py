@@ -12,6 +12,7 @@ import pytest
 
 from experiments import data
 from experiments.engine import classification
+from experiments.engine import making
 from experiments.engine import settings
 from experiments.sparse_training import settings as sparse_settings
 from powerprop import methods
@@ -321,12 +322,10 @@ def test_values_of_frozen_weights_do_not_matter_to_the_others(name, optimiser):
 
 def test_rates_that_only_the_first_state_sees_are_known():
   """Of all optimisers that a config may name; Rprop's are step sizes."""
-  config = settings.check(tiny.config(optimizer_kwargs={}))
   x = jnp.full((2, 2), 0.3)
   of_the_start = []
-  for name in settings.optimizers():
-    s = config._replace(optimizer=name)
-    if settings.rate_is_of_the_start(s):
+  for name in making.optimizers():
+    if making.rate_is_of_the_start(making.optimizer(name, {})):
       of_the_start.append(name)
   assert of_the_start == ['rprop']
   for name in ('adam', *of_the_start):

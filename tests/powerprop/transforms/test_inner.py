@@ -12,7 +12,7 @@ import optax
 from optax import contrib
 import pytest
 
-from experiments.engine import settings
+from experiments.engine import making
 from powerprop import reparam
 from powerprop.transforms import adaptive_powerprop
 from powerprop.transforms import chain_rule
@@ -440,7 +440,7 @@ def test_all_of_optax_is_in_the_table():
   # `optax` has types that can be called, but are none of these.
   found = {n for n in found if not n.removeprefix('contrib.')[0].isupper()}
   assert found - known == _OTHERS & found
-  assert set(settings.optimizers()) <= set(WORKS)
+  assert set(making.optimizers()) <= set(WORKS)
 
 
 def test_the_page_has_the_table():

@@ -13,7 +13,7 @@ import pytest
 
 from experiments import data
 from experiments.engine import classification
-from experiments.engine import settings
+from experiments.engine import making
 from powerprop import methods
 from powerprop import train
 from powerprop import trees
@@ -268,7 +268,7 @@ _OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize('optimizer', settings.optimizers())
+@pytest.mark.parametrize('optimizer', making.optimizers())
 def test_zero_forgetting_bitwise(optimizer):
   """All logits of every task after four, under any optimiser and α."""
   make = functools.partial(
