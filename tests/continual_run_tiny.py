@@ -9,6 +9,7 @@ from configs import digits_continual
 from experiments.continual import run as continual_training
 from experiments.continual import settings as continual_settings
 from experiments.engine import folder
+from tests import tiny
 
 # At most 30% of the weights for a task: three of them leave some free.
 PACKING = {'gamma': 0.9, 'rates': (0.1, 0.2, 0.3)}
@@ -52,7 +53,8 @@ def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   c = config(**fields)
   checked = continual_settings.check(c)
   folder.open_folder(workdir, c.to_dict(), continual_settings.rules(checked))
-  return continual_training.run(checked, workdir)
+  with tiny.prepared_once(continual_training):
+    return continual_training.run(checked, workdir)
 
 
 def flags(workdir: pathlib.Path, **fields: Any) -> list[str]:

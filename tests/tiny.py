@@ -11,6 +11,7 @@ import ml_collections
 import pytest
 
 from configs import digits
+from experiments.continual import cells as continual_cells
 from experiments.engine import folder
 from experiments.engine import population
 from experiments.engine import settings
@@ -50,13 +51,14 @@ def prepared_once(experiment) -> Iterator[None]:
     experiment: the module with the `_prepare` of its runs.
   """
   prepare, estimate = experiment._prepare, experiment._estimate
-  measurement, initial = experiment._measurement, population.initial_states
+  measurement = getattr(experiment, '_measurement', None)
+  initial, make_cells = population.initial_states, continual_cells.make_cells
 
-  def once(kind, make, s, *args):
+  def once(kind, make, s, *args, **kwargs):
     t = getattr(s, 'training', s)._replace(checkpoint_seconds=0.0)
     key = kind, repr(s._replace(training=t) if hasattr(s, 'training') else t)
     if key not in _PREPARED:
-      _PREPARED[key] = make(s, *args)
+      _PREPARED[key] = make(s, *args, **kwargs)
     return _PREPARED[key]
 
   def measure(recipe, *args):
@@ -72,11 +74,18 @@ def prepared_once(experiment) -> Iterator[None]:
       _PREPARED[key] = cells, initial(recipe, cells, train)
     return list(_PREPARED[key][1])
 
+  def cells(plans, members, executor, tasks, lives=None):
+    # Likewise the plans.
+    lives = _PREPARED.setdefault(('lives', id(plans), executor), {})
+    return make_cells(plans, members, executor, tasks, lives)
+
   with pytest.MonkeyPatch.context() as patch:
     for name, make in (('_prepare', prepare), ('_estimate', estimate)):
       patch.setattr(experiment, name, functools.partial(once, name, make))
-    patch.setattr(experiment, '_measurement', measure)
+    if measurement is not None:
+      patch.setattr(experiment, '_measurement', measure)
     patch.setattr(population, 'initial_states', start)
+    patch.setattr(continual_cells, 'make_cells', cells)
     yield
 
 

@@ -686,7 +686,6 @@ _STOPS = [
     [_LAST_MASK, 1, 'after', _KILL],
   ],
   [[f'{_PACK}/powerprop/checkpoints', 2, 'after', _TERM]],
-  [['records.npz', 1, 'after', _KILL]],
   [['records.npz', 1, 'after', _TERM]],  # all is learned, nothing asks for it
 ]
 
@@ -708,9 +707,9 @@ def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, tmp_path):
     start(*flags),
   ]
   statuses = [status for status, _, _ in done]
-  assert statuses == [-_KILL, 1, -_KILL, 143, -_KILL, 143, 0], done
+  assert statuses == [-_KILL, 1, -_KILL, 143, 143, 0], done
   last_lines = [err.strip().splitlines()[-1:] for _, _, err in done]
-  (refused,), (stopped,), (late,) = (last_lines[i] for i in (1, 3, 5))
+  (refused,), (stopped,), (late,) = (last_lines[i] for i in (1, 3, 4))
   assert refused.startswith('Error: ') and refused.endswith('.')
   assert 'another config: epochs was 0.3 and is now 0.7' in refused
   assert (
