@@ -11,6 +11,7 @@ import gc
 import os
 import shutil
 import tempfile
+import threading
 
 import pytest
 
@@ -33,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
   """Sets what JAX reads when it is imported, and processes inherit."""
   # Tracing makes many objects that live long: looking for garbage among them as
   # often as by default takes 6% of the time.
-  gc.set_threshold(50_000, 20, 100)
+  gc.set_threshold(200_000, 20, 100)
   if hasattr(config, 'workerinput'):
     return  # a worker, which has it from the process that started it
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
@@ -50,6 +51,28 @@ def pytest_configure(config: pytest.Config) -> None:
   # on the bits that users get runs in a process `tiny.as_users`.
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = 'true'
   os.environ['XLA_FLAGS'] = ' '.join([given, *_QUICK]).strip()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _contexts(request: pytest.FixtureRequest) -> None:
+  """A hundred programs in a row are lowered in one MLIR context of a thread.
+
+  JAX makes one for each, which takes as long as all else of a small program's
+  lowering. What a context has seen it keeps, so that it has to end some time.
+  """
+  from jax._src.interpreters import mlir
+
+  if request.config.getoption('as_users'):
+    return
+  make, mine = mlir.make_ir_context, threading.local()
+
+  def context():
+    if not getattr(mine, 'left', 0):
+      mine.context, mine.left = make(), 100
+    mine.left -= 1
+    return mine.context
+
+  mlir.make_ir_context = context
 
 
 @pytest.fixture(autouse=True, scope='session')
