@@ -15,6 +15,7 @@ from experiments import data
 from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population as populations
+from experiments.engine import trainings
 from powerprop import batches
 from powerprop import reparam
 from powerprop import train
@@ -367,12 +368,12 @@ def population(
     for seed in range(seeds)
   ]
   cells = functools.partial(
-    populations.make_cells, recipe, {'powerprop': Psi(None)}, members
+    trainings.make_cells, recipe, {'powerprop': Psi(None)}, members
   )
   mapped, vmapped = cells('map'), cells('vmap')
   # States are only read: every round starts from the same ones.
-  states = populations.initial_states(recipe, mapped, split)
-  stacked = populations.initial_states(recipe, vmapped, split)
+  states = trainings.initial_states(recipe, mapped, split)
+  stacked = trainings.initial_states(recipe, vmapped, split)
 
   def in_turn():
     return [
@@ -387,13 +388,13 @@ def population(
     ]
 
   def threads():
-    for _ in populations.advance(mapped, states, steps, split, few):
+    for _ in trainings.advance(mapped, states, steps, split, few):
       pass
 
   base = 'map: in turn, α static'
   programs = {
     base: in_turn,
-    'map: population.advance, a thread per core': threads,
+    'map: trainings.advance, a thread per core': threads,
     'vmap: one program, α traced': together,
   }
   times = timing.compare(programs, base, rounds, say)
@@ -401,7 +402,7 @@ def population(
     f'{len(members)} trainings of LeNet-300-100: executors',
     (
       f'{len(alphas)} α x {seeds} seeds, batch 60, {steps} steps per call,'
-      f' {rounds} rounds. population.advance also evaluates each member on 60'
+      f' {rounds} rounds. trainings.advance also evaluates each member on 60'
       ' pictures. A ratio below 1 is faster than in turn.',
     ),
     [

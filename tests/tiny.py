@@ -13,8 +13,8 @@ import pytest
 from configs import digits
 from experiments.continual import cells as continual_cells
 from experiments.engine import folder
-from experiments.engine import population
 from experiments.engine import settings
+from experiments.engine import trainings
 from experiments.one_shot import run as one_shot
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -52,7 +52,7 @@ def prepared_once(experiment) -> Iterator[None]:
   """
   prepare, estimate = experiment._prepare, experiment._estimate
   measurement = getattr(experiment, '_measurement', None)
-  initial, make_cells = population.initial_states, continual_cells.make_cells
+  initial, make_cells = trainings.initial_states, continual_cells.make_cells
 
   def once(kind, make, s, *args, **kwargs):
     t = getattr(s, 'training', s)._replace(checkpoint_seconds=0.0)
@@ -84,7 +84,7 @@ def prepared_once(experiment) -> Iterator[None]:
       patch.setattr(experiment, name, functools.partial(once, name, make))
     if measurement is not None:
       patch.setattr(experiment, '_measurement', measure)
-    patch.setattr(population, 'initial_states', start)
+    patch.setattr(trainings, 'initial_states', start)
     patch.setattr(continual_cells, 'make_cells', cells)
     yield
 

@@ -18,6 +18,7 @@ from experiments.engine import folder
 from experiments.engine import host
 from experiments.engine import population
 from experiments.engine import runs
+from experiments.engine import trainings
 from experiments.engine.settings import Settings
 from experiments.report import files
 from experiments.report import progress
@@ -53,7 +54,7 @@ def fit(
   Args:
     s: checked settings.
     recipe: what the members share.
-    cells: the population, from `population.make_cells`.
+    cells: the population, from `trainings.make_cells`.
     dataset: on the host; it is put on the device once.
     workdir: the run's folder, which this process holds.
 
@@ -67,7 +68,7 @@ def fit(
   on_device = lambda split: jax.tree.map(jnp.asarray, split)
   training, validation = map(on_device, (dataset.train, dataset.validation))
   clock = host.Clock()
-  states = population.initial_states(recipe, cells, training)
+  states = trainings.initial_states(recipe, cells, training)
   count = sum(len(c.members) for c in cells)
   with runs.stop_signals() as signals:
     life = host.Host(host.World(signals, clock), workdir, states, s, codes=True)
@@ -83,7 +84,7 @@ def fit(
     def chunk(states, step, number):
       new: list[Any] = [None] * len(cells)
       reports: list[Any] = [None] * len(cells)
-      for i, state, report in population.advance(
+      for i, state, report in trainings.advance(
         cells, states, number, training, validation
       ):
         new[i], reports[i] = state, report
@@ -161,7 +162,7 @@ def last_states(
     runs.RunError: if the checkpoint of the last step is missing or damaged.
   """
   on_device = jax.tree.map(jnp.asarray, dataset.train)
-  states = population.initial_states(recipe, cells, on_device)
+  states = trainings.initial_states(recipe, cells, on_device)
   life = None
   if (workdir / 'checkpoints').is_dir():
     world = host.World([], host.Clock())

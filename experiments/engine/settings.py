@@ -42,7 +42,7 @@ class Settings(NamedTuple):
     batch_size: examples per step.
     densities: shares kept by pruning, each in (0, 1].
     output_density_factor: the output layer keeps min(1, factor·density).
-    executor: 'auto', 'map' or 'vmap'; see `population.make_cells`.
+    executor: 'auto', 'map' or 'vmap'; see `trainings.make_cells`.
     chunk_steps: steps between two reports (and so between two checkpoints).
     checkpoint_seconds: least time between two checkpoints.
     near_zero: ε; weights in (−ε, ε) count as near zero.

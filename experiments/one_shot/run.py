@@ -20,6 +20,7 @@ from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings as settings_lib
+from experiments.engine import trainings
 from experiments.engine.settings import Settings
 from experiments.one_shot import analysis
 from experiments.report import files
@@ -118,14 +119,14 @@ def _prepare(s: Settings, data_dir: str | None):
     )
   executor = population.choose_executor(s.executor)
   psis = making.psis(s.transforms, s.transform_kwargs)
-  cells = population.make_cells(recipe, psis, members, executor)
+  cells = trainings.make_cells(recipe, psis, members, executor)
   return recipe, members, cells, dataset
 
 
 def _estimate(s, recipe, cells, dataset):
   shapes, state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   flops = recipe.problem.flops(shapes, state)
-  return population.estimate(recipe, cells, dataset, s, sum(flops.values()))
+  return trainings.estimate(recipe, cells, dataset, s, sum(flops.values()))
 
 
 def _measurement(recipe, s, dataset):
@@ -166,7 +167,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   bar = progress.Progress(
     f'pruning at {len(s.densities)} densities', total, 'net'
   )
-  for m, member_state, theta in population.every_member(cells, states):
+  for m, member_state, theta in trainings.every_member(cells, states):
     (accuracy, nll, before, after), initial = jax.device_get(
       measure(member_state.phi, theta, member_state.net, m.seed)
     )
@@ -234,7 +235,7 @@ def weights(
   s = settings_lib.check(config)
   recipe, _, cells, dataset = _prepare(s, data_dir)
   states = fit.last_states(s, recipe, cells, dataset, workdir)
-  for member, state, theta in population.every_member(cells, states):
+  for member, state, theta in trainings.every_member(cells, states):
     for density in s.densities:
       if naming.net_name({**member.row(), 'density': density}) != name:
         continue
@@ -244,7 +245,7 @@ def weights(
         dict.fromkeys(fitting.output_leaves(theta), s.output_density_factor),
       )
       masks = magnitude.masks(state.phi, {n: k[0] for n, k in kept.items()})
-      return population.weights_of(state, theta, masks)
+      return trainings.weights_of(state, theta, masks)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 

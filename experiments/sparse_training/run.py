@@ -23,6 +23,7 @@ from experiments.engine import folder
 from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
+from experiments.engine import trainings
 from experiments.engine.population import Member
 from experiments.report import naming
 from experiments.report import progress
@@ -157,13 +158,13 @@ def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   members = make_members(s, list(sparse))
   executor = population.choose_executor(t.executor)
   psis = making.psis(t.transforms, t.transform_kwargs)
-  cells = population.make_cells(recipe, psis, members, executor, sparse)
+  cells = trainings.make_cells(recipe, psis, members, executor, sparse)
   return _Prepared(recipe, shapes, aims, sparse, plans, members, cells, dataset)
 
 
 def _estimate(s: SparseSettings, made: _Prepared) -> estimates.Estimate:
   forward = sum(made.recipe.layer_flops.values())
-  return population.estimate(
+  return trainings.estimate(
     made.recipe, made.cells, made.dataset, s.training, forward
   )
 
@@ -209,7 +210,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   smallest: dict[Any, list[np.ndarray]] = {}
   count = len({m for c in cells for m in c.members})
   with progress.Progress('evaluating', count, 'net') as bar:
-    for member, state, theta in population.every_member(cells, states):
+    for member, state, theta in trainings.every_member(cells, states):
       weights = trees.weights(theta)
       for names, masks in _nets(s, member, state, choose, sparse):
         (validation, _), (accuracy, nll) = jax.device_get(
@@ -279,10 +280,10 @@ def weights(
     s.training, made.recipe, made.cells, made.dataset, workdir
   )
   _, choose = _measurement(made.recipe, made.aims)
-  for member, state, theta in population.every_member(made.cells, states):
+  for member, state, theta in trainings.every_member(made.cells, states):
     for names, masks in _nets(s, member, state, choose, made.sparse):
       if naming.net_name(member.row() | names._asdict()) == name:
-        return population.weights_of(state, theta, masks)
+        return trainings.weights_of(state, theta, masks)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 

@@ -17,6 +17,7 @@ from experiments.engine import classification
 from experiments.engine import making
 from experiments.engine import networks
 from experiments.engine import population
+from experiments.engine import trainings
 from powerprop import batches
 from powerprop import reparam
 from powerprop import train
@@ -76,7 +77,7 @@ def _members(alphas=(1.0, 2.0), seeds=2, transform='powerprop', rate=0.1):
 
 def _advance(cells, states, num_steps=_STEPS):
   new, reports = [None] * len(cells), [None] * len(cells)
-  for i, state, report in population.advance(
+  for i, state, report in trainings.advance(
     cells, states, num_steps, TRAIN, VALIDATION
   ):
     new[i], reports[i] = state, report
@@ -95,13 +96,13 @@ def _by_member(cells, states):
 
 def _train(recipe, members, executor, chunks=1):
   """By member: the final state, and the report of the last chunk."""
-  cells = population.make_cells(recipe, _PSIS, members, executor)
-  states = population.initial_states(recipe, cells, TRAIN)
+  cells = trainings.make_cells(recipe, _PSIS, members, executor)
+  states = trainings.initial_states(recipe, cells, TRAIN)
   for _ in range(chunks):
     states, reports = _advance(cells, states)
-  reports = [population.Report(*(np.asarray(x) for x in r)) for r in reports]
+  reports = [trainings.Report(*(np.asarray(x) for x in r)) for r in reports]
   told = {
-    m: population.Report(*(x[i] for x in r))
+    m: trainings.Report(*(x[i] for x in r))
     for cell, r in zip(cells, reports, strict=True)
     for i, m in enumerate(cell.members)
   }
@@ -188,8 +189,8 @@ def test_vmapped_is_looped(transform):
 def test_initial_weights_are_the_seeds_whatever_alpha():
   recipe = _recipe()
   members = _members((1.0, 2.0, 3.5), seeds=2)
-  cells = population.make_cells(recipe, _PSIS, members, 'map')
-  states = population.initial_states(recipe, cells, TRAIN)
+  cells = trainings.make_cells(recipe, _PSIS, members, 'map')
+  states = trainings.initial_states(recipe, cells, TRAIN)
   theta = {
     c.members[0]: c.programs.read(s) for c, s in zip(cells, states, strict=True)
   }
@@ -216,8 +217,8 @@ def test_nothing_is_compiled_twice_and_restored_chunks_have_the_same_bits(
     return NET.apply(*args, **kwargs)
 
   recipe = recipe._replace(problem=_problem(NET._replace(apply=apply)))
-  cells = population.make_cells(recipe, _PSIS, _members((2.0,)), executor)
-  states = population.initial_states(recipe, cells, TRAIN)
+  cells = trainings.make_cells(recipe, _PSIS, _members((2.0,)), executor)
+  states = trainings.initial_states(recipe, cells, TRAIN)
   states, _ = _advance(cells, states)
   count = len(traces)
   assert count
@@ -278,8 +279,8 @@ def test_one_step_by_hand():
   """Golden: φ after one step of SGD is φ − rate·∂L/∂θ·α|φ|^(α−1)."""
   recipe = _recipe()
   member = _members((3.0,), seeds=1)[0]
-  (cell,) = population.make_cells(recipe, _PSIS, [member], 'map')
-  (state,) = population.initial_states(recipe, [cell], TRAIN)
+  (cell,) = trainings.make_cells(recipe, _PSIS, [member], 'map')
+  (state,) = trainings.initial_states(recipe, [cell], TRAIN)
   ((new,), _) = _advance([cell], [state], num_steps=1)
   key = jax.random.key(member.seed)
   rows = batches.batch_indices(jax.random.fold_in(key, 1), 0, 1, 40, 8)[0]
@@ -309,7 +310,7 @@ def test_auto_is_map_on_cpu(monkeypatch):
 
 
 def test_static_alphas_share_programs_by_transform_and_alpha():
-  cells = population.make_cells(
+  cells = trainings.make_cells(
     _recipe(), _PSIS, _members((1.0, 2.0), seeds=3), 'map'
   )
   assert len(cells) == 6
@@ -333,7 +334,7 @@ _SHARDED = """
   import jax
   from tests.experiments.engine import test_population as t
   from tests import tiny
-  from experiments.engine import population
+  from experiments.engine import trainings
   from powerprop import train
 
   devices = jax.local_devices()
@@ -342,10 +343,10 @@ _SHARDED = """
   single = training = None
   for seeds in (4, 3):  # fills the devices, and does not
     members = t._members((1.0, 2.5), seeds)
-    (cell,) = population.make_cells(recipe, t._PSIS, members, 'vmap')
+    (cell,) = trainings.make_cells(recipe, t._PSIS, members, 'vmap')
     training = training or cell.programs  # is traced once
     cells = [cell._replace(programs=training)]
-    states = population.initial_states(recipe, cells, t.TRAIN)
+    states = trainings.initial_states(recipe, cells, t.TRAIN)
     sharded, reports = t._advance(cells, states)
     leaf = sharded[0].phi['output']['w']
     assert len(leaf.sharding.device_set) == 8 and leaf.shape[0] % 8 == 0
@@ -354,9 +355,9 @@ _SHARDED = """
 
     if single is None:
       jax.local_devices = lambda: devices[:1]
-      (cell,) = population.make_cells(recipe, t._PSIS, members, 'vmap')
+      (cell,) = trainings.make_cells(recipe, t._PSIS, members, 'vmap')
       alone = [cell._replace(programs=training)]
-      states = population.initial_states(recipe, alone, t.TRAIN)
+      states = trainings.initial_states(recipe, alone, t.TRAIN)
       assert len(states[0].phi['output']['w'].sharding.device_set) == 1
       states, _ = t._advance(alone, states)
       assert len(states[0].phi['output']['w'].sharding.device_set) == 1

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.engine import population
 from experiments.engine import runs
+from experiments.engine import trainings
 from experiments.report import files
 from tests import forks
 from tests import tiny
@@ -34,7 +34,7 @@ def numbers(results):
 @contextlib.contextmanager
 def during_chunk(chunk, act):
   """Calls act() while a run does its chunk of that number, from 1."""
-  real, calls = population.advance, 0
+  real, calls = trainings.advance, 0
 
   def advance(*args):
     nonlocal calls
@@ -44,11 +44,11 @@ def during_chunk(chunk, act):
         act()
       yield one
 
-  population.advance = advance
+  trainings.advance = advance
   try:
     yield
   finally:
-    population.advance = real
+    trainings.advance = real
 
 
 def stopped_and_resumed(workdir, chunk, signum=signal.SIGTERM, **fields):

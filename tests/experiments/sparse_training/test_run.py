@@ -18,6 +18,7 @@ from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import settings
+from experiments.engine import trainings
 from experiments.report import files
 from experiments.report import weights
 from experiments.sparse_training import plan as sparse_plan
@@ -161,9 +162,9 @@ def test_one_shot_is_the_dense_net_pruned_by_hand(whole):
   members = sparse_training.make_members(s, [])
   assert len(members) == 4  # dense and one_shot share their trainings
   psis = making.psis(s.training.transforms, s.training.transform_kwargs)
-  (cell,) = population.make_cells(recipe, psis, members, 'vmap')
+  (cell,) = trainings.make_cells(recipe, psis, members, 'vmap')
   split = data.load('digits')
-  (state,) = population.initial_states(recipe, [cell], split.train)
+  (state,) = trainings.initial_states(recipe, [cell], split.train)
   for start in range(0, 40, 10):
     state, _ = cell.programs.chunk(state, cell.hyper, split.train, start, 10)
   by_name = {

@@ -13,6 +13,7 @@ from experiments import data
 from experiments.engine import classification
 from experiments.engine import networks
 from experiments.engine import population
+from experiments.engine import trainings
 from experiments.sparse_training import settings as sparse_settings
 from experiments.sparse_training.settings import Variant
 from powerprop import batches
@@ -153,7 +154,7 @@ class _Lived(NamedTuple):
   """
 
   states: list[Any]
-  reports: list[population.Report]
+  reports: list[trainings.Report]
 
 
 @functools.cache
@@ -171,7 +172,7 @@ def _population(name, executor, chunks):
 
   recipe = _recipe(problem=_problem(NET._replace(apply=apply)))
   psis = {'powerprop': Psi(None)}
-  cells = population.make_cells(
+  cells = trainings.make_cells(
     recipe, psis, members, executor, {variant: _method(name)}
   )
   states = []
@@ -193,14 +194,14 @@ def _population(name, executor, chunks):
   note()
   traced = []
   for _ in range(chunks):
-    for i, state, report in population.advance(
+    for i, state, report in trainings.advance(
       cells, list(states), _STEPS // chunks, TRAIN, VALIDATION
     ):
       states[i] = state
       for m, told in zip(
         cells[i].members, zip(*report, strict=True), strict=True
       ):
-        lived[m].reports.append(population.Report(*told))
+        lived[m].reports.append(trainings.Report(*told))
     note()
     traced.append(len(traces))
   assert list(lived) == members
