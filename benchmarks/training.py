@@ -222,9 +222,8 @@ def step(
     for label, source in sources.items():
       say(f'compiling {name}, {label}')
       programs[label], counts[label] = _compiled(source, split, steps)
-    weights = sum(
-      x.size for x in trees.weights(train.initial_theta(recipe, 0)[0]).values()
-    )
+    theta, _ = jax.eval_shape(functools.partial(train.initial_theta, recipe), 0)
+    weights = sum(x.size for x in trees.weights(theta).values())
 
     def more(what, label, counts=counts, weights=weights):
       extra = counts[label].get(what, 0) - counts['dense'].get(what, 0)
