@@ -24,7 +24,7 @@ from powerprop.lifetime import Life
 from powerprop.types import Method, Params
 
 
-class Variant(NamedTuple):
+class Way(NamedTuple):
   """What tells sequences apart, beside transform, α, learning rate and seed.
 
   Attributes:
@@ -38,7 +38,7 @@ class Variant(NamedTuple):
   search: bool = False
 
 
-class Plan(NamedTuple):
+class Course(NamedTuple):
   """What all members of a method share.
 
   Attributes:
@@ -66,7 +66,9 @@ class Plan(NamedTuple):
   layer_sizes: tuple[int, ...]
 
 
-def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
+def make_plan(
+  s: ContinualSettings, name: str, sequence: data.Sequence
+) -> Course:
   """Builds a method with all that its members share.
 
   Args:
@@ -124,7 +126,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   retrain = 0
   if method.continual.retraining is not None:
     retrain = continual_settings.steps(mine, sequence, mine.retrain_epochs)
-  return Plan(
+  return Course(
     settings=mine,
     recipe=recipe,
     method=method,
@@ -138,7 +140,7 @@ def make_plan(s: ContinualSettings, name: str, sequence: data.Sequence) -> Plan:
   )
 
 
-def forgetting(plans: Mapping[str, Plan]) -> list[str]:
+def forgetting(plans: Mapping[str, Course]) -> list[str]:
   """Methods with masks of tasks, whose options let these be forgotten."""
   return [
     name
@@ -156,7 +158,7 @@ class Key(NamedTuple):
   learning_rate: float
 
 
-def keys(s: ContinualSettings, plans: Mapping[str, Plan]) -> list[Key]:
+def keys(s: ContinualSettings, plans: Mapping[str, Course]) -> list[Key]:
   """Method × transform × learning rate × α, as the settings have them.
 
   α = 1 is the same for every transform, and is under the first alone.
@@ -174,7 +176,7 @@ def keys(s: ContinualSettings, plans: Mapping[str, Plan]) -> list[Key]:
 
 def make_members(
   s: ContinualSettings,
-  plans: Mapping[str, Plan],
+  plans: Mapping[str, Course],
   coefficients: Mapping[Key, tuple[float, ...]],
   search: bool,
 ) -> list[Member]:
@@ -195,7 +197,7 @@ def make_members(
       key.alpha,
       key.learning_rate,
       seed,
-      Variant(key.method, c, search),
+      Way(key.method, c, search),
     )
     for key, several in coefficients.items()
     for c, seed in itertools.product(
@@ -208,7 +210,7 @@ def make_members(
 
 
 def make_cells(
-  plans: Mapping[str, Plan],
+  plans: Mapping[str, Course],
   members: list[Member],
   executor: str,
   tasks: int,
@@ -247,7 +249,7 @@ def make_cells(
   return out
 
 
-def make_life(plan: Plan, transform: str, alpha: float | None) -> Life:
+def make_life(plan: Course, transform: str, alpha: float | None) -> Life:
   """The functions of one member, not jitted.
 
   Args:

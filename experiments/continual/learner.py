@@ -23,7 +23,7 @@ from powerprop import trees
 from powerprop.types import Score, TrainState
 
 
-class Tasks(NamedTuple):
+class Lessons(NamedTuple):
   """What the cells of a run learn from.
 
   Attributes:
@@ -37,12 +37,12 @@ class Tasks(NamedTuple):
   folder: pathlib.Path
 
 
-def live(cell: Cell, tasks: Tasks, world: host.World) -> records.Lived:
+def live(cell: Cell, lessons: Lessons, world: host.World) -> records.Lived:
   """One cell's whole sequence, from its last checkpoint if there is one.
 
   Args:
     cell: of `cells.make_cells`.
-    tasks: that it learns.
+    lessons: that it learns from.
     world: of the run.
 
   Returns:
@@ -52,12 +52,12 @@ def live(cell: Cell, tasks: Tasks, world: host.World) -> records.Lived:
     runs.Interrupted: if a signal came; the state is saved.
     runs.RunError: if a task's file is missing or damaged.
   """
-  folder = tasks.folder / cell.name
+  folder = lessons.folder / cell.name
   if (lived := records.read_lived(folder, cell.name)) is not None:
     world.progress.skip(cell.plan.num_tasks)
     world.clock.after(lived.wall_seconds)
     return lived
-  return Learner(cell, tasks, world).live()
+  return Learner(cell, lessons, world).live()
 
 
 class Learner:
@@ -70,22 +70,22 @@ class Learner:
     log: of what is known of them.
   """
 
-  def __init__(self, cell: Cell, tasks: Tasks, world: host.World):
+  def __init__(self, cell: Cell, lessons: Lessons, world: host.World):
     """From the cell's last checkpoint, if there is one."""
     self.cell, self.world = cell, world
-    self._splits = tasks.splits
+    self._splits = lessons.splits
     self._plan = cell.plan
     self._s = self._plan.settings
     self._search = cell.members[0].variant.search
-    tables = tasks.sequence.tables
+    tables = lessons.sequence.tables
     self.tables = jax.jit(jax.vmap(tables) if cell.stacked else tables)(
       cell.hyper.seed
     )
-    self.log = log.Log(cell, tasks.sequence)
+    self.log = log.Log(cell, lessons.sequence)
     state = cell.programs.start(cell.hyper, self.source(0))
     self.life = host.Host(
       world,
-      tasks.folder / cell.name,
+      lessons.folder / cell.name,
       state,
       self._s.training,
       self.log.to_json,

@@ -44,7 +44,7 @@ _NEW, _REUSED = '#555555', '#bdbdbd'
 _LINES: Sequence[Any] = ('-', '-.', ':', (0, (5, 1, 1, 1, 1, 1)))
 
 
-class Look(NamedTuple):
+class LineLook(NamedTuple):
   """How a line is drawn."""
 
   colour: Any
@@ -52,7 +52,7 @@ class Look(NamedTuple):
   line: Any
 
 
-def looks_of(keys: Sequence[Key]) -> dict[Key, Look]:
+def looks_of(keys: Sequence[Key]) -> dict[Key, LineLook]:
   """How each line of a run is drawn.
 
   Colours and markers stand for methods; α has a style of line, and the larger
@@ -74,7 +74,7 @@ def looks_of(keys: Sequence[Key]) -> dict[Key, Look]:
     elif len(same) > 1:
       share = same.index(key[2]) / (len(same) - 1)
       colour = _lighter(colour, 0.65 * (1 - share))
-    looks[key] = Look(colour, marks[key[0]].marker, line)
+    looks[key] = LineLook(colour, marks[key[0]].marker, line)
   return looks
 
 
@@ -91,7 +91,7 @@ def label_of(key: Key, keys: Iterable[Key], labels: Mapping[str, str]) -> str:
 
 def handles_of(
   keys: Iterable[Key],
-  looks: Mapping[Key, Look],
+  looks: Mapping[Key, LineLook],
   labels: Mapping[str, str],
   together: Iterable[Sequence[Key]] = (),
 ) -> list[Line2D]:
@@ -164,7 +164,7 @@ def ends_of(values: np.ndarray) -> np.ndarray:
   return values[:, np.flatnonzero(np.isfinite(values).all(axis=0))[-1]]
 
 
-def draw_course(axes: Axes, values: np.ndarray, look: Look) -> None:
+def draw_course(axes: Axes, values: np.ndarray, look: LineLook) -> None:
   """The mean of the seeds over the number of tasks, with a band of ± one std.
 
   Args:

@@ -26,7 +26,7 @@ from experiments.continual import panels as continual_panels
 from experiments.continual.analysis import title
 from experiments.continual.panels import Group
 from experiments.continual.panels import Key
-from experiments.continual.panels import Look
+from experiments.continual.panels import LineLook
 from experiments.report import files
 from experiments.report import published
 from experiments.report import statistics
@@ -56,7 +56,7 @@ def average_accuracy(results: Mapping[str, Any], records: Records) -> Figure:
     they are more than can be read, a row for each method of where they end.
   """
   groups = continual_analysis.shown(results['rows'])
-  there: list[published.Learned] = []
+  there: list[published.Average] = []
   mnist = results.get('dataset') == 'mnist'
   if mnist and results.get('sequence') == 'permuted':
     methods = {key[0] for key in groups}
@@ -82,7 +82,7 @@ def average_accuracy(results: Mapping[str, Any], records: Records) -> Figure:
 @style.paper()
 def used_weights(
   groups: Mapping[Key, Group],
-  looks: Mapping[Key, Look],
+  looks: Mapping[Key, LineLook],
   labels: Mapping[str, str] = NO_LABELS,
 ) -> Figure:
   """Share of the weights in use, over the number of tasks (Figure 4, right).
@@ -312,10 +312,10 @@ def _last(groups: Mapping[Key, Group]) -> int:
 def _lines(
   groups: Mapping[Key, Group],
   courses: Mapping[Key, np.ndarray],
-  looks: Mapping[Key, Look],
+  looks: Mapping[Key, LineLook],
   label: str,
   labels: Mapping[str, str],
-  numbers: Sequence[published.Learned] = (),
+  numbers: Sequence[published.Average] = (),
   fewer: bool = False,
 ) -> Figure:
   """A figure of one panel: courses over the tasks, or where they end.
@@ -366,7 +366,7 @@ def _lines(
 
 
 def _mark(
-  axes: Axes, line: published.Learned, place: int, labels: Mapping[str, str]
+  axes: Axes, line: published.Average, place: int, labels: Mapping[str, str]
 ) -> Line2D:
   """A ring, or the like, where a published number is; what a legend says."""
   look: dict[str, Any] = {

@@ -22,8 +22,8 @@ from experiments.continual import cells as continual_cells
 from experiments.continual import records as continual_records
 from experiments.continual import settings as continual_settings
 from experiments.continual.learner import Learner
+from experiments.continual.learner import Lessons
 from experiments.continual.learner import live
-from experiments.continual.learner import Tasks
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import estimates
 from experiments.engine import fit
@@ -76,7 +76,7 @@ def run(
   ):
     # From here on the folder belongs to its config: see `folder.open_folder`.
     (workdir / 'metrics.jsonl').touch()
-    tasks = Tasks(sequence, splits, workdir / 'cells')
+    lessons = Lessons(sequence, splits, workdir / 'cells')
     prepared = time.monotonic() - begun
     world = host.World(signals, host.Clock())
     keys = continual_cells.keys(s, plans)
@@ -88,7 +88,7 @@ def run(
     )
     search = _live_all(
       cells_of(members=candidates, tasks=s.search_tasks),
-      tasks,
+      lessons,
       world,
       'searching',
     )
@@ -100,7 +100,7 @@ def run(
     }
     members = continual_cells.make_members(s, plans, chosen, False)
     cells = cells_of(members=members, tasks=sequence.num_tasks)
-    lives = _live_all(cells, tasks, world, 'learning')
+    lives = _live_all(cells, lessons, world, 'learning')
     spent = world.clock.seconds()
     rows = [r for lived in lives for r in lived.rows]
     if not rows:
@@ -279,11 +279,11 @@ def weights(
     s.training.executor,
     sequence.num_tasks,
   )
-  tasks = Tasks(sequence, splits, workdir / 'cells')
+  lessons = Lessons(sequence, splits, workdir / 'cells')
   for cell in cells:
     names = [m.name for m in cell.members]
     if name in names:
-      learner = Learner(cell, tasks, host.World([], host.Clock()))
+      learner = Learner(cell, lessons, host.World([], host.Clock()))
       learner.life.close()
       return learner.weights(names.index(name), task)
   raise runs.RunError(
@@ -292,11 +292,11 @@ def weights(
 
 
 def _live_all(
-  cells: list[Cell], tasks: Tasks, world: host.World, what: str
+  cells: list[Cell], lessons: Lessons, world: host.World, what: str
 ) -> list[continual_records.Lived]:
   """Lives all cells, each from where it was."""
   return host.side_by_side(
-    [functools.partial(live, cell, tasks) for cell in cells],
+    [functools.partial(live, cell, lessons) for cell in cells],
     world,
     what,
     sum(c.plan.num_tasks for c in cells),

@@ -66,7 +66,7 @@ class Published(NamedTuple):
   powerprop: Mapping[float, Number] = MappingProxyType({})
 
 
-class Learned(NamedTuple):
+class Average(NamedTuple):
   """A published average accuracy on permuted MNIST, one output layer for all.
 
   Attributes:
@@ -212,8 +212,8 @@ ROWS: tuple[Published, ...] = (
 
 FIGURE4 = 'Powerpropagation, section 6.3.1'
 _CLNP = 'CLNP, Table 1'
-PERMUTED_MNIST: tuple[Learned, ...] = (
-  Learned(
+PERMUTED_MNIST: tuple[Average, ...] = (
+  Average(
     'efficient_packnet',
     300,
     Number(86),
@@ -221,8 +221,8 @@ PERMUTED_MNIST: tuple[Learned, ...] = (
     FIGURE4,
     True,
   ),
-  Learned('online_laplace', 51, Number(85.61), '', FIGURE4),
-  Learned('ewc', 10, Number(97.0), 'two layers of 2,000', _CLNP),
-  Learned('si', 10, Number(97.2), 'an output layer for each task', _CLNP),
-  Learned('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),
+  Average('online_laplace', 51, Number(85.61), '', FIGURE4),
+  Average('ewc', 10, Number(97.0), 'two layers of 2,000', _CLNP),
+  Average('si', 10, Number(97.2), 'an output layer for each task', _CLNP),
+  Average('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),
 )

@@ -162,7 +162,7 @@ def vcl(
   Reference: Nguyen et al., Variational continual learning, ICLR 2018,
     eq. (1)-(4) and algorithm 1.
   """
-  plan = Plan(
+  setup = Setup(
     tasks,
     initial_std,
     prior_std,
@@ -170,23 +170,23 @@ def vcl(
     coreset_steps,
     coreset_learning_rate,
   )
-  _check(plan)
-  plan = plan._replace(share=min(coreset, tasks.num_train))
-  of_plan = lambda fn: functools.partial(fn, plan)
+  _check(setup)
+  setup = setup._replace(share=min(coreset, tasks.num_train))
+  bound = lambda fn: functools.partial(fn, setup)
   return sequential.method(
-    of_plan(init),
+    bound(init),
     weights=weights,
     gradients=gradients,
     constrain=constrain,
-    penalty=Penalty(of_plan(penalty)),
-    track=of_plan(track),
-    end_task=of_plan(end_task),
+    penalty=Penalty(bound(penalty)),
+    track=bound(track),
+    end_task=bound(end_task),
     expected=lambda theta, state: theta['mean'],
     predict=lambda theta, record: theta.get('refined', theta['mean']),
   )
 
 
-class Plan(NamedTuple):
+class Setup(NamedTuple):
   """What `vcl` is told.
 
   Attributes:
@@ -206,43 +206,43 @@ class Plan(NamedTuple):
   learning_rate: float
 
 
-def _check(plan: Plan) -> None:
+def _check(setup: Setup) -> None:
   """Raises ValueError if a value is out of range."""
   for name, value in (
-    ('initial_std', plan.initial_std),
-    ('prior_std', plan.prior_std),
-    ('coreset_learning_rate', plan.learning_rate),
+    ('initial_std', setup.initial_std),
+    ('prior_std', setup.prior_std),
+    ('coreset_learning_rate', setup.learning_rate),
   ):
     if not 0 < value < np.inf:
       raise ValueError(f'{name} is {value} but must be finite and above 0')
   for name, value, least in (
-    ('coreset', plan.share, 0),
-    ('coreset_steps', plan.steps, 1),
+    ('coreset', setup.share, 0),
+    ('coreset_steps', setup.steps, 1),
   ):
     if value < least:
       raise ValueError(f'{name} is {value} but must be at least {least}')
 
 
 def init(
-  plan: Plan, key: jax.Array, phi: Params, psi: Psi, gradient: Any
+  setup: Setup, key: jax.Array, phi: Params, psi: Psi, gradient: Any
 ) -> tuple[Params, State]:
   """φ with a spread, and with a copy to refine where there are coresets."""
   del psi, gradient
-  log_std = float(np.log(plan.initial_std))
+  log_std = float(np.log(setup.initial_std))
   new = {
     'mean': phi,
     'spread': jax.tree.map(lambda x: {'var': jnp.full_like(x, log_std)}, phi),
   }
-  if plan.share:
+  if setup.share:
     new['refined'] = trees.copied(phi)
   constant = lambda value: jax.tree.map(lambda x: jnp.full_like(x, value), phi)
-  tasks = plan.tasks
+  tasks = setup.tasks
   state = State(
     key=jnp.copy(jax.random.key_data(key)),
     draws=jnp.zeros((), jnp.int32),
-    prior=Gaussian(constant(0.0), constant(float(np.log(plan.prior_std)))),
+    prior=Gaussian(constant(0.0), constant(float(np.log(setup.prior_std)))),
     seen=jnp.full(_outputs(tasks), not tasks.heads),
-    coreset=replay.empty(tasks, plan.share) if plan.share else (),
+    coreset=replay.empty(tasks, setup.share) if setup.share else (),
   )
   return new, state
 
@@ -294,52 +294,52 @@ def counted(tasks: sequential.Tasks, like: Params, seen: jax.Array) -> Params:
   )
 
 
-def penalty(plan: Plan, theta: Params, state: State) -> jax.Array:
+def penalty(setup: Setup, theta: Params, state: State) -> jax.Array:
   """KL / N."""
   q = posterior(theta)
-  kl = divergence(q, state.prior, counted(plan.tasks, q.mean, state.seen))
-  return kl / plan.tasks.num_train
+  kl = divergence(q, state.prior, counted(setup.tasks, q.mean, state.seen))
+  return kl / setup.tasks.num_train
 
 
 def track(
-  plan: Plan, dense: Updates, before: Params, after: Params, state: State
+  setup: Setup, dense: Updates, before: Params, after: Params, state: State
 ) -> State:
   """Counts the draw, and the outputs that have had a gradient."""
   del before, after
   seen = state.seen
-  heads = trees.weights(dense, lambda path, _: path in plan.tasks.heads)
+  heads = trees.weights(dense, lambda path, _: path in setup.tasks.heads)
   for x in heads.values():
     seen = seen | jnp.any(x != 0, axis=tuple(range(x.ndim - 1)))
   return state._replace(draws=state.draws + 1, seen=seen)
 
 
 def end_task(
-  plan: Plan, ending: Ending, phi: Params, state: State
+  setup: Setup, ending: Ending, phi: Params, state: State
 ) -> tuple[Params, State, dict[str, jax.Array]]:
   """The posterior becomes the prior; a copy of it is refined on coresets."""
-  tasks = plan.tasks
+  tasks = setup.tasks
   q = posterior(ending.psi.to_theta(phi))
   choose = lambda new, old: jax.tree.map(
     jnp.where, counted(tasks, new, state.seen), new, old
   )
   state = state._replace(prior=Gaussian(*map(choose, q, state.prior)))
-  if plan.share:
+  if setup.share:
     store_key, refine_key = jax.random.split(ending.key)
     kept = replay.store(state.coreset, tasks, ending, store_key)
     state = state._replace(coreset=kept)
-    mean = refined(plan, ending, q, state, refine_key)
+    mean = refined(setup, ending, q, state, refine_key)
     # Named as in φ, for Ψ's `where`.
     phi = phi | ending.psi.to_phi({'refined': mean})
   return phi, state, {}
 
 
 def refined(
-  plan: Plan, ending: Ending, q: Gaussian, state: State, key: jax.Array
+  setup: Setup, ending: Ending, q: Gaussian, state: State, key: jax.Array
 ) -> Params:
   """The mean of a copy of q that was trained on the coresets.
 
   Args:
-    plan: of `vcl`.
+    setup: of `vcl`.
     ending: of the task.
     q: where the copy starts, and its prior.
     state: with the coresets of all tasks so far.
@@ -348,8 +348,8 @@ def refined(
   Returns:
     A tree like q's mean, in its dtypes.
   """
-  tasks = plan.tasks
-  optimiser = optax.adam(plan.learning_rate)
+  tasks = setup.tasks
+  optimiser = optax.adam(setup.learning_rate)
   dtypes = jax.tree.map(lambda x: x.dtype, q.mean)
   q = jax.tree.map(trees.wide, q)  # Adam's ε is zero in half precision
   count = counted(tasks, q.mean, state.seen)
@@ -366,6 +366,6 @@ def refined(
     updates, opt = optimiser.update(jax.grad(loss)(copy, key), opt)
     return (optax.apply_updates(copy, updates), opt), None
 
-  keys = jax.random.split(key, plan.steps)
+  keys = jax.random.split(key, setup.steps)
   (copy, _), _ = jax.lax.scan(step, (q, optimiser.init(q)), keys)
   return jax.tree.map(lambda x, d: x.astype(d), copy.mean, dtypes)

@@ -228,8 +228,8 @@ def _restored(folder, method):
     name: jax.tree.map(jax.numpy.asarray, getattr(sequence.dataset, name))
     for name in data.SPLITS
   }
-  tasks = learner.Tasks(sequence, splits, folder)
-  found = learner.Learner(cell, tasks, host.World([], host.Clock()))
+  lessons = learner.Lessons(sequence, splits, folder)
+  found = learner.Learner(cell, lessons, host.World([], host.Clock()))
   found.life.close()
   return found
 
