@@ -62,6 +62,22 @@ def _in_a_callback(act):
   gc.collect()
 
 
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_has_saved(main, monkeypatch, capfd, tmp_path, signum):
+  statuses = []
+  monkeypatch.setattr(os, '_exit', statuses.append)
+
+  def experiment(*_):
+    raise runs.Interrupted(signum)
+
+  main(experiment)
+  assert statuses == [128 + signum]
+  assert capfd.readouterr().err.strip() == (
+    f'Stopped by {signum.name}; everything is saved in {tmp_path}/run: start'
+    ' the same command again to go on.'
+  )
+
+
 def test_a_signal_in_training_says_so_at_once(capfd):
   with runs.stop_signals() as signals:
     os.kill(os.getpid(), signal.SIGINT)
