@@ -449,9 +449,9 @@ def test_select_against_sorts(name, kind):
   target = _TARGETS[name]
   scores = _scores(target, kind)
   one, several = _programs(name)
-  every = several(scores, np.array(_SHARES, np.float32))
+  every = jax.device_get(several(scores, np.array(_SHARES, np.float32)))
   for i, share in enumerate(_SHARES):
-    masks = one(scores, share)
+    masks = jax.device_get(one(scores, share))
     assert set(masks) == set(target.shapes)
     for n, mask in masks.items():
       np.testing.assert_array_equal(every[n][i], mask)
@@ -520,17 +520,17 @@ def test_masks_shrink_as_the_share_grows(name):
     scores = _scores(target, kind)
     last = {n: np.ones(s, bool) for n, s in target.shapes.items()}
     for share in np.linspace(0, 1, 9):
-      masks = _programs(name)[0](scores, share)
+      masks = jax.device_get(_programs(name)[0](scores, share))
       for n, mask in masks.items():
         assert not np.any(mask & ~last[n])
-      last = jax.tree.map(np.asarray, masks)
+      last = masks
 
 
 def test_vmapped_over_scores_is_looped():
   one, _ = _programs('patterns')
   several = [_scores(_TARGETS['patterns'], 'ties', seed) for seed in range(3)]
   stacked = jax.tree.map(lambda *x: np.stack(x), *several)
-  masks = jax.jit(jax.vmap(one, (0, None)))(stacked, 0.8)
+  masks = jax.device_get(jax.jit(jax.vmap(one, (0, None)))(stacked, 0.8))
   for i, scores in enumerate(several):
     wanted = one(scores, 0.8)
     jax.tree.map(
