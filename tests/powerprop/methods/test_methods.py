@@ -133,16 +133,41 @@ def _begin(training, alpha, seed=0):
   return jax.jit(training.begin)(_hyper(alpha, seed), TRAIN, *_theta())
 
 
-def _trained(method, alpha, recipe=None):
-  """The state after the last step, all in one program; α is static."""
-  recipe = recipe or _recipe()
-  training = train.make_training(recipe, Psi(alpha), method)
+def _trained(method, theta):
+  """(φ, the method's state) after the last step, at α = 2.
 
-  def whole(hyper, split):
-    state = training.init(hyper, split)
-    return training.chunk(state, hyper, split, 0, _STEPS)[0]
+  On gradients drawn at random: a net, and batches of pictures, would take most
+  of the time to compile, and what a method does with them is in the table.
+  """
+  psi = Psi(2.0)
+  tx = psi.optimizer(optax.sgd(0.1))
 
-  return jax.device_get(jax.jit(whole)(_hyper(alpha), TRAIN))
+  def draw(theta, key):
+    leaves, treedef = jax.tree.flatten(theta)
+    keys = jax.random.split(key, len(leaves))
+    draws = [
+      jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, draws)
+
+  def whole(theta):
+    key = jax.random.key(0, impl='rbg')  # which is sooner compiled
+    phi, state = method.init(
+      key, psi.to_phi(theta), psi, lambda theta: draw(theta, key)
+    )
+
+    def step(carry, i):
+      now = jax.random.fold_in(key, i)
+      event = steps_lib.make_event(tx, now, i, psi, draw(carry[0], now))
+      theta = psi.to_theta(carry[0])
+      return steps_lib.take_step(method, tx, event, theta, carry)[0], None
+
+    (phi, _, state), _ = jax.lax.scan(
+      step, (phi, tx.init(phi), state), jnp.arange(_STEPS, dtype=jnp.int32)
+    )
+    return phi, state
+
+  return jax.device_get(jax.jit(whole)(theta))
 
 
 class _Lived(NamedTuple):
@@ -667,8 +692,8 @@ def test_iterative_prunes_the_smallest_and_only_more():
 )
 def test_schedule_and_criterion_are_chosen_apart(schedule, criterion):
   method = _method('iterative', schedule=schedule, criterion=criterion)
-  state = _trained(method, 2.0)
-  kept = {n: int(np.sum(m)) for n, m in state.method.items()}
+  _, masks = _trained(method, _theta()[0])
+  kept = {n: int(np.sum(m)) for n, m in masks.items()}
   assert kept == _target().kept
 
 
@@ -798,14 +823,18 @@ _PATTERNS = {
 )
 def test_methods_keep_patterns(name):
   """A layer of each; a density that every pattern can have."""
-  net = networks.mlp(10, hidden=(16, 8, 8))
-  recipe = _recipe(problem=_problem(net), layer_flops={})
-  shapes = jax.eval_shape(functools.partial(train.initial_theta, recipe), 0)[0]
-  target = methods.make_target(shapes, 0.5, 'uniform', patterns=_PATTERNS)
+  rng = np.random.default_rng(0)
+  theta = {
+    layer: {'w': rng.normal(size=shape).astype(np.float32)}
+    for layer, shape in zip(
+      [*_PATTERNS, 'output'], [(36, 16), (16, 8), (8, 8), (8, 10)], strict=True
+    )
+  }
+  target = methods.make_target(theta, 0.5, 'uniform', patterns=_PATTERNS)
   options = {'backward_density': 1.0} if name == 'top_kast' else {}
   method = _method(name, target, **options)
-  state = _trained(method, 2.0, recipe)
-  masks = method.masks(state.method).forward
+  _, state = _trained(method, theta)
+  masks = method.masks(state).forward
   for layer, pattern in _PATTERNS.items():
     mask = np.asarray(masks[f'{layer}/w'])
     assert mask.sum() == target.kept[f'{layer}/w'] == mask.size / 2
@@ -856,11 +885,11 @@ def test_bad_options_are_named(name, options, match):
 def test_global_pruning_is_exact_in_total():
   target = _target('global')
   method = _method('iterative', target)
-  state = _trained(method, 2.0)
-  sizes = sum(m.size for m in state.method.values())
-  assert _count(state.method) == round(_DENSITY * sizes)
-  phi = _weights(reparam.to_theta(state.phi, 2.0))
-  kept = np.concatenate([np.abs(phi[n][m]) for n, m in state.method.items()])
+  phi, masks = _trained(method, _theta()[0])
+  sizes = sum(m.size for m in masks.values())
+  assert _count(masks) == round(_DENSITY * sizes)
+  phi = _weights(reparam.to_theta(phi, 2.0))
+  kept = np.concatenate([np.abs(phi[n][m]) for n, m in masks.items()])
   assert kept.size == round(_DENSITY * sizes)
 
 

@@ -514,7 +514,7 @@ def test_a_lottery_in_a_loop_that_donates():
   def step(phi, opt, state):
     dense = jax.tree.map(jnp.ones_like, phi)
     event = steps_lib.make_event(
-      tx, jax.random.key(0), jnp.int32(0), 1.0, dense
+      tx, jax.random.key(0), jnp.int32(0), Psi(1.0), dense
     )
     carry = phi, opt, state
     return steps_lib.take_step(method, tx, event, phi, carry)[0]
