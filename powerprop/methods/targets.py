@@ -130,14 +130,14 @@ def make_target(
   leaves = trees.weights(params, where)
   every = {n: tuple(jnp.shape(x)) for n, x in leaves.items()}
   shapes = _governed(leaves, every, exclude)
-  own = _matches('layer_densities', layer_densities or {}, shapes)
+  own = matches('layer_densities', layer_densities or {}, shapes)
   for regex, value in (layer_densities or {}).items():
     trees.check_density(f'layer_densities[{regex!r}]', value)
-  asked = _matches('patterns', patterns or {}, shapes)
+  asked = matches('patterns', patterns or {}, shapes)
   kinds = {
     name: patterns_lib.parse(asked.get(name, 'unstructured')) for name in shapes
   }
-  told = _matches('axes', axes or {}, every)
+  told = matches('axes', axes or {}, every)
   places = {
     name: patterns_lib.find_axes(name, shape, told.get(name))
     for name, shape in every.items()
@@ -178,7 +178,7 @@ def _governed(
 ) -> dict[str, Shape]:
   """The layers that are to be made sparse, checked."""
   exclude = (exclude,) if isinstance(exclude, str) else exclude
-  out = _matches('exclude', dict.fromkeys(exclude), shapes)
+  out = matches('exclude', dict.fromkeys(exclude), shapes)
   left = {name: shape for name, shape in shapes.items() if name not in out}
   if not left:
     raise ValueError(
@@ -195,10 +195,22 @@ def _governed(
   return left
 
 
-def _matches(
+def matches(
   what: str, rules: Mapping[str, Any], layers: Iterable[str]
 ) -> dict[str, Any]:
-  """By layer, the value of the first rule that is found in its path."""
+  """By layer, the value of the first rule that is found in its path.
+
+  Args:
+    what: has these rules, for the errors.
+    rules: by regular expression.
+    layers: paths.
+
+  Returns:
+    By path, of the layers in which some rule is found.
+
+  Raises:
+    ValueError: if a rule is no regular expression, or is found nowhere.
+  """
   layers = list(layers)
   out: dict[str, Any] = {}
   for rule, value in rules.items():

@@ -30,6 +30,7 @@ def efficient_packnet(
   reuse: bool = True,
   reinitialise: bool = True,
   biases: str = 'frozen',
+  without: tuple[str, ...] = (),
   curvature_examples: int = 256,
   compare: bool = False,
 ) -> Method:
@@ -64,6 +65,10 @@ def efficient_packnet(
     reinitialise: draw weights in no mask anew before the next task, by the
       net's own law, φ = Ψ⁻¹(θ). Otherwise they go on from what they are.
     biases: of 'frozen', 'per_task', 'free'; see `packing.layout`.
+    without: regular expressions for paths of layers. A new task is trained and
+      ranked without the weights that earlier tasks use there, and none of them
+      is in its mask: ('.',) is without any. Algorithm 1, which is (), computes
+      with all weights: this option is ours.
     curvature_examples: validation examples for h, > 0.
     compare: run the linear search as well and report its rate, `linear_rate`.
 
@@ -79,7 +84,7 @@ def efficient_packnet(
   """
   options = Options(gamma, rates, search, reuse, curvature_examples, compare)
   _check(options)
-  where = packing.layout(tasks, biases)
+  where = packing.layout(tasks, biases, without)
   counts_of(rates, where.size)
   return packing.method(
     where,
@@ -141,12 +146,15 @@ class Ranking(NamedTuple):
   Attributes:
     ranks: float [n]: the largest come first.
     used: bool [n], the weights in some earlier task's mask.
-    spare: int32, how many are not.
+    left_out: bool [n], those of them that are in no mask of a new task; None
+      where all may be.
+    spare: int32, how many are ranked.
     reuse: whether those in use are ranked too; else they are in every mask.
   """
 
   ranks: jax.Array
   used: jax.Array
+  left_out: jax.Array | None
   spare: jax.Array
   reuse: bool
 
@@ -158,21 +166,34 @@ def rank(
   state: packing.Packing,
   reuse: bool,
 ) -> Ranking:
-  """Ranks the weights by |φ|; those in use have rank 0 unless reused."""
+  """Ranks the weights by |φ|; of those in use, what is not reused has 0."""
   stored = masked.in_phi(packing.governed(where, phi), psi)
   magnitudes = jnp.abs(packing.flat(stored))
-  used = packing.flat(state.used)
-  ranks = magnitudes if reuse else jnp.where(used, 0, magnitudes)
-  return Ranking(ranks, used, jnp.sum(~used, dtype=jnp.int32), reuse)
+  used, left_out = packing.flat(state.used), None
+  if where.without:
+    nothing = {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
+    left_out = packing.flat(nothing | {n: state.used[n] for n in where.without})
+  unranked = left_out if reuse else used
+  if unranked is None:
+    return Ranking(magnitudes, used, None, jnp.int32(where.size), reuse)
+  return Ranking(
+    jnp.where(unranked, 0, magnitudes),
+    used,
+    left_out,
+    jnp.sum(~unranked, dtype=jnp.int32),
+    reuse,
+  )
 
 
 def mask_of(ranking: Ranking, count: jax.Array) -> jax.Array:
   """The mask of so many weights, bool [n]; see `efficient_packnet`."""
-  if ranking.reuse:
+  if ranking.reuse and ranking.left_out is None:
     return trees.top_k_masks(ranking.ranks, count)
-  # Free weights at zero tie with those in use: these are in anyway.
-  count = jnp.minimum(count, ranking.spare)
-  return trees.top_k_masks(ranking.ranks, count) | ranking.used
+  # Free weights at zero tie with those that are not ranked: these are in, or
+  # out, anyway.
+  mask = trees.top_k_masks(ranking.ranks, jnp.minimum(count, ranking.spare))
+  mask = mask if ranking.reuse else mask | ranking.used
+  return mask if ranking.left_out is None else mask & ~ranking.left_out
 
 
 def end_task(
@@ -184,7 +205,7 @@ def end_task(
   state: packing.Packing,
 ) -> tuple[Params, packing.Packing, dict[str, jax.Array]]:
   """Finds the task's mask: (φ as it is, the state with the mask, a report)."""
-  theta = ending.psi.to_theta(phi)
+  theta = packing.computing(where, ending.psi.to_theta(phi), state)
   ranking = rank(where, phi, ending.psi, state, options.reuse)
   counts, search = counts_of(options.rates, where.size), options.search
   last = len(counts) - 1

@@ -13,6 +13,7 @@ import numpy as np
 
 from powerprop import trees
 from powerprop.methods import magnitude
+from powerprop.methods import targets
 from powerprop.methods.continual import sequential
 from powerprop.types import Ending, Masks, Method, Params
 
@@ -56,11 +57,14 @@ class Layout(NamedTuple):
     shapes: of the governed weights, by path.
     rest: paths of biases and normalisation parameters outside of heads.
     biases: what becomes of the rest; see `layout`.
+    without: paths of the governed weights that a new task does without where
+      earlier tasks use them.
   """
 
   shapes: dict[str, tuple[int, ...]]
   rest: tuple[str, ...]
   biases: str
+  without: tuple[str, ...] = ()
 
   @property
   def size(self) -> int:
@@ -68,7 +72,9 @@ class Layout(NamedTuple):
     return sum(int(np.prod(s)) for s in self.shapes.values())
 
 
-def layout(tasks: sequential.Tasks, biases: str) -> Layout:
+def layout(
+  tasks: sequential.Tasks, biases: str, without: tuple[str, ...] = ()
+) -> Layout:
   """Sorts a net's leaves.
 
   Weights are governed, but for those of heads: a head's columns belong to one
@@ -80,12 +86,15 @@ def layout(tasks: sequential.Tasks, biases: str) -> Layout:
     biases: 'frozen': learned on the first task, then fixed, as PackNet has it.
       'per_task': every task has its own. 'free': never fixed: then earlier
       tasks are forgotten.
+    without: regular expressions: where one is found in a layer's path, a new
+      task does without earlier tasks' weights of that layer.
 
   Returns:
     A layout.
 
   Raises:
-    ValueError: if `biases` is none of them, or there are no weights.
+    ValueError: if `biases` is none of them, there are no weights, or an
+      expression is found in no layer.
   """
   if biases not in BIASES:
     raise ValueError(
@@ -103,6 +112,7 @@ def layout(tasks: sequential.Tasks, biases: str) -> Layout:
     {n: tuple(x.shape) for n, x in governed.items()},
     tuple(n for n in every if n not in weights and n not in tasks.heads),
     biases,
+    tuple(targets.matches('without', dict.fromkeys(without), governed)),
   )
 
 
@@ -129,12 +139,20 @@ def free(state: Packing) -> Layers:
   return {name: ~x for name, x in state.used.items()}
 
 
+def computing(where: Layout, theta: Params, state: Packing) -> Params:
+  """θ as a new task computes with it while it is learned and ranked."""
+  if not where.without:
+    return theta
+  return magnitude.prune(theta, {n: ~state.used[n] for n in where.without})
+
+
 def method(
   where: Layout, end_task: Any, retrain: bool, reinitialise: bool
 ) -> Method:
   """A method that gives each task a mask, and freezes what is in it.
 
-  While a task is learned the net computes with all weights and free ones move.
+  While a task is learned the net computes with all weights, but for those that
+  it does `without`, and free ones move.
   What the optimiser sees, gradients and params, and what it answers is masked,
   so that neither norms nor moments nor decay know of frozen weights.
 
@@ -164,6 +182,7 @@ def method(
     needs_identity=True,
     zero_forgetting=where.biases != 'free',
     layers={n: int(np.prod(s)) for n, s in where.shapes.items()},
+    weights=functools.partial(computing, where),
     **masked(free),
   )
   if not retrain:

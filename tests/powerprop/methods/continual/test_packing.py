@@ -677,3 +677,76 @@ def test_what_is_out_of_range(options, message):
   if 'biases' in options:
     with pytest.raises(ValueError, match=message):
       methods.packnet(tasks, **options)
+
+
+# Without earlier tasks' weights.
+
+_HIDDEN = next(n for n in _SHAPES if 'hidden' in n)
+
+
+def test_a_new_task_does_without_earlier_weights():
+  """In one layer: it neither computes with them nor has them in its mask."""
+  tasks, now = _after_four(without=('hidden',))
+  used = np.zeros(_SHAPES[_HIDDEN], bool)
+  reused = 0
+  for t, task in enumerate(tasks):
+    mask = _mask(task.record)
+    assert not (mask[_HIDDEN] & used).any()
+    reused += int(task.report['reused_by_layer'].sum())
+    used |= mask[_HIDDEN]
+    assert np.array_equal(_bits(now[t]), _bits(task.logits)), t
+  assert used.any() and reused > 0  # in the other layer
+  # Whatever is there, the training of the next task is the same.
+  task = tasks[1]
+  programs = _programs('efficient_packnet', gamma=0.6, without=('hidden',))
+  there = np.asarray(task.before.method.used[_HIDDEN])
+  layer = _HIDDEN.split('/')[0]
+  phi = {k: dict(v) for k, v in task.before.phi.items()}
+  phi[layer]['w'] = np.where(there, 7.0, phi[layer]['w']).astype(np.float32)
+  hyper = lifetime_tiny.hyper(2.0, rate=0.05)
+  trained, _ = programs.chunk(
+    task.before._replace(phi=phi),
+    hyper,
+    lifetime_tiny.source(1),
+    np.int32(0),
+    3,
+  )
+  moved = _differs(task.trained.phi, trained.phi)
+  np.testing.assert_array_equal(moved.pop(_HIDDEN), there)
+  assert there.any() and not any(x.any() for x in moved.values())
+
+
+@pytest.mark.parametrize('reuse', [True, False])
+def test_a_mask_without_earlier_weights_by_hand(reuse):
+  phi = {
+    'a': {'w': jnp.float32([[-1.0, 3.0], [2.0, 0.5]])},
+    'b': {'w': jnp.float32([[0.7, 4.0]])},
+  }
+  used = {
+    'a/w': jnp.array([[False, True], [False, False]]),
+    'b/w': jnp.array([[True, False]]),
+  }
+  shapes = {'a/w': (2, 2), 'b/w': (1, 2)}
+  where = packing.Layout(shapes, (), 'free', ('a/w',))
+  state = packing.empty(where)._replace(used=used)
+  w = packing.computing(where, phi, state)
+  assert w['a']['w'].tolist() == [[-1, 0], [2, 0.5]]
+  assert w['b']['w'].tolist() == phi['b']['w'].tolist()
+  ranking = efficient.rank(where, phi, Psi(2.0), state, reuse)
+  masks = [
+    efficient.mask_of(ranking, jnp.int32(k)).astype(int).tolist()
+    for k in (2, 6)
+  ]
+  # 4 and 2 are the largest; the 0.7 of b is in if it is not ranked.
+  first = [0, 0, 1, 0, int(not reuse), 1]
+  assert masks == [first, [1, 0, 1, 1, 1, 1]]
+
+
+def test_what_it_does_without_is_named_by_layers():
+  tasks = lifetime_tiny.setup(_epn()).tasks
+  assert packing.layout(tasks, 'free', ('.',)).without == tuple(_SHAPES)
+  assert packing.layout(tasks, 'free').without == ()
+  with pytest.raises(
+    ValueError, match="without has 'hiden', which is found in"
+  ):
+    _epn(without=('hiden',))(tasks)

@@ -1,0 +1,33 @@
+"""Figure 4 to 300 tasks, with an option of ours: without earlier first weights.
+
+EfficientPackNet on 300 tasks of permuted MNIST in the net of
+fig4_permuted_mnist. A new task is trained and ranked without the weights that
+earlier tasks use in the first layer, which to it are noise: not Algorithm 1,
+whose forward pass is dense. One epoch a task and half an epoch under its mask.
+
+  python -m experiments.continual --config=configs/fig4_without.py
+"""
+
+import ml_collections
+
+from configs import fig4_permuted_mnist
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """fig4_permuted_mnist with EfficientPackNet alone, retrained, `without`."""
+  config = fig4_permuted_mnist.get_config()
+  name = 'epn_without'
+  recipe = fig4_permuted_mnist.RETRAINED_RECIPE
+  with config.ignore_type():
+    config.epochs = 1.0
+    config.seeds = 2
+    config.methods = (name,)
+    config.method_kwargs = {
+      name: fig4_permuted_mnist.RETRAINED
+      | {'gamma': 0.9, 'without': ('hidden_0',)}
+    }
+    config.method_training = {
+      name: recipe | {'evaluate_every': 50, 'retrain_epochs': 0.5}
+    }
+    config.labels = {name: 'EfficientPackNet, without earlier first weights'}
+  return config
