@@ -35,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
   # Tracing makes many objects that live long: looking for garbage among them as
   # often as by default takes 6% of the time.
   gc.set_threshold(200_000, 20, 100)
+  # By their number of tests, which is xdist's order, the files of a few long
+  # tests would come last, when there is nothing left for the other processes.
+  config.option.loadscopereorder = False
   if hasattr(config, 'workerinput'):
     return  # a worker, which has it from the process that started it
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
