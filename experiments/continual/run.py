@@ -216,13 +216,13 @@ def _of_cells(
     # The state, that of the task's start, and the next; both of them on disk.
     on_device.append(3 * state_bytes + records)
     on_disk += 2 * 2 * packed + records
-    members = len(set(cell.members))
+    members = population.count([cell])
     mine = (plan.steps + plan.retrain_steps) * cell.plan.num_tasks * members
     steps += mine
     flops += 3.0 * cost * plan.recipe.batch_size * mine
   at_once = sorted(on_device)[-population.workers() :]
   return estimates.Estimate(
-    trainings=sum(len(set(c.members)) for c in cells),
+    trainings=population.count(cells),
     programs=len(known),
     parameters=max(
       sum(x.size for x in jax.tree.leaves(c.plan.shapes)) for c in cells

@@ -141,7 +141,7 @@ def run_population(
     seconds = seconds._replace(
       wall=seconds.wall + time.monotonic() - trained_at
     )
-    steps = s.steps * len({m for c in cells for m in c.members})
+    steps = s.steps * population.count(cells)
     results['environment'] = environment(s, seconds, experiment, workdir) | {
       'steps_per_second': steps / seconds.train if steps else None
     }

@@ -168,6 +168,11 @@ def workers() -> int:
   return os.cpu_count() or 1 if jax.default_backend() == 'cpu' else 1
 
 
+def count(cells: Sequence[Cell]) -> int:
+  """Members of all cells together, without padding."""
+  return len({m for c in cells for m in c.members})
+
+
 def unstack(cell: Cell, tree: Any) -> list[Any]:
   """One tree of NumPy arrays per member of a cell, padding included."""
   host = jax.tree.map(np.asarray, tree)

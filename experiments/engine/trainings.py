@@ -239,7 +239,7 @@ def estimate(
       sizes[which] = estimates.size_of(state), packed
     states += sizes[which][0]
     kept += sizes[which][1]
-  count = len({m for c in cells for m in c.members})
+  count = population.count(cells)
   at_once = min(count, population.workers()) if not cells[0].stacked else count
   rows = 4 * min(s.chunk_steps, s.steps) * recipe.batch_size * at_once
   params, _ = jax.eval_shape(lambda: one(0))

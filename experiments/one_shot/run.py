@@ -163,7 +163,7 @@ def _prune_all(s, recipe, cells, states, dataset, workdir):
   layers = list(kept)
   rows: list[dict[str, Any]] = []
   groups: dict[tuple[str, float, float], list[Any]] = {}
-  total = len({m for c in cells for m in c.members})
+  total = population.count(cells)
   bar = progress.Progress(
     f'pruning at {len(s.densities)} densities', total, 'net'
   )

@@ -208,7 +208,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
   measure, choose = _measurement(recipe, aims)
   rows: list[dict[str, Any]] = []
   smallest: dict[Any, list[np.ndarray]] = {}
-  count = len({m for c in cells for m in c.members})
+  count = population.count(cells)
   with progress.Progress('evaluating', count, 'net') as bar:
     for member, state, theta in trainings.every_member(cells, states):
       weights = trees.weights(theta)

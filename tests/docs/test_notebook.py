@@ -3,8 +3,10 @@
 `make notebook` runs it in Jupyter and keeps what it shows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+import contextlib
 import functools
+import io
 import json
 import pathlib
 import re
@@ -16,13 +18,28 @@ from matplotlib import pyplot as plt
 import numpy as np
 import pytest
 
+from benchmarks.nudged import nudged
 from powerprop.methods import magnitude  # noqa: F401
-from tests import stability
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / 'docs' / 'quickstart.ipynb'
 # Not a URL, nor a path in a tree of parameters, as mlp/~/linear_0/w.
 _ABSOLUTE = re.compile(r'(?<![\w/.<~])/\w[\w.-]*/')
+
+
+@contextlib.contextmanager
+def _what_is_printed() -> Iterator[Callable[[], str]]:
+  """Gives a function that returns what was printed since it was last called."""
+  out = io.StringIO()
+
+  def read() -> str:
+    text = out.getvalue()
+    out.seek(0)
+    out.truncate()
+    return text
+
+  with contextlib.redirect_stdout(out):
+    yield read
 
 
 def _code() -> list[dict[str, Any]]:
@@ -68,7 +85,7 @@ def run():
   names: dict[str, Any] = {}
   printed = []
   backend = matplotlib.get_backend()
-  with pytest.MonkeyPatch.context() as patch, stability.printed() as read:
+  with pytest.MonkeyPatch.context() as patch, _what_is_printed() as read:
     matplotlib.use('agg')
     patch.setattr(plt, 'show', lambda: None)
     # The library's own functions are jitted by now, and may be called in those
@@ -112,7 +129,7 @@ def test_rounding_decides_nothing(run):
   seeds = names['seeds']
   losses = np.asarray(names['losses'])[-len(seeds) :]
   alphas = np.full(len(seeds), names['alphas'][-1])
-  with stability.nudged():
+  with nudged():
     _, again = _jit_as_users()(jax.vmap(names['train']))(alphas, seeds)
   assert np.abs(np.asarray(again) - losses).max() < 0.03
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.nudged import nudged
 from configs import digits
 from configs import digits_continual
 from experiments import data
@@ -40,7 +41,6 @@ from powerprop.types import Method, Score
 from tests import continual_run_tiny
 from tests import endings
 from tests import sparse_tiny
-from tests import stability
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -200,7 +200,7 @@ def test_rounding_decides_nothing_in_the_overridden_run(tmp_path):
     folder.open_folder(workdir, config.to_dict(), settings.Rules())
     with contextlib.ExitStack() as stack:
       if name == 'nudged':
-        stack.enter_context(stability.nudged())
+        stack.enter_context(nudged())
       results = one_shot.run(settings.check(config), workdir)
     assert not results['diverged']
     assert min(row['test_accuracy'] for row in results['rows']) > 0.9
