@@ -268,12 +268,14 @@ def _one_step(
     _batch(it, hyper, source, step, rows),
   )
   key = jax.random.fold_in(keys.method, step)
-  dense = _rehearsed(it, dense, w, state, key, source)
+  plain = dense = _rehearsed(it, dense, w, state, key, source)
   if recipe.l2:
     dense = trees.map_where(
       lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
     )
-  event = steps_lib.make_event(tx, key, step, psi, dense, hyper.coefficient)
+  event = steps_lib.make_event(
+    tx, key, step, psi, dense, hyper.coefficient, plain
+  )
   (phi, opt, seen), work = steps_lib.take_step(
     method._replace(
       constrain=lambda updates, kept: at_rest(method.constrain(updates, kept))

@@ -90,10 +90,12 @@ class Event(NamedTuple):
     phi: stored parameters φ.
     psi: the `Psi` that φ is to be read with.
     opt: the optimiser's state.
-    dense: ∂L/∂w of this step's batch, for all weights, masked ones as well.
+    dense: ∂L/∂w of this step's batch, for all weights, masked ones as well; L
+      has the L2 term.
     reset: (opt, φ, {path: bool array}) -> opt with the moments of those
       weights set to what they are at the start; None is all of them.
     coefficient: what the method's penalty is multiplied by.
+    plain: `dense` without the L2 term.
   """
 
   key: jax.Array
@@ -104,6 +106,7 @@ class Event(NamedTuple):
   dense: Params
   reset: Callable[[Any, Params, dict[str, jax.Array] | None], Any]
   coefficient: Any = 0.0
+  plain: Params = ()
 
 
 class Score(NamedTuple):
@@ -249,8 +252,9 @@ class Continual(NamedTuple):
   Attributes:
     penalty: on the distance to earlier tasks; None is none.
     rehearsal: of earlier tasks' examples; None is none.
-    track: (dense, before, after, state) -> state, with θ before and after the
-      optimiser's update; None looks away.
+    track: (plain, before, after, state) -> state, with the gradient of the
+      task's loss alone (`Event.plain`) and θ before and after the optimiser's
+      update; None looks away.
     expected: (theta, state) -> w to evaluate in mid-training, where `weights`
       are drawn at random; None is `weights`.
     joint: whether batches come from all tasks so far.

@@ -24,6 +24,7 @@ def make_event(
   psi: Psi,
   dense: Params,
   coefficient: Any = 0.0,
+  plain: Params = None,
 ) -> Event:
   """What a method may need to know of a step; φ and moments come later.
 
@@ -34,12 +35,15 @@ def make_event(
     psi: the Ψ that φ is read with.
     dense: ∂L/∂w at the masked weights, for all weights.
     coefficient: of the method's penalty.
+    plain: `dense` without what an L2 term of the loss adds; None where there is
+      no such term.
 
   Returns:
     An event for `take_step`.
   """
   reset = functools.partial(reset_moments, tx)
-  return Event(key, step, (), psi, (), dense, reset, coefficient)
+  plain = dense if plain is None else plain
+  return Event(key, step, (), psi, (), dense, reset, coefficient, plain)
 
 
 def take_step(
@@ -99,7 +103,7 @@ def take_step(
     if method.continual.track is None:
       return new, opt, state, last
     after = event.psi.to_theta(new)
-    kept = method.continual.track(event.dense, theta, after, state)
+    kept = method.continual.track(event.plain, theta, after, state)
     return new, opt, kept, last
 
   change = method.change

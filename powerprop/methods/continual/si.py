@@ -32,7 +32,8 @@ def si(tasks: Tasks, *, space: str = 'theta', damping: float = 0.1) -> Method:
     ω \mathrel{-}= (∂L/∂p) Δp \text{ at every step}, \quad
     Ω \mathrel{+}= ω / ((p − p^*)^2 + \text{damping}) \text{ after a task}
 
-  with the gradient of the task's loss alone. ω is a line integral, so that it
+  with the gradient of the task's loss alone, without the penalty and without an
+  L2 term. ω is a line integral, so that it
   is the same in φ as in θ to first order in the step: θ's is taken for both.
   Ω may be negative, as in Hsu et al.
 
@@ -59,13 +60,13 @@ def si(tasks: Tasks, *, space: str = 'theta', damping: float = 0.1) -> Method:
     at = anchors.in_space(phi, psi, space)
     return phi, Path(anchors.zeros(phi), at, anchors.zeros(phi))
 
-  def track(dense, before, after, state):
+  def track(plain, before, after, state):
     omega = jax.tree.map(
       lambda o, g, old, new: (
         o - trees.wide(g) * (trees.wide(new) - trees.wide(old))
       ),
       state.omega,
-      dense,
+      plain,
       before,
       after,
     )

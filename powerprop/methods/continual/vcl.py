@@ -302,12 +302,12 @@ def penalty(setup: Setup, theta: Params, state: State) -> jax.Array:
 
 
 def track(
-  setup: Setup, dense: Updates, before: Params, after: Params, state: State
+  setup: Setup, plain: Updates, before: Params, after: Params, state: State
 ) -> State:
   """Counts the draw, and the outputs that have had a gradient."""
   del before, after
   seen = state.seen
-  heads = trees.weights(dense, lambda path, _: path in setup.tasks.heads)
+  heads = trees.weights(plain, lambda path, _: path in setup.tasks.heads)
   for x in heads.values():
     seen = seen | jnp.any(x != 0, axis=tuple(range(x.ndim - 1)))
   return state._replace(draws=state.draws + 1, seen=seen)

@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import data
+from powerprop import train
 from powerprop.methods.continual import anchors
 from powerprop.methods.continual import fisher
 from powerprop.methods.continual.ewc import ewc
@@ -19,6 +21,8 @@ from powerprop.methods.continual.mas import mas
 from powerprop.methods.continual.sequential import Tasks
 from powerprop.methods.continual.si import si
 from powerprop.psi import Psi
+from powerprop.types import Hyper
+from powerprop.types import Problem
 from tests import endings
 
 LOG3 = float(np.log(3))
@@ -423,6 +427,44 @@ def test_si_adds_up_to_what_the_loss_lost():
   )
   np.testing.assert_array_equal(after.anchor['w'], end['w'])
   assert not np.any(after.omega['w'])
+
+
+def test_si_looks_at_the_loss_without_l2_and_without_the_penalty():
+  """ω of a step is minus (∂ task's loss) Δθ, whatever else moves θ."""
+  goal = jnp.array([[1.0, -2.0]])
+  row = {'w': jnp.array([[0.5, 3.0]])}
+  problem = Problem(
+    init=lambda key: (row, {}),
+    task=lambda source: jnp.int32(0),
+    size=lambda source, split: jnp.int32(4),
+    batch=lambda source, split, rows: rows,
+    augment=None,
+    loss=lambda w, state, key, rows: (
+      0.5 * jnp.sum(jnp.square(w['w'] - goal)),
+      state,
+    ),
+    score=None,
+    least=None,
+    log_likelihood=None,
+    outputs=None,
+    flops=None,
+  )
+  recipe = train.Recipe(problem, optax.sgd, 2, 4, 0.01, l2=3.0)
+  training = train.make_training(recipe, Psi(1.0), si(_tasks(4, 2)))
+  hyper = Hyper(jnp.int32(0), jnp.float32(1), jnp.float32(0.1), 5.0)
+
+  @jax.jit
+  def step(strength, held):
+    state = training.begin(hyper, (), row, {})
+    kept = state.method._replace(importance=strength, anchor=held)
+    state, _ = training.chunk(state._replace(method=kept), hyper, (), 0, 1)
+    return state.phi, state.method.omega
+
+  after, omega = step({'w': 1.0 + row['w']}, {'w': -row['w']})
+  gradient, moved = row['w'] - goal, after['w'] - row['w']
+  pull = 3 * row['w'] + 5 * 2 * (1 + row['w']) * 2 * row['w']
+  np.testing.assert_allclose(moved, -0.1 * (gradient + pull), 1e-5)
+  np.testing.assert_allclose(omega['w'], -gradient * moved, 1e-5)
 
 
 @pytest.mark.parametrize(
