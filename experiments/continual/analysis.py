@@ -254,8 +254,9 @@ def measures(member: Sequence[Row], records: Records) -> dict[str, float]:
     By name: "average_accuracy" of all tasks at the end; the means over tasks of
     "accuracy_when_learned", "accuracy_before_pruning" and
     "validation_accuracy" (at the end); "forgetting", "backward_transfer",
-    "forward_transfer"; "used_weights" at the end; "overlap" of masks; and
-    "failed_tasks", a number.
+    "forward_transfer"; "used_weights" at the end; "overlap" of masks; and two
+    numbers of tasks, "failed_tasks", and "missed_targets" where masks have a
+    target.
   """
   matrix = matrix_of(member, records)
   mean = lambda name: float(np.mean([_number(row[name]) for row in member]))
@@ -273,7 +274,21 @@ def measures(member: Sequence[Row], records: Records) -> dict[str, float]:
     'used_weights': _number(member[-1]['used_weights']),
     'overlap': mean_overlap(overlap),
     'failed_tasks': float(sum(bool(row['failed']) for row in member)),
+    'missed_targets': missed_targets(member),
   }
+
+
+def missed_targets(member: Sequence[Row]) -> float:
+  """The number of tasks whose mask is not as good as was asked for.
+
+  Args:
+    member: its rows.
+
+  Returns:
+    A number; NaN where no mask has a target.
+  """
+  reached = [row['reached'] for row in member if row.get('reached') is not None]
+  return float(reached.count(False)) if reached else math.nan
 
 
 def summarise(rows: Sequence[Row], records: Records) -> list[dict[str, Any]]:

@@ -130,11 +130,15 @@ class Log:
           task + 1,
           self._consequence() if self.full()[m] else '',
         )
-      if self._tasks[task].get('reached', [True] * (m + 1))[m] is False:
+      entry = self._tasks[task]
+      if entry.get('reached', [True] * (m + 1))[m] is False:
         logging.warning(
-          '%s: no rate reaches the target in task %d; the largest is taken.',
+          '%s: the mask of task %d misses its target: %.4f on validation data,'
+          ' of %.4f that were asked for.',
           member.name,
           task + 1,
+          entry['pruned_accuracy'][m],
+          entry['target'][m],
         )
 
   def _consequence(self) -> str:
@@ -248,6 +252,8 @@ class Log:
       'rate': get('rate'),
       'linear_rate': get('linear_rate'),
       'evaluations': get('evaluations'),
+      'target': get('target'),
+      'pruned_accuracy': get('pruned_accuracy'),
       'reached': get('reached'),
       'full_layers': [
         n

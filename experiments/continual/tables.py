@@ -29,6 +29,7 @@ _COLUMNS = {
   'used weights': ('used_weights', 100),
   'mask overlap': ('overlap', 100),
   'failed tasks': ('failed_tasks', 1),
+  'missed targets': ('missed_targets', 1),
 }
 _NOTES = (
   'All in percent but for the number of failed tasks. Average accuracy: of all'
@@ -39,6 +40,10 @@ _NOTES = (
   ' equations 3 and 4): last minus when learned; before a task was trained'
   ' minus untrained. Failed: in all tries, training diverged or its validation'
   ' accuracy was not above failure_accuracy.'
+)
+_MISSED = (
+  'Missed targets: tasks whose mask, on validation data, is not as good as was'
+  ' asked for.'
 )
 
 
@@ -90,6 +95,9 @@ def main_table(results: Mapping[str, Any]) -> str:
     for header, column in _COLUMNS.items()
     if any(finite(e.get(f'{column[0]}_mean')) for e in summary)
   }
+  missed = any(e.get('missed_targets_mean') for e in summary)
+  if not missed:
+    columns.pop('missed targets', None)
   most = max((entry['n'] for entry in summary), default=0)
   tasks = {entry['tasks'] for entry in summary}
 
@@ -124,7 +132,8 @@ def main_table(results: Mapping[str, Any]) -> str:
   headers += ['runs'] if any(e['n'] < most for e in summary) else []
   runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
   table = _without_empty(body, headers, len(_headers(rows)))
-  return f'{table}\n\n{runs}' if body else ''
+  said = f'{runs} {_MISSED}' if missed else runs
+  return f'{table}\n\n{said}' if body else ''
 
 
 def difference_table(
@@ -239,7 +248,10 @@ def course_tables(
   Returns:
     Tables in Markdown, each below its title, with a line for tasks 1, 2, 5,
     10, … and the last. All numbers are means over the seeds that learned that
-    task; new and reused weights are numbers.
+    task; new and reused weights are numbers. "asked for" and "found" are what
+    the search for a mask had as its target, and what the mask has before it is
+    retrained, both on validation data. Columns that no line fills are left out,
+    and so is the number of missed targets where it is zero.
   """
   out = []
   for group in continual_analysis.settings(rows).values():
@@ -248,13 +260,14 @@ def course_tables(
     last = max(map(len, group))
     body = [_course(group, task) for task in _milestones(last)]
     headers = ['tasks', 'average accuracy', 'this task', 'before pruning']
-    headers += ['kept', 'used weights', 'new', 'reused', 'failed so far']
+    headers += ['asked for', 'found', 'kept', 'used weights', 'new', 'reused']
+    headers += ['failed so far', 'missed so far']
     method, *cells = zip(
       _headers(rows), _names(group[0][0], rows, labels), strict=True
     )
     parts = [f'{header} = {cell}' for header, cell in cells if cell]
     name = ', '.join([method[1], *parts])
-    out.append(f'{name}:\n\n{markup.grid(body, headers, "right")}')
+    out.append(f'{name}:\n\n{_without_empty(body, headers, 1, "right")}')
   return out
 
 
@@ -290,24 +303,31 @@ def _course(group: Sequence[Sequence[Row]], task: int) -> list[str]:
   """The line after so many tasks."""
   there = [member for member in group if len(member) >= task]
 
-  def number(name: str, scale: float = 100.0, digits: int = 1) -> str:
-    found = [m[task - 1][name] for m in there]
+  def number(
+    name: str, scale: float = 100.0, digits: int = 1, without: str = '–'
+  ) -> str:
+    found = [m[task - 1].get(name) for m in there]
     found = [value for value in found if finite(value)]
     if not found:
-      return '–'
+      return without
     return f'{scale * statistics.mean_and_std(found)[0]:,.{digits}f}'
 
   failed = [sum(bool(r['failed']) for r in m[:task]) for m in there]
+  missed = [sum(r.get('reached') is False for r in m[:task]) for m in there]
+  ever = any(r.get('reached') is False for m in group for r in m)
   return [
     str(task) + (f' (n = {len(there)})' if len(there) < len(group) else ''),
     _average(group, task) or '–',
     number('accuracy_when_learned'),
     number('accuracy_before_pruning'),
+    number('target', without=''),
+    number('pruned_accuracy', without=''),
     number('rate', digits=2),
     number('used_weights', digits=2),
     number('new_weights', 1, 0),
     number('reused_weights', 1, 0),
     f'{np.mean(failed):.3g}',
+    f'{np.mean(missed):.3g}' if ever else '',
   ]
 
 
@@ -397,11 +417,14 @@ def _key(entry: Row) -> tuple[Any, ...]:
 
 
 def _without_empty(
-  body: Sequence[Sequence[str]], headers: Sequence[str], keys: int
+  body: Sequence[Sequence[str]],
+  headers: Sequence[str],
+  keys: int,
+  align: str = 'left',
 ) -> str:
   """The table without the columns of which all cells are '', but its keys."""
   full = [
     i for i in range(len(headers)) if i < keys or any(line[i] for line in body)
   ]
   cells = [[line[i] for i in full] for line in body]
-  return markup.grid(cells, [headers[i] for i in full], 'left', keys)
+  return markup.grid(cells, [headers[i] for i in full], align, keys)

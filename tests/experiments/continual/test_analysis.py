@@ -203,6 +203,29 @@ def test_tables_have_the_numbers():
   assert _cells(search, 'EWC', '1', '10') == ['2', '62.00', 'chosen']
   assert _cells(search, 'EWC', '1', '150') == ['2', '61.00', '']
   assert _cells(search, 'EWC', '1', '1') == ['2', 'failed', '']
+
+
+def test_what_a_search_asked_for_and_found_is_in_the_tables():
+  rows, records = continual_tiny.member('efficient_packnet', 2.0, tasks=3)
+  plain, _ = continual_tiny.run([(rows, records)])
+  assert 'missed' not in continual_tables.markdown(plain)
+  for row, found in zip(rows, (0.91, 0.88, 0.87), strict=True):
+    asked = {'target': 0.9, 'pruned_accuracy': found, 'reached': found >= 0.9}
+    row |= asked
+  results, _ = continual_tiny.run([(rows, records)])
+  assert results['summary'][0]['missed_targets_mean'] == 2
+  text = continual_tables.markdown(results)
+  assert 'Missed targets: tasks whose mask' in text
+  lines = text[text.index('EfficientPackNet, α = 2:') :].splitlines()
+  for header, wanted in (
+    ('asked for', ['90.0', '90.0', '90.0']),
+    ('found', ['91.0', '88.0', '87.0']),
+    ('missed so far', ['0', '1', '2']),
+  ):
+    top = next(i for i, line in enumerate(lines) if f' {header} ' in line)
+    place = [c.strip() for c in lines[top].split('|')].index(header)
+    below = lines[top + 2 : top + 5]
+    assert [x.split('|')[place].strip() for x in below] == wanted
   # A record that was written and read prints the same.
   saved = json.loads(files.to_json(results))
   assert continual_tables.markdown(saved) == text

@@ -44,6 +44,7 @@ _FIELDS = {
   *('validation_accuracy', 'validation_before_pruning', 'accuracy_before'),
   *('accuracy_at_start', 'final_accuracy', 'final_validation_accuracy'),
   *('used_weights', 'new_weights', 'reused_weights', 'rate', 'reached'),
+  *('target', 'pruned_accuracy'),
   *('failed', 'attempts', 'seconds', 'unchanged'),
 }
 _TOTAL = 64 * 8 + 8 * 10
@@ -131,6 +132,7 @@ def test_rows(whole):
   }
   assert len(got) == len(wanted) and set(got) == wanted
   shares = [n for n in _FIELDS if 'accuracy' in n or n.startswith('valid')]
+  shares.remove('pruned_accuracy')
   for row in results['rows']:
     assert row.keys() >= _FIELDS
     assert (row['transform'], row['seed']) == ('powerprop', 0)
@@ -141,6 +143,10 @@ def test_rows(whole):
     masks = row['method'] == _PACK
     for name in ('used_weights', 'new_weights', 'reused_weights', 'rate'):
       assert (row[name] is not None) == masks
+    for name in ('target', 'pruned_accuracy', 'reached'):
+      assert (row[name] is not None) == masks
+    if masks:
+      assert row['reached'] == (row['pruned_accuracy'] >= row['target'])
   assert results['layers'] == ('hidden_0/w', 'output/w')
   assert results['layer_sizes'] == (512, 80) and results['stopped'] == []
   assert results['environment']['executor'] == 'vmap'
@@ -545,9 +551,12 @@ def test_a_target_out_of_reach(whole, tmp_path, caplog):
   )
   for row in _rows(results):
     assert row['reached'] is False and not row['failed']
+    assert row['target'] == row['validation_before_pruning']  # γ is 1
+    assert row['pruned_accuracy'] == row['validation_accuracy']
     assert row['new_weights'] == 5 and row['rate'] == pytest.approx(0.01)
     assert row['validation_accuracy'] < row['validation_before_pruning']
-  assert 'no rate reaches the target in task 1' in caplog.text
+  assert 'the mask of task 1 misses its target' in caplog.text
+  assert {e['missed_targets_mean'] for e in results['summary']} == {1.0}
 
 
 # Damage, a full disk.

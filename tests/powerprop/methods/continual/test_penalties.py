@@ -21,8 +21,7 @@ from powerprop.methods.continual.mas import mas
 from powerprop.methods.continual.sequential import Tasks
 from powerprop.methods.continual.si import si
 from powerprop.psi import Psi
-from powerprop.types import Hyper
-from powerprop.types import Problem
+from powerprop.types import Hyper, Problem
 from tests import endings
 
 LOG3 = float(np.log(3))
