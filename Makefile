@@ -47,6 +47,7 @@ bench: $(VENV)/.installed  ## measure what is fast, as ratios
 
 figures: $(VENV)/.installed  ## make all committed figures and tables again from records
 	@$(PY) -m experiments.report $(dir $(wildcard docs/results/*/records.npz))
+	@$(PY) -m experiments.report.overview docs/results
 
 notebook: $(VENV)/.installed-dev  ## run docs/quickstart.ipynb and keep its outputs
 	@$(PY) -m tests.docs.test_notebook

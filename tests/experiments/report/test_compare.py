@@ -125,5 +125,5 @@ def test_the_command_prints_what_the_page_of_results_says(capsys):
   assert compare.main(command) == 0
   out = capsys.readouterr().out
   assert '+6.94 ± 2.01* 3/3' in out and '+7.53 ± 0.54* 3/3' in out
-  page = (folder.parent / 'README.md').read_text(encoding='utf-8')
+  page = (folder / 'README.md').read_text(encoding='utf-8')
   assert 'gains 6.9 ± 2.0 and 7.5 ± 0.5' in ' '.join(page.split())
