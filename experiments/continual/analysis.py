@@ -2,7 +2,7 @@
 
 A run's record is a list of *rows*: one task of one member. A *setting* is all
 that its members share but for the seed; rows with a true "search" are of
-trainings on fewer tasks that only serve to choose a coefficient. A *matrix*
+trainings on fewer tasks that only serve to choose among candidates. A *matrix*
 holds the accuracy [i, j] on task j after learning task i, NaN where it was not
 measured.
 """
@@ -328,8 +328,9 @@ def candidates(rows: Sequence[Row], search: bool) -> list[dict[str, Any]]:
 
   Returns:
     One entry a setting: the fields of `SETTING`, "searched" as asked for, "n"
-    seeds, the fewest "tasks", and "validation_accuracy_mean" and "…_std" over
-    seeds of the mean over tasks, after the last; None where a number lacks.
+    seeds, the fewest "tasks", "failed", whether a task did, and
+    "validation_accuracy_mean" and "…_std" over seeds of the mean over tasks,
+    after the last; None where a number lacks.
   """
   out = []
   for key, group in settings(rows, search).items():
@@ -341,6 +342,7 @@ def candidates(rows: Sequence[Row], search: bool) -> list[dict[str, Any]]:
     out.append(
       dict(zip(SETTING, key, strict=True))
       | {'searched': search, 'n': len(group), 'tasks': min(map(len, group))}
+      | {'failed': any(row['failed'] for m in group for row in m)}
       | {
         'validation_accuracy_mean': mean if finite(mean) else None,
         'validation_accuracy_std': std if finite(mean) else None,
@@ -352,9 +354,10 @@ def candidates(rows: Sequence[Row], search: bool) -> list[dict[str, Any]]:
 def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
   """The best coefficient and learning rate, on validation accuracy.
 
-  The test accuracy plays no part. Where there was a search it decides. A
-  setting that broke off early loses to all that went on for longer, as the
-  first tasks are easier to remember. Of equals, the first is taken.
+  The test accuracy plays no part. Where there was a search it decides, and what
+  failed in it cannot win. A setting that broke off early loses to all that went
+  on for longer, as the first tasks are easier to remember. Of equals, the first
+  in the rows is taken.
 
   Args:
     rows: a run's rows.
@@ -364,9 +367,33 @@ def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
     `candidates`.
   """
   whole, searched = candidates(rows, False), candidates(rows, True)
-  return _best_of_lines(
-    [*searched, *(e for e in whole if _line(e) not in map(_line, searched))]
-  )
+  lines = {_line(entry) for entry in searched}
+  found = [e for e in searched if not e['failed']]
+  found += [e for e in whole if _line(e) not in lines]
+  searches_first = sorted(rows, key=lambda row: not row['search'])
+  order = list(dict.fromkeys(map(_setting, searches_first)))
+  return _best_of_lines(sorted(found, key=lambda e: order.index(_setting(e))))
+
+
+def at_edge(chosen: Row, rows: Sequence[Row]) -> list[str]:
+  """What of a choice is the least or the largest that its search has tried.
+
+  Args:
+    chosen: of `select`.
+    rows: a run's rows.
+
+  Returns:
+    Of 'coefficient' and 'learning_rate' those beyond which it might be better:
+    nothing is beyond 0, and where one was tried alone there was no choice.
+  """
+  mine = [r for r in rows if r['search'] and _line(r) == _line(chosen)]
+  out = []
+  for name in ('coefficient', 'learning_rate'):
+    tried = sorted({row[name] for row in mine})
+    ends = {value for value in tried[:1] + tried[-1:] if value}
+    if len(tried) > 1 and chosen[name] in ends:
+      out.append(name)
+  return out
 
 
 def shown(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[list[Row]]]:

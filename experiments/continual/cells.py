@@ -30,7 +30,7 @@ class Way(NamedTuple):
   Attributes:
     method: its name in the config.
     coefficient: of the penalty.
-    search: whether it helps to choose the coefficient, and no more.
+    search: whether it helps to choose among candidates, and no more.
   """
 
   method: str
@@ -140,6 +140,29 @@ def make_plan(
   )
 
 
+def efforts(plans: Mapping[str, Course]) -> dict[str, dict[str, Any]]:
+  """What a task takes, by method.
+
+  Args:
+    plans: by method.
+
+  Returns:
+    "steps" of a task and "retrain_steps" under its new mask, their
+    "batch_size", whether the method "rehearses" (each step has a second batch,
+    of its memory), and whether it is "joint" (batches are of all tasks so far).
+  """
+  return {
+    name: {
+      'steps': plan.steps,
+      'retrain_steps': plan.retrain_steps,
+      'batch_size': plan.recipe.batch_size,
+      'rehearses': plan.method.continual.rehearsal is not None,
+      'joint': plan.method.continual.joint,
+    }
+    for name, plan in plans.items()
+  }
+
+
 def forgetting(plans: Mapping[str, Course]) -> list[str]:
   """Methods with masks of tasks, whose options let these be forgotten."""
   return [
@@ -150,7 +173,7 @@ def forgetting(plans: Mapping[str, Course]) -> list[str]:
 
 
 class Key(NamedTuple):
-  """What a coefficient is chosen for."""
+  """What may have several coefficients."""
 
   method: str
   transform: str
@@ -186,7 +209,7 @@ def make_members(
     s: the run's settings.
     plans: by method.
     coefficients: those to be run; a key that is not there has no members.
-    search: whether they are to help to choose coefficients.
+    search: whether they are to help to choose among them.
 
   Returns:
     Members, grouped by method and transform.
@@ -245,6 +268,9 @@ def make_cells(
     search = cell.stacked and variant.search
     name = f'search/{cell.name}' if search else cell.name
     plan = plan._replace(num_tasks=min(tasks, plan.num_tasks))
+    if variant.search and plan.settings.choose_learning_rate:
+      # A rate that needs to be lowered is not the one that is to be chosen.
+      plan = plan._replace(settings=plan.settings._replace(retries=0))
     out.append(cell._replace(name=name, plan=plan))
   return out
 

@@ -1,4 +1,4 @@
-"""Sequences of tasks: search coefficients, train, evaluate, report.
+"""Sequences of tasks: search, train, evaluate, report.
 
 Every cell of the population lives by itself, in a folder of its own below the
 run's `cells/`: checkpoints, metrics, and a file for each task that it has
@@ -20,6 +20,7 @@ from experiments import data
 from experiments.continual import analysis as continual_analysis
 from experiments.continual import cells as continual_cells
 from experiments.continual import records as continual_records
+from experiments.continual import search as continual_search
 from experiments.continual import settings as continual_settings
 from experiments.continual.learner import Learner
 from experiments.continual.learner import Lessons
@@ -79,12 +80,9 @@ def run(
     lessons = Lessons(sequence, splits, workdir / 'cells')
     prepared = time.monotonic() - begun
     world = host.World(signals, host.Clock())
-    keys = continual_cells.keys(s, plans)
-    options = {
-      key: continual_settings.coefficients(s, key.method) for key in keys
-    }
+    contests = continual_search.contests(s, plans)
     candidates = continual_cells.make_members(
-      s, plans, {k: c for k, c in options.items() if len(c) > 1}, True
+      s, plans, continual_search.candidates(contests), True
     )
     search = _live_all(
       cells_of(members=candidates, tasks=s.search_tasks),
@@ -93,11 +91,7 @@ def run(
       'searching',
     )
     searched = [r for lived in search for r in lived.rows]
-    # The protocol's, and the one that is best on validation data.
-    chosen = {
-      key: tuple(dict.fromkeys((c[0], _best(searched, key, c[0]))))
-      for key, c in options.items()
-    }
+    chosen = continual_search.chosen(s, contests, searched)
     members = continual_cells.make_members(s, plans, chosen, False)
     cells = cells_of(members=members, tasks=sequence.num_tasks)
     lives = _live_all(cells, lessons, world, 'learning')
@@ -116,6 +110,12 @@ def run(
       'defaults': {
         name: continual_settings.coefficients(s, name)[0] for name in s.methods
       },
+      'default_rates': {
+        name: plan.settings.training.learning_rate[0]
+        for name, plan in plans.items()
+        if s.choose_learning_rate
+      },
+      'efforts': continual_cells.efforts(plans),
       'selected': continual_analysis.select(rows + searched),
       'sequence': s.sequence,
       'scenario': s.scenario,
@@ -152,23 +152,18 @@ def dry_run(s: ContinualSettings, data_dir: str | None = None) -> str:
 def _estimate(
   s: ContinualSettings, sequence, plans, exact: bool
 ) -> estimates.Estimate:
-  """Of searches and sequences, with two coefficients where some are tried."""
-  keys = continual_cells.keys(s, plans)
-  options = {
-    key: continual_settings.coefficients(s, key.method) for key in keys
-  }
-  number = sum(map(len, options.values()))
+  """Of searches and of as many sequences as can follow."""
+  contests = continual_search.contests(s, plans)
+  number = sum(len(c) for contest in contests for c in contest.values())
   seeds = s.training.seeds
   estimates.few(number * seeds, 'seeds', seeds)
   estimates.few(number * s.search_seeds, 'search_seeds', s.search_seeds)
-  several = {k: c for k, c in options.items() if len(c) > 1}
-  at_most = {k: c[:2] for k, c in options.items()}
   executor = population.choose_executor(s.training.executor)
   lives: dict[Any, Any] = {}
   every = []
   for chosen, tasks, search in (
-    (several, s.search_tasks, True),
-    (at_most, sequence.num_tasks, False),
+    (continual_search.candidates(contests), s.search_tasks, True),
+    (continual_search.at_most(s, contests), sequence.num_tasks, False),
   ):
     members = continual_cells.make_members(s, plans, chosen, search)
     every += continual_cells.make_cells(plans, members, executor, tasks, lives)
@@ -325,17 +320,6 @@ def _speed(plans, rows, seconds: float) -> dict[str, Any]:
     'training_flops': operations,
     'flops_per_second': operations / seconds if seconds else None,
   }
-
-
-def _best(searched, key, default: float) -> float:
-  """The coefficient that is best on validation data; the default untried."""
-  mine = [
-    r
-    for r in searched
-    if all(r[name] == value for name, value in key._asdict().items())
-  ]
-  found = continual_analysis.select(mine)
-  return found[0]['coefficient'] if found else default
 
 
 def _join_metrics(workdir, lives) -> None:

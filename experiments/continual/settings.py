@@ -67,7 +67,11 @@ class ContinualSettings(NamedTuple):
       are several, one is chosen on validation data.
     method_training: by name, fields that this method has otherwise: of
       `OVERRIDES`. Of `network_kwargs` only those named are replaced.
-    search_tasks: tasks of the trainings that choose a coefficient, ≥ 1.
+    choose_learning_rate: whether the learning rates are candidates as the
+      coefficients are, each with each of these; else all are run. The first is
+      the protocol's.
+    run_protocol: whether the protocol's is run beside what was chosen.
+    search_tasks: tasks of the trainings that choose, ≥ 1.
     search_seeds: their number of seeds, ≥ 1.
     reset_optimizer: whether every task begins with fresh moments.
     clip_norm: global norm to which gradients are clipped; 0 is not at all.
@@ -89,6 +93,8 @@ class ContinualSettings(NamedTuple):
   methods: tuple[str, ...]
   method_kwargs: dict[str, dict[str, Any]]
   method_training: dict[str, dict[str, Any]] = {}
+  choose_learning_rate: bool = False
+  run_protocol: bool = True
   search_tasks: int = 3
   search_seeds: int = 1
   reset_optimizer: bool = False
@@ -258,7 +264,12 @@ def _check_numbers(s: ContinualSettings) -> None:
       'failure_accuracy': ('a number in [0, 1)', lambda x: 0 <= x < 1),
     },
   )
-  for name in ('reset_optimizer', 'forward_transfer'):
+  for name in (
+    'reset_optimizer',
+    'forward_transfer',
+    'choose_learning_rate',
+    'run_protocol',
+  ):
     value = getattr(s, name)
     validation.require(
       isinstance(value, bool), name, repr(value), 'True or False'

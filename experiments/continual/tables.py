@@ -1,5 +1,6 @@
 """A continual-learning run as Markdown tables, beside published numbers."""
 
+import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,19 +54,21 @@ def markdown(results: Mapping[str, Any]) -> str:
   Args:
     results: a run's record, with "rows" and, where it has them, their
       "summary" by `continual_analysis.summarise`, "defaults" (each method's
-      coefficient by protocol), and "dataset", "network", "sequence",
-      "scenario" and "num_tasks".
+      coefficient by protocol), "default_rates" (its learning rate, where that
+      is chosen), "efforts" (of `cells.efforts`), and "dataset", "network",
+      "sequence", "scenario" and "num_tasks".
 
   Returns:
     Markdown, ending in a newline: all settings that were trained on all tasks;
-    how they differ from α = 1; published numbers; for methods with masks, the
-    course over the tasks; and what a search chose from.
+    what each was given; how they differ from α = 1; published numbers; for
+    methods with masks, the course over the tasks; and what a search chose from.
   """
   rows = results['rows']
   parts = [
     f'{_setting(results)}.',
     main_table(results),
     _NOTES,
+    budget_table(results),
     difference_table(rows, results.get('labels', {})),
     published_table(results),
     *course_tables(rows, results.get('labels', {})),
@@ -82,13 +85,14 @@ def main_table(results: Mapping[str, Any]) -> str:
 
   Returns:
     A table in Markdown; columns without a number are left out. The column of
-    the choice says which coefficient is the protocol's default and which is
-    the best on validation data.
+    the choice says which coefficient (and learning rate) is the protocol's
+    default and which is the best on validation data.
   """
   rows = results['rows']
   summary = results.get('summary') or continual_analysis.summarise(rows, {})
   selected = {_key(e) for e in continual_analysis.select(rows)}
   defaults = results.get('defaults') or {}
+  rates = results.get('default_rates') or {}
   labels = results.get('labels', {})
   columns = {
     header: column
@@ -102,8 +106,12 @@ def main_table(results: Mapping[str, Any]) -> str:
   tasks = {entry['tasks'] for entry in summary}
 
   def choice(entry: Row) -> str:
+    method, rate = entry['method'], entry['learning_rate']
     names = []
-    if defaults.get(entry['method']) == entry['coefficient']:
+    if (
+      defaults.get(method) == entry['coefficient']
+      and rates.get(method, rate) == rate
+    ):
       names.append('default')
     if _key(entry) in selected and _alternatives(entry, rows) > 1:
       names.append('validation')
@@ -134,6 +142,75 @@ def main_table(results: Mapping[str, Any]) -> str:
   table = _without_empty(body, headers, len(_headers(rows)))
   said = f'{runs} {_MISSED}' if missed else runs
   return f'{table}\n\n{said}' if body else ''
+
+
+def budget_table(results: Mapping[str, Any]) -> str:
+  """What each method was given: candidates of a search, steps of a task.
+
+  Args:
+    results: as `markdown` takes them.
+
+  Returns:
+    A table in Markdown, or '' where nothing was searched and all have taken as
+    many steps, as far as the record says.
+  """
+  rows = results['rows']
+  tried = _tried(rows)
+  efforts = results.get('efforts') or {}
+  steps = {name: _steps(mine, efforts) for name, mine in efforts.items()}
+  if not tried and len(set(steps.values())) < 2:
+    return ''
+  selected = {_line(e): e for e in continual_analysis.select(rows)}
+  labels = results.get('labels', {})
+  keys = [h for h in _headers(rows) if h not in ('coefficient', 'lr')]
+  body = []
+  groups = continual_analysis.settings(rows).values()
+  lines = {_line(group[0][0]): group[0][0] for group in groups}
+  for line, row in lines.items():
+    best = selected.get(line)
+    body.append(
+      [
+        *_names(row, rows, labels)[: len(keys)],
+        str(tried.get(line, 1)),
+        _edges(best, rows) if best else '',
+        steps.get(row['method'], ''),
+      ]
+    )
+  headers = [*keys, 'candidates tried', 'at the edge', 'steps a task']
+  notes = 'What each was given.'
+  if tried:
+    notes += (
+      ' Candidates: trainings on the first tasks, of which the best on'
+      ' validation data was chosen. At the edge: the least or the largest value'
+      ' that was tried won, and one beyond it may be better.'
+    )
+  return f'{notes}\n\n{_without_empty(body, headers, len(keys))}'
+
+
+def _steps(
+  mine: Mapping[str, Any], efforts: Mapping[str, Mapping[str, Any]]
+) -> str:
+  """The cell of a method's steps in a task."""
+  text = f'{mine["steps"]:,}'
+  if len({effort['batch_size'] for effort in efforts.values()}) > 1:
+    text += f' of {mine["batch_size"]}'
+  if mine['retrain_steps']:
+    text += f' + {mine["retrain_steps"]:,} retraining'
+  text += ', each with a batch of memory' if mine['rehearses'] else ''
+  return text + (', on all tasks so far' if mine['joint'] else '')
+
+
+def _tried(rows: Sequence[Row]) -> dict[tuple[Any, ...], int]:
+  """How many candidates were searched, by the values of `LINE`."""
+  keys = dict.fromkeys(_key(row) for row in rows if row['search'])
+  return collections.Counter(key[: len(LINE)] for key in keys)
+
+
+def _edges(entry: Row, rows: Sequence[Row]) -> str:
+  """What of a choice is the least or the largest that was tried."""
+  names = {'coefficient': 'coefficient', 'learning_rate': 'lr'}
+  found = continual_analysis.at_edge(entry, rows)
+  return ', '.join(names[field] for field in found)
 
 
 def difference_table(
@@ -289,6 +366,7 @@ def search_table(
     text = 'failed'
     if entry['validation_accuracy_mean'] is not None:
       text = _measure(entry, 'validation_accuracy', 100)
+      text += ' (failed a task)' if entry['failed'] else ''
     chosen = 'chosen' if _key(entry) in selected else ''
     names = _names(entry, rows, labels)
     body.append([*names, str(entry['tasks']), text, chosen])
@@ -407,9 +485,12 @@ def _names(
 
 def _alternatives(entry: Row, rows: Sequence[Row]) -> int:
   """How many settings there were to choose this one from."""
-  line = tuple(entry[name] for name in LINE)
   keys = dict.fromkeys(map(_key, rows))
-  return sum(key[: len(LINE)] == line for key in keys)
+  return sum(key[: len(LINE)] == _line(entry) for key in keys)
+
+
+def _line(entry: Row) -> tuple[Any, ...]:
+  return tuple(entry[name] for name in LINE)
 
 
 def _key(entry: Row) -> tuple[Any, ...]:
