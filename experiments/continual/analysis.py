@@ -212,7 +212,7 @@ def settings(
       members.setdefault(net_name(row), []).append(row)
   groups: dict[tuple[Any, ...], list[list[Row]]] = {}
   for member in members.values():
-    groups.setdefault(_setting(member[0]), []).append(member)
+    groups.setdefault(setting_of(member[0]), []).append(member)
 
   def rank(key: tuple[Any, ...]) -> tuple[Any, ...]:
     place = known.index(key[0]) if key[0] in METHODS else len(known)
@@ -367,12 +367,12 @@ def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
     `candidates`.
   """
   whole, searched = candidates(rows, False), candidates(rows, True)
-  lines = {_line(entry) for entry in searched}
+  lines = {line_of(entry) for entry in searched}
   found = [e for e in searched if not e['failed']]
-  found += [e for e in whole if _line(e) not in lines]
+  found += [e for e in whole if line_of(e) not in lines]
   searches_first = sorted(rows, key=lambda row: not row['search'])
-  order = list(dict.fromkeys(map(_setting, searches_first)))
-  return _best_of_lines(sorted(found, key=lambda e: order.index(_setting(e))))
+  order = list(dict.fromkeys(map(setting_of, searches_first)))
+  return _best_of_lines(sorted(found, key=lambda e: order.index(setting_of(e))))
 
 
 def at_edge(chosen: Row, rows: Sequence[Row]) -> list[str]:
@@ -386,7 +386,7 @@ def at_edge(chosen: Row, rows: Sequence[Row]) -> list[str]:
     Of 'coefficient' and 'learning_rate' those beyond which it might be better:
     nothing is beyond 0, and where one was tried alone there was no choice.
   """
-  mine = [r for r in rows if r['search'] and _line(r) == _line(chosen)]
+  mine = [r for r in rows if r['search'] and line_of(r) == line_of(chosen)]
   out = []
   for name in ('coefficient', 'learning_rate'):
     tried = sorted({row[name] for row in mine})
@@ -408,10 +408,10 @@ def shown(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[list[Row]]]:
   """
   groups = settings(rows)
   whole = candidates(rows, False)
-  chosen = [_setting(entry) for entry in select(rows)]
-  there = [e for e in whole if _setting(e) in chosen]
-  rest = [e for e in whole if _line(e) not in map(_line, there)]
-  keys = {_setting(e) for e in [*there, *_best_of_lines(rest)]}
+  chosen = [setting_of(entry) for entry in select(rows)]
+  there = [e for e in whole if setting_of(e) in chosen]
+  rest = [e for e in whole if line_of(e) not in map(line_of, there)]
+  keys = {setting_of(e) for e in [*there, *_best_of_lines(rest)]}
   return {key: group for key, group in groups.items() if key in keys}
 
 
@@ -420,17 +420,19 @@ def _best_of_lines(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
   merit = lambda e: (e['tasks'], e['validation_accuracy_mean'])
   for entry in entries:
     if entry['validation_accuracy_mean'] is not None:
-      old = best.get(_line(entry))
+      old = best.get(line_of(entry))
       if old is None or merit(entry) > merit(old):
-        best[_line(entry)] = entry
+        best[line_of(entry)] = entry
   return list(best.values())
 
 
-def _line(entry: Row) -> tuple[Any, ...]:
+def line_of(entry: Row) -> tuple[Any, ...]:
+  """The values of `LINE`."""
   return tuple(entry[name] for name in LINE)
 
 
-def _setting(entry: Row) -> tuple[Any, ...]:
+def setting_of(entry: Row) -> tuple[Any, ...]:
+  """The values of `SETTING`."""
   return tuple(entry[name] for name in SETTING)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from experiments.continual import analysis as continual_analysis
 from experiments.continual.analysis import finite
 from experiments.continual.analysis import LINE
-from experiments.continual.analysis import SETTING
+from experiments.continual.analysis import line_of
+from experiments.continual.analysis import setting_of
 from experiments.continual.analysis import title
 from experiments.report import differences
 from experiments.report import markup
@@ -90,7 +91,7 @@ def main_table(results: Mapping[str, Any]) -> str:
   """
   rows = results['rows']
   summary = results.get('summary') or continual_analysis.summarise(rows, {})
-  selected = {_key(e) for e in continual_analysis.select(rows)}
+  selected = {setting_of(e) for e in continual_analysis.select(rows)}
   defaults = results.get('defaults') or {}
   rates = results.get('default_rates') or {}
   labels = results.get('labels', {})
@@ -113,7 +114,7 @@ def main_table(results: Mapping[str, Any]) -> str:
       and rates.get(method, rate) == rate
     ):
       names.append('default')
-    if _key(entry) in selected and _alternatives(entry, rows) > 1:
+    if setting_of(entry) in selected and _alternatives(entry, rows) > 1:
       names.append('validation')
     return ', '.join(names)
 
@@ -139,7 +140,7 @@ def main_table(results: Mapping[str, Any]) -> str:
   headers += columns
   headers += ['runs'] if any(e['n'] < most for e in summary) else []
   runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
-  table = _without_empty(body, headers, len(_headers(rows)))
+  table = markup.without_empty(body, headers, len(_headers(rows)))
   said = f'{runs} {_MISSED}' if missed else runs
   return f'{table}\n\n{said}' if body else ''
 
@@ -160,12 +161,12 @@ def budget_table(results: Mapping[str, Any]) -> str:
   steps = {name: _steps(mine, efforts) for name, mine in efforts.items()}
   if not tried and len(set(steps.values())) < 2:
     return ''
-  selected = {_line(e): e for e in continual_analysis.select(rows)}
+  selected = {line_of(e): e for e in continual_analysis.select(rows)}
   labels = results.get('labels', {})
   keys = [h for h in _headers(rows) if h not in ('coefficient', 'lr')]
   body = []
   groups = continual_analysis.settings(rows).values()
-  lines = {_line(group[0][0]): group[0][0] for group in groups}
+  lines = {line_of(group[0][0]): group[0][0] for group in groups}
   for line, row in lines.items():
     best = selected.get(line)
     body.append(
@@ -184,7 +185,7 @@ def budget_table(results: Mapping[str, Any]) -> str:
       ' validation data was chosen. At the edge: the least or the largest value'
       ' that was tried won, and one beyond it may be better.'
     )
-  return f'{notes}\n\n{_without_empty(body, headers, len(keys))}'
+  return f'{notes}\n\n{markup.without_empty(body, headers, len(keys))}'
 
 
 def _steps(
@@ -202,7 +203,7 @@ def _steps(
 
 def _tried(rows: Sequence[Row]) -> dict[tuple[Any, ...], int]:
   """How many candidates were searched, by the values of `LINE`."""
-  keys = dict.fromkeys(_key(row) for row in rows if row['search'])
+  keys = dict.fromkeys(setting_of(row) for row in rows if row['search'])
   return collections.Counter(key[: len(LINE)] for key in keys)
 
 
@@ -250,7 +251,7 @@ def difference_table(
   if not body:
     return ''
   headers += ['against', 'average accuracy', 'used weights']
-  table = _without_empty(body, headers, len(_headers(rows)))
+  table = markup.without_empty(body, headers, len(_headers(rows)))
   return f'Difference to α = 1.\n\n{table}\n\n{markup.DIFFERENCE}'
 
 
@@ -344,7 +345,7 @@ def course_tables(
     )
     parts = [f'{header} = {cell}' for header, cell in cells if cell]
     name = ', '.join([method[1], *parts])
-    out.append(f'{name}:\n\n{_without_empty(body, headers, 1, "right")}')
+    out.append(f'{name}:\n\n{markup.without_empty(body, headers, 1, "right")}')
   return out
 
 
@@ -360,14 +361,14 @@ def search_table(
   entries = continual_analysis.candidates(rows, True)
   if not entries:
     return ''
-  selected = {_key(e) for e in continual_analysis.select(rows)}
+  selected = {setting_of(e) for e in continual_analysis.select(rows)}
   body = []
   for entry in entries:
     text = 'failed'
     if entry['validation_accuracy_mean'] is not None:
       text = _measure(entry, 'validation_accuracy', 100)
       text += ' (failed a task)' if entry['failed'] else ''
-    chosen = 'chosen' if _key(entry) in selected else ''
+    chosen = 'chosen' if setting_of(entry) in selected else ''
     names = _names(entry, rows, labels)
     body.append([*names, str(entry['tasks']), text, chosen])
   headers = [*_headers(rows), 'tasks', 'validation accuracy', '']
@@ -485,27 +486,5 @@ def _names(
 
 def _alternatives(entry: Row, rows: Sequence[Row]) -> int:
   """How many settings there were to choose this one from."""
-  keys = dict.fromkeys(map(_key, rows))
-  return sum(key[: len(LINE)] == _line(entry) for key in keys)
-
-
-def _line(entry: Row) -> tuple[Any, ...]:
-  return tuple(entry[name] for name in LINE)
-
-
-def _key(entry: Row) -> tuple[Any, ...]:
-  return tuple(entry[name] for name in SETTING)
-
-
-def _without_empty(
-  body: Sequence[Sequence[str]],
-  headers: Sequence[str],
-  keys: int,
-  align: str = 'left',
-) -> str:
-  """The table without the columns of which all cells are '', but its keys."""
-  full = [
-    i for i in range(len(headers)) if i < keys or any(line[i] for line in body)
-  ]
-  cells = [[line[i] for i in full] for line in body]
-  return markup.grid(cells, [headers[i] for i in full], align, keys)
+  keys = dict.fromkeys(map(setting_of, rows))
+  return sum(key[: len(LINE)] == line_of(entry) for key in keys)

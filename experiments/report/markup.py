@@ -89,3 +89,24 @@ def emptied_line(rows: Sequence[Row], name: Callable[[Row], str]) -> str:
   if not parts:
     return ''
   return f'At most one weight is left, in some nets, of {"; ".join(parts)}.'
+
+
+def without_empty(
+  body: Sequence[Sequence[str]],
+  headers: Sequence[str],
+  keys: int,
+  align: str = 'left',
+) -> str:
+  """A `grid` without the columns all of whose cells are ''.
+
+  Args:
+    body: a list of cells for each line.
+    headers: of the columns.
+    keys: how many of the first columns stay in any case.
+    align: as in `grid`.
+  """
+  full = [
+    i for i in range(len(headers)) if i < keys or any(line[i] for line in body)
+  ]
+  cells = [[line[i] for i in full] for line in body]
+  return grid(cells, [headers[i] for i in full], align, keys)
