@@ -16,6 +16,7 @@ def batch_indices(
   num_steps: int,
   num_examples: int,
   batch_size: int,
+  size: Any = None,
 ) -> jax.Array:
   """Returns which examples steps start, …, start + num_steps - 1 train on.
 
@@ -34,9 +35,13 @@ def batch_indices(
     num_steps: number of rows, >= 1; static.
     num_examples: size of the split, >= 1; static.
     batch_size: examples in a batch, in [1, num_examples]; static.
+    size: int32 scalar in [1, num_examples], may be traced: how many of the
+      examples there are. An epoch is then over the first `size` alone, each at
+      most once, in `size // batch_size` batches; where that is none, a batch
+      repeats some. None is all, and gives the same rows as num_examples does.
 
   Returns:
-    int32 [num_steps, batch_size], values in [0, num_examples).
+    int32 [num_steps, batch_size], values in [0, size).
 
   Raises:
     ValueError: if num_steps or batch_size is out of range.
@@ -48,6 +53,8 @@ def batch_indices(
       f'batch_size must be in [1, num_examples = {num_examples}],'
       f' got {batch_size}.'
     )
+  if size is not None:
+    return _of_fewer(key, start, num_steps, num_examples, batch_size, size)
   per_epoch = num_examples // batch_size
   # As many as the worst start, the last batch of an epoch, touches; `start` may
   # be traced, so the last of them may turn out to be untouched.
@@ -68,6 +75,33 @@ def batch_indices(
   rows = jax.lax.map(epoch_if_touched, epochs)
   rows = rows.reshape(num_epochs * per_epoch, batch_size)
   return jax.lax.dynamic_slice_in_dim(rows, offset, num_steps)
+
+
+def _of_fewer(
+  key: jax.Array,
+  start: Any,
+  num_steps: int,
+  num_examples: int,
+  batch_size: int,
+  size: Any,
+) -> jax.Array:
+  """`batch_indices` of the first `size` examples, in shapes of all.
+
+  The length of an epoch may be traced, so epochs are gone through one by one,
+  and each gives the steps that lie in it their rows.
+  """
+  per_epoch = jnp.maximum(jnp.asarray(size, jnp.int32) // batch_size, 1)
+  steps = jnp.asarray(start, jnp.int32) + jnp.arange(num_steps, dtype=jnp.int32)
+  epochs, places = steps // per_epoch, steps % per_epoch
+  places = places[:, None] * batch_size + jnp.arange(batch_size)
+
+  def epoch(e: jax.Array, rows: jax.Array) -> jax.Array:
+    order = _permutation(jax.random.fold_in(key, e), num_examples)
+    order = order[jnp.argsort(order >= size, stable=True)]
+    return jnp.where((epochs == e)[:, None], order[places % size], rows)
+
+  rows = jnp.zeros((num_steps, batch_size), jnp.int32)
+  return jax.lax.fori_loop(epochs[0], epochs[-1] + 1, epoch, rows)
 
 
 def _permutation(key: jax.Array, n: int) -> jax.Array:

@@ -47,12 +47,12 @@ def learn(
   tasks: Sequence[Any],
   optimizer: Callable[[Any], optax.GradientTransformation],
   *,
-  steps: int,
+  steps: int | Sequence[int],
   batch_size: int,
   learning_rate: float,
   psi: Psi = _ORDINARY,
   coefficient: float = 0.0,
-  retrain_steps: int = 0,
+  retrain_steps: int | Sequence[int] = 0,
   seed: int = 0,
   split: str = 'test',
 ) -> Learned:
@@ -62,28 +62,37 @@ def learn(
     problem: what is learned.
     method: how, of `powerprop.methods`, such as `methods.efficient_packnet`;
       `functools.partial` sets its options.
-    tasks: a source of the problem for each, all of the same shapes.
+    tasks: a source of the problem for each; those of the same shapes share
+      their programs.
     optimizer: learning rate -> optax transformation; it is put under `psi`.
-    steps: of each task, ≥ 1.
+    steps: of each task, ≥ 1: one number for all, or one for each. An epoch of
+      a task is `size // batch_size` steps over its own examples.
     batch_size: examples of a step, ≥ 1.
     learning_rate: > 0.
     psi: α ≥ 1, a number; which leaves are under it; and the transform.
     coefficient: what the method's penalty is multiplied by, as
       `methods.COEFFICIENTS` has it by name.
-    retrain_steps: of a packing method under each new mask; 0 is none.
+    retrain_steps: of a packing method under each new mask, likewise; 0 is none.
     seed: of the initial weights, the batches, and all else.
     split: whose scores are measured.
 
   Returns:
     What was learned.
+
+  Raises:
+    ValueError: if there is not a number of steps for each task.
   """
   sizes = [int(problem.size(source, 'train')) for source in tasks]
+  longest, steps = _by_task('steps', steps, len(tasks))
+  most, again = _by_task('retrain_steps', retrain_steps, len(tasks))
   recipe = train.Recipe(
     problem=problem,
     optimizer=optimizer,
     batch_size=batch_size,
     num_train=max(sizes),
     epsilon=0.0,
+    unequal=min(sizes) < max(sizes),
+    task_steps=steps,
   )
   row = jnp.zeros(1, jnp.int32)
   made = method(
@@ -94,14 +103,14 @@ def learn(
       num_train=max(sizes),
       batch_size=batch_size,
       heads=problem.own,
-      retrain_steps=retrain_steps,
+      retrain_steps=most,
       where=psi.where,
     )
   )
-  life = lifetime.make_life(recipe, psi, made)
+  life = lifetime.make_life(recipe, psi, made, retrain_steps=again)
   chunk = jax.jit(life.chunk, static_argnums=4)
   rechunk = None
-  if life.rechunk is not None and retrain_steps:
+  if life.rechunk is not None and most:
     rechunk = jax.jit(life.rechunk, static_argnums=4)
   end, archive = jax.jit(life.end), jax.jit(life.archive)
   recall = jax.jit(life.recall, static_argnums=3)
@@ -116,10 +125,10 @@ def learn(
   scores = np.full((len(tasks), len(tasks)), np.nan, np.float32)
   for t, source in enumerate(tasks):
     state = life.begin(state, hyper)
-    state, _ = chunk(state, hyper, source, np.int32(0), steps)
+    state, _ = chunk(state, hyper, source, np.int32(0), longest)
     state, report = end(state, hyper, source)
     if rechunk is not None:
-      state, _ = rechunk(state, hyper, source, np.int32(0), retrain_steps)
+      state, _ = rechunk(state, hyper, source, np.int32(0), most)
     state, record = archive(state, hyper, source)
     records.append(record)
     reports.append(report)
@@ -132,6 +141,21 @@ def learn(
     scores,
     lambda task: life.params_for(state, records[task]),
   )
+
+
+def _by_task(
+  name: str, given: int | Sequence[int], tasks: int
+) -> tuple[int, tuple[int, ...]]:
+  """The largest number, and, where they differ, that of each task."""
+  if isinstance(given, int):
+    return given, ()
+  numbers = tuple(int(n) for n in given)
+  if len(numbers) != tasks:
+    raise ValueError(
+      f'{name} are {len(numbers)} numbers but there are {tasks} tasks: give one'
+      ' number for all, or one for each'
+    )
+  return max(numbers), numbers if min(numbers) < max(numbers) else ()
 
 
 class Labelled(NamedTuple):

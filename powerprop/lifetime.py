@@ -32,7 +32,7 @@ class Life(NamedTuple):
     start: (hyper, source) -> the state before the first task.
     begin: (state, hyper) -> the state before a task's first step.
     chunk: (state, hyper, source, step, number of steps) -> state, mean loss;
-      steps count from the task's first.
+      steps count from the task's first. See `train.Training`.
     rechunk: the same in the retraining phase; None where there is none.
     end: (state, hyper, source) -> state, report of the method.
     archive: (state, hyper, source) -> state, record of the task.
@@ -67,6 +67,7 @@ def make_life(
   method: Method,
   reset_optimizer: bool = False,
   retrain_schedule: Callable[[jax.Array], jax.Array] | None = None,
+  retrain_steps: tuple[int, ...] = (),
 ) -> Life:
   """Builds the functions of one member.
 
@@ -77,6 +78,7 @@ def make_life(
     reset_optimizer: whether every task begins with fresh moments.
     retrain_schedule: step -> factor on the learning rate in the retraining
       phase; None is 1.
+    retrain_steps: of that phase, as `train.Recipe.task_steps`.
 
   Returns:
     Functions to be jitted, vmapped and sharded at will.
@@ -86,7 +88,7 @@ def make_life(
   rechunk = None
   if method.continual.retraining is not None:
     again = train.make_training(
-      recipe._replace(schedule=retrain_schedule),
+      recipe._replace(schedule=retrain_schedule, task_steps=retrain_steps),
       psi,
       method.continual.retraining,
     )

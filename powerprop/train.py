@@ -28,11 +28,15 @@ class Recipe(NamedTuple):
     optimizer: learning rate -> optax transformation.
     batch_size: examples per step.
     num_train: number of training examples, of the largest task.
+    unequal: whether some tasks have fewer: each then goes by `Problem.size`.
     epsilon: weights in (−epsilon, epsilon) count as near zero.
     schedule: step -> factor on the learning rate.
     l2: coefficient of ½‖w‖² over the kernels, as part of the loss.
     layer_flops: by parameter path, FLOPs of a dense forward pass, from
       `Problem.flops`; {} where work is not counted.
+    task_steps: by task, its number of steps ≥ 1, where they differ: a chunk
+      ends with its task, and the schedule, which is that of the largest number,
+      is compressed to the task's; () where the caller says how many.
   """
 
   problem: Problem
@@ -43,6 +47,8 @@ class Recipe(NamedTuple):
   schedule: Callable[[jax.Array], jax.Array] | None = None
   l2: float = 0.0
   layer_flops: Mapping[str, float] = {}
+  unequal: bool = False
+  task_steps: tuple[int, ...] = ()
 
 
 class Training(NamedTuple):
@@ -54,7 +60,7 @@ class Training(NamedTuple):
       `initial_theta` is then a program of its own, the same for all methods.
     chunk: (state, hyper, source, first step, number of steps) -> state, mean
       loss. All members of a population have the same first step: it is not
-      batched.
+      batched. With `Recipe.task_steps` the number is the most that are done.
     read: state -> θ.
     weights: state -> w, the weights to evaluate: θ, masked, or a mean where
       training draws them.
@@ -167,13 +173,38 @@ def at_start(psi: Psi, hyper: Hyper) -> Psi:
   return psi if psi.alpha is not None else psi._replace(alpha=hyper.alpha)
 
 
-def _optimiser(it: _Member, hyper: Hyper, step: Any) -> Any:
-  rate = hyper.learning_rate
-  if it.recipe.schedule is not None:
+def _own_steps(recipe: Recipe, source: Any) -> jax.Array:
+  """How many steps the source's task takes, of `task_steps`."""
+  every = jnp.asarray(recipe.task_steps, jnp.int32)
+  return every[recipe.problem.task(source)]
+
+
+def _optimiser(it: _Member, hyper: Hyper, source: Any, step: Any) -> Any:
+  rate, recipe = hyper.learning_rate, it.recipe
+  if recipe.schedule is not None:
     # The rate of this very step: a step that changes masks instead of weights
     # does not hold the schedule back.
-    rate = rate * it.recipe.schedule(it.method.clock(step))
+    at = it.method.clock(step)
+    if recipe.task_steps:
+      at = at * (max(recipe.task_steps) / _own_steps(recipe, source))
+    rate = rate * recipe.schedule(at)
   return at_start(it.psi, hyper).optimizer(it.recipe.optimizer(rate))
+
+
+def _rows(
+  it: _Member, hyper: Hyper, source: Any, start: Any, num_steps: int
+) -> jax.Array:
+  """Which examples steps learn from; int32 [num_steps, batch_size]."""
+  recipe = it.recipe
+  size = recipe.problem.size(source, 'train') if recipe.unequal else None
+  return batches.batch_indices(
+    _keys(hyper).batches,
+    start,
+    num_steps,
+    recipe.num_train,
+    recipe.batch_size,
+    size,
+  )
 
 
 def _batch(
@@ -184,6 +215,10 @@ def _batch(
   if it.method.continual.joint:
     key = jax.random.fold_in(_keys(hyper).method, step)
     source = problem.any_task(source, key)
+    if it.recipe.unequal:  # rows are of the task that is being learned
+      size = problem.size(source, 'train')
+      key = jax.random.fold_in(key, 1)
+      rows = jax.random.randint(key, rows.shape, 0, size)
   examples = problem.batch(source, 'train', rows)
   if problem.augment is None:
     return examples
@@ -197,9 +232,7 @@ def _begin(
   recipe, keys, psi = it.recipe, _keys(hyper), at_start(it.psi, hyper)
 
   def gradient(w):
-    rows = batches.batch_indices(
-      keys.batches, 0, 1, recipe.num_train, recipe.batch_size
-    )[0]
+    rows = _rows(it, hyper, source, 0, 1)[0]
     examples = _batch(it, hyper, source, 0, rows)
     grads, _ = jax.grad(recipe.problem.loss, has_aux=True)(
       w, net_state, keys.net, examples
@@ -212,7 +245,7 @@ def _begin(
   return TrainState(
     phi=phi,
     net=net_state,
-    opt=_optimiser(it, hyper, 0).init(phi),
+    opt=_optimiser(it, hyper, source, 0).init(phi),
     method=method_state,
     work=_measured(recipe, it.method, method_state, jnp.zeros(())),
     step=jnp.zeros((), jnp.int32),
@@ -229,20 +262,24 @@ def _chunk(
   num_steps: int,
 ) -> tuple[TrainState, jax.Array]:
   at_rest = _at_rest(it, source)
-  rows = batches.batch_indices(
-    _keys(hyper).batches,
-    start,
-    num_steps,
-    it.recipe.num_train,
-    it.recipe.batch_size,
-  )
+  rows = _rows(it, hyper, source, start, num_steps)
   steps = start + jnp.arange(num_steps, dtype=jnp.int32)
-  state, losses = jax.lax.scan(
-    lambda state, xs: _one_step(it, hyper, source, at_rest, state, *xs),
-    state,
-    (steps, rows),
-  )
-  return state, jnp.mean(losses)
+  step = functools.partial(_one_step, it, hyper, source, at_rest)
+  if not it.recipe.task_steps:
+    state, losses = jax.lax.scan(
+      lambda state, xs: step(state, *xs), state, (steps, rows)
+    )
+    return state, jnp.mean(losses)
+
+  def one(i, carry):
+    state, loss = step(carry[0], steps[i], rows[i])
+    return state, carry[1] + loss.astype(jnp.float32)
+
+  # One program for all tasks, however many steps they take.
+  count = jnp.clip(_own_steps(it.recipe, source) - start, 0, num_steps)
+  zero = jnp.zeros((), jnp.float32)
+  state, total = jax.lax.fori_loop(0, count, one, (state, zero))
+  return state, total / jnp.maximum(count, 1)
 
 
 def _one_step(
@@ -255,7 +292,7 @@ def _one_step(
   rows: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
   recipe, method, keys = it.recipe, it.method, _keys(hyper)
-  tx = _optimiser(it, hyper, step)
+  tx = _optimiser(it, hyper, source, step)
   psi = it.psi.at(state.opt)
   theta = psi.to_theta(state.phi)
   w = method.weights(theta, state.method)
@@ -273,9 +310,12 @@ def _one_step(
     dense = trees.map_where(
       lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
     )
-  event = steps_lib.make_event(
-    tx, key, step, psi, dense, hyper.coefficient, plain
-  )
+  coefficient = hyper.coefficient
+  penalty = method.continual.penalty
+  if recipe.unequal and penalty is not None and penalty.per_example:
+    own = recipe.problem.size(source, 'train')
+    coefficient = coefficient * (recipe.num_train / own)
+  event = steps_lib.make_event(tx, key, step, psi, dense, coefficient, plain)
   (phi, opt, seen), work = steps_lib.take_step(
     method._replace(
       constrain=lambda updates, kept: at_rest(method.constrain(updates, kept))

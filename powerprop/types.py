@@ -225,10 +225,14 @@ class Penalty(NamedTuple):
   Attributes:
     value: (params, state) -> scalar.
     space: 'theta' or 'phi': which parameters it is of.
+    per_example: whether the value is divided by `Tasks.num_train`, as the loss
+      is a mean. Where tasks differ in size, a training multiplies it by that
+      over the number of its task's own.
   """
 
   value: Callable[[Params, Any], jax.Array]
   space: str = 'theta'
+  per_example: bool = False
 
 
 class Rehearsal(NamedTuple):

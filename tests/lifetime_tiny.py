@@ -37,12 +37,14 @@ def in_turn(
   num_steps: int,
   num_examples: int,
   batch_size: int,
+  size: Any = None,
 ) -> jax.Array:
   """For `batches.batch_indices`: examples in turn, from a row of the key's.
 
   The random order has tests of its own, and is half of what a chunk takes to
   compile.
   """
+  num_examples = num_examples if size is None else size
   first = jax.random.key_data(key)[-1] % num_examples
   place = start * batch_size + jnp.arange(num_steps * batch_size)
   rows = (first.astype(jnp.int32) + place) % num_examples

@@ -47,8 +47,8 @@ class Course(NamedTuple):
     method: how it learns tasks.
     shapes: the net's parameters.
     net_state: the shapes of its state.
-    steps: of a task.
-    retrain_steps: of a task's retraining phase.
+    steps: of each task.
+    retrain_steps: of each task's retraining phase; 0 where there is none.
     num_tasks: how many tasks its members learn at most.
     layers: names of the layers in the method's report; () if it has none.
     layer_sizes: their numbers of weights.
@@ -59,8 +59,8 @@ class Course(NamedTuple):
   method: Method
   shapes: Params
   net_state: Any
-  steps: int
-  retrain_steps: int
+  steps: tuple[int, ...]
+  retrain_steps: tuple[int, ...]
   num_tasks: int
   layers: tuple[str, ...]
   layer_sizes: tuple[int, ...]
@@ -92,14 +92,16 @@ def make_plan(
     ' the smallest task',
   )
   steps = continual_settings.steps(mine, sequence, mine.epochs)
-  mine = mine._replace(training=mine.training._replace(steps=steps))
+  most = max(steps)
+  mine = mine._replace(training=mine.training._replace(steps=most))
   validation.attempt(
     'learning_rate_schedule',
     mine.training.learning_rate_schedule,
-    lambda: making.schedule(mine.training.learning_rate_schedule, steps),
+    lambda: making.schedule(mine.training.learning_rate_schedule, most),
   )
   fitting.check_data(mine.training, dataset)
   recipe = classification.make_recipe(mine.training, dataset, sequence)
+  recipe = recipe._replace(task_steps=_where_they_differ(steps))
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   if sequence.scenario != 'domain' and not recipe.problem.own:
     raise settings_lib.ConfigError(
@@ -123,7 +125,7 @@ def make_plan(
       " choose its net: choose scenario 'task' or 'domain', or leave it out of"
       ' methods.'
     )
-  retrain = 0
+  retrain = (0,) * len(steps)
   if method.continual.retraining is not None:
     retrain = continual_settings.steps(mine, sequence, mine.retrain_epochs)
   return Course(
@@ -147,20 +149,25 @@ def efforts(plans: Mapping[str, Course]) -> dict[str, dict[str, Any]]:
     plans: by method.
 
   Returns:
-    "steps" of a task and "retrain_steps" under its new mask, their
-    "batch_size", whether the method "rehearses" (each step has a second batch,
-    of its memory), and whether it is "joint" (batches are of all tasks so far).
+    "steps" of a task and "retrain_steps" under its new mask (the mean of the
+    tasks where they differ), their "batch_size", whether the method "rehearses"
+    (each step has a second batch, of its memory), and whether it is "joint"
+    (batches are of all tasks so far).
   """
   return {
     name: {
-      'steps': plan.steps,
-      'retrain_steps': plan.retrain_steps,
+      'steps': round(sum(plan.steps) / len(plan.steps)),
+      'retrain_steps': round(sum(plan.retrain_steps) / len(plan.steps)),
       'batch_size': plan.recipe.batch_size,
       'rehearses': plan.method.continual.rehearsal is not None,
       'joint': plan.method.continual.joint,
     }
     for name, plan in plans.items()
   }
+
+
+def _where_they_differ(steps: tuple[int, ...]) -> tuple[int, ...]:
+  return steps if min(steps) < max(steps) else ()
 
 
 def forgetting(plans: Mapping[str, Course]) -> list[str]:
@@ -287,8 +294,8 @@ def make_life(plan: Course, transform: str, alpha: float | None) -> Life:
     A life.
   """
   again, t = None, plan.settings.training
-  if plan.retrain_steps:
-    again = making.schedule(t.learning_rate_schedule, plan.retrain_steps)
+  if most := max(plan.retrain_steps):
+    again = making.schedule(t.learning_rate_schedule, most)
   psis = making.psis(t.transforms, t.transform_kwargs)
   return lifetime.make_life(
     plan.recipe,
@@ -296,6 +303,7 @@ def make_life(plan: Course, transform: str, alpha: float | None) -> Life:
     plan.method,
     plan.settings.reset_optimizer,
     again,
+    _where_they_differ(plan.retrain_steps),
   )
 
 

@@ -204,13 +204,13 @@ class Learner:
     if last_task or life.task % self._s.evaluate_every == 0:
       self._recall_all(last_task)
     rows = self.log.rows_of(t, time.monotonic() - begun)
-    done = life.task * self._plan.steps
+    done = sum(self._plan.steps[: life.task])
     life.write([{'step': done, **row} for row in rows])
     self.world.progress.add(1, _told(self.cell, t, rows))
 
   def _train(self, source: data.Source) -> host.Tries:
     """The task's steps."""
-    programs = self.cell.programs
+    programs, steps = self.cell.programs, self._plan.steps
 
     def judge(state):
       score = programs.live(state, source, 'validation')
@@ -219,28 +219,39 @@ class Learner:
     return self.life.train(
       self.cell,
       lambda state, hyper, step, number: programs.chunk(
-        state, hyper, source, np.int32(step), number
+        state, hyper, source, np.int32(step), self._window(number, steps)
       ),
+      steps[self.life.task],
       judge,
       self.log.loss,
       self._s.retries,
       self._s.retry_factor,
     )
 
+  def _window(self, number: int, steps: tuple[int, ...]) -> int:
+    """The number of steps that a program is made for, to do so many.
+
+    Where tasks differ it is the same for all, and the task's end is known to
+    the program.
+    """
+    if min(steps) == max(steps):
+      return number
+    return min(self._s.training.chunk_steps, max(steps))
+
   def _end(self, source: data.Source, tries: host.Tries):
     """The task's end: state, record of the task, report, who failed."""
     cell, life, programs = self.cell, self.life, self.cell.programs
     hyper = host.slower(cell, tries.factor)
     state, report = programs.end(life.state, hyper, source)
-    failed = tries.failed
+    failed, steps = tries.failed, self._plan.retrain_steps
     if programs.rechunk is not None:
       # A signal comes back to here, unless there was more than one try.
       state = life.steps(
         lambda state, step, number: programs.rechunk(
-          state, hyper, source, np.int32(step), number
+          state, hyper, source, np.int32(step), self._window(number, steps)
         ),
         state,
-        (0, self._plan.retrain_steps),
+        (0, steps[life.task]),
         self.log.loss,
         keeps=False,
         saves=tries.number.max() == 1,

@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import data
 from experiments.continual import analysis as continual_analysis
@@ -212,7 +213,8 @@ def _of_cells(
     on_device.append(3 * state_bytes + records)
     on_disk += 2 * 2 * packed + records
     members = population.count([cell])
-    mine = (plan.steps + plan.retrain_steps) * cell.plan.num_tasks * members
+    of_tasks = np.add(plan.steps, plan.retrain_steps)[: cell.plan.num_tasks]
+    mine = int(of_tasks.sum()) * members
     steps += mine
     flops += 3.0 * cost * plan.recipe.batch_size * mine
   at_once = sorted(on_device)[-population.workers() :]
@@ -309,7 +311,7 @@ def _speed(plans, rows, seconds: float) -> dict[str, Any]:
   for name, plan in plans.items():
     forward = plan.recipe.problem.flops(plan.shapes, plan.net_state)
     steps = sum(
-      r['attempts'] * plan.steps + plan.retrain_steps
+      r['attempts'] * plan.steps[r['task']] + plan.retrain_steps[r['task']]
       for r in rows
       if r['method'] == name
     )

@@ -57,7 +57,7 @@ class ContinualSettings(NamedTuple):
     sequence: a name in `experiments.data.SEQUENCES`, or a function of your own.
     scenario: 'task', 'domain' or 'class'.
     num_tasks: T ≥ 1.
-    epochs: over a task's training examples, > 0.
+    epochs: over a task's own training examples, > 0.
     retrain_epochs: of methods that retrain under their mask, ≥ 0.
     methods: names in `powerprop.methods`, functions of your own, or names of
       your own for which `method_kwargs` has the method.
@@ -321,17 +321,19 @@ def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
     raise ConfigError(str(e)) from None
 
 
-def steps(s: ContinualSettings, sequence: data.Sequence, epochs: float) -> int:
-  """Steps of so many epochs over the largest task."""
-  per_epoch = int(sequence.sizes['train'].max()) // s.training.batch_size
-  number = max(1, round(epochs * per_epoch)) if epochs else 0
+def steps(
+  s: ContinualSettings, sequence: data.Sequence, epochs: float
+) -> tuple[int, ...]:
+  """By task, the steps of so many epochs over its own examples."""
+  per_epoch = [int(n) // s.training.batch_size for n in sequence.sizes['train']]
+  numbers = [max(1, round(epochs * n)) if epochs else 0 for n in per_epoch]
   validation.require(
-    number <= validation.LARGEST,
+    max(numbers) <= validation.LARGEST,
     'the number of epochs',
-    f'{epochs:g}, which makes {number:g} steps a task,',
+    f'{epochs:g}, which makes {max(numbers):g} steps a task,',
     f'lower: {validation.LARGEST} steps at most',
   )
-  return number
+  return tuple(numbers)
 
 
 def make_method(
@@ -368,7 +370,7 @@ def make_method(
     num_train=int(sequence.sizes['train'].max()),
     batch_size=s.training.batch_size,
     heads=problem.own,
-    retrain_steps=steps(s, sequence, s.retrain_epochs),
+    retrain_steps=max(steps(s, sequence, s.retrain_epochs)),
   )
   try:
     made = _function(s, name)(tasks, **kwargs)

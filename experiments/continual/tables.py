@@ -385,7 +385,7 @@ def _course(group: Sequence[Sequence[Row]], task: int) -> list[str]:
   def number(
     name: str, scale: float = 100.0, digits: int = 1, without: str = '–'
   ) -> str:
-    found = [m[task - 1].get(name) for m in there]
+    found: list[Any] = [m[task - 1].get(name) for m in there]
     found = [value for value in found if finite(value)]
     if not found:
       return without

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from experiments import data
@@ -129,17 +130,18 @@ def make_recipe(
   Returns:
     A recipe; FLOPs are not counted with it as it is.
   """
-  number = len(dataset.train.label)
+  sizes = np.array([len(dataset.train.label)])
   if sequence is not None:
-    number = int(sequence.sizes['train'].max())
+    sizes = sequence.sizes['train']
   return train.Recipe(
     problem=of_settings(s, dataset, sequence),
     optimizer=making.optimizer(s.optimizer, s.optimizer_kwargs),
     batch_size=s.batch_size,
-    num_train=number,
+    num_train=int(sizes.max()),
     epsilon=s.near_zero,
     schedule=making.schedule(s.learning_rate_schedule, s.steps),
     l2=s.l2,
+    unequal=bool(sizes.min() < sizes.max()),
   )
 
 

@@ -106,7 +106,8 @@ class Host:
       world: of the run.
       folder: of this life alone.
       state: at the beginning; of a resumed one, the same shapes.
-      s: with the steps of a task, of a chunk, and between checkpoints.
+      s: with the steps of the longest task, those of a chunk, and the seconds
+        between checkpoints.
       remember: gives what else is to be saved, as JSON has it.
       restarts: whether a task may have to be started again: its first state is
         saved as well.
@@ -265,6 +266,7 @@ class Host:
     self,
     cell: Cell,
     chunk: Callable[[TrainState, Hyper, int, int], tuple[TrainState, Any]],
+    steps: int,
     judge: Callable[[TrainState], tuple[Score, list[str]]],
     heard: Callable[[Any], None],
     retries: int,
@@ -279,6 +281,7 @@ class Host:
       cell: whose task it is.
       chunk: (state, hyperparameters, first step, number of steps) -> state,
         report.
+      steps: of the task.
       judge: state -> score, and by member how it failed, '' where it did not.
       heard: as in `steps`.
       retries: how many more times a member may try.
@@ -298,7 +301,7 @@ class Host:
       state = self.steps(
         lambda state, *span, hyper=hyper: chunk(state, hyper, *span),
         first if attempt else self.state,
-        (0 if attempt else step, self.s.steps),
+        (0 if attempt else step, steps),
         heard,
         keeps=not attempt,
         saves=not attempt,

@@ -98,6 +98,28 @@ def test_vmapped_equals_looped_and_keys_differ():
   assert not np.array_equal(looped[0], looped[1])
 
 
+def test_of_all_examples_the_first_alone():
+  """As an epoch of so many; all of them are what they are without."""
+  key = jax.random.key(1)
+  rows = lambda start, number, size: batches.batch_indices(
+    key, start, number, 13, 4, jnp.int32(size)
+  )
+  np.testing.assert_array_equal(rows(0, 15, 13), _whole(13, 4))
+  batches.batch_indices.clear_cache()
+  for size in (4, 8, 10):
+    whole = np.asarray(rows(0, 15, size))
+    parts = [rows(start, 5, size) for start in (0, 5, 10)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    per_epoch = size // 4
+    for epoch in np.split(whole[: 6 * per_epoch], 6):
+      assert len(set(epoch.ravel())) == epoch.size
+      assert epoch.max() < size
+    assert not np.array_equal(whole[:per_epoch], whole[per_epoch:][:per_epoch])
+  assert batches.batch_indices._cache_size() == 2  # of 15 steps, and of 5
+  few = np.asarray(rows(0, 6, 3))  # less than a batch
+  assert (np.sort(few)[:, [0, -1]] == [0, 2]).all()
+
+
 @pytest.mark.parametrize(
   ('num_steps', 'batch_size', 'match'),
   [

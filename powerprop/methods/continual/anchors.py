@@ -44,6 +44,7 @@ def method(
   space: str,
   *,
   scale: float = 1.0,
+  per_example: bool = False,
   **fields: Any,
 ) -> Method:
   """A `Method` that trains everything with a quadratic penalty.
@@ -54,6 +55,7 @@ def method(
       `params` are those of the space.
     space: 'theta' or 'phi': which parameters are held.
     scale: ≥ 0, what the penalty is multiplied by.
+    per_example: whether 1/num_train of the tasks is in it; see `Penalty`.
     **fields: of `sequential.method`; by default `init` gives an empty `Anchor`.
 
   Returns:
@@ -77,7 +79,9 @@ def method(
     **{
       'init': init,
       'penalty': Penalty(
-        lambda params, state: scale * penalty(params, state), space
+        lambda params, state: scale * penalty(params, state),
+        space,
+        per_example,
       ),
       'end_task': end_task,
       **fields,

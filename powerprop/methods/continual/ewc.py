@@ -115,8 +115,8 @@ def online_laplace(
     Λ_t = Λ_{t−1} + N_t F_t, \quad Λ_0 = \text{prior precision}
 
   The posterior of the last task is the prior of the next, whose penalty is
-  ½ Σ Λ (p − p*)² / N as the loss is a mean over N examples: `num_train` of the
-  tasks. The first task has no penalty.
+  ½ Σ Λ (p − p*)² / N as the loss is a mean over the N examples of that task.
+  The first task has no penalty.
 
   Args:
     tasks: of the sequence.
@@ -153,7 +153,9 @@ def online_laplace(
     )
     return anchors.Anchor(importance, params)
 
-  return anchors.method(tasks, update, space, scale=0.5 / tasks.num_train)
+  return anchors.method(
+    tasks, update, space, scale=0.5 / tasks.num_train, per_example=True
+  )
 
 
 def _measure(

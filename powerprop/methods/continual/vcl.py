@@ -146,7 +146,7 @@ def vcl(
   authors' code refines one for each where tasks have outputs of their own).
 
   Args:
-    tasks: number of tasks, N (the largest task's), heads and shapes.
+    tasks: number of tasks, N, heads and shapes.
     initial_std: σ at the start, > 0; the authors' code has exp(−3).
     prior_std: σ_0 of the first prior, > 0.
     coreset: pictures per task, ≥ 0; a task keeps no more than it has.
@@ -178,7 +178,7 @@ def vcl(
     weights=weights,
     gradients=gradients,
     constrain=constrain,
-    penalty=Penalty(bound(penalty)),
+    penalty=Penalty(bound(penalty), per_example=True),
     track=bound(track),
     end_task=bound(end_task),
     expected=lambda theta, state: theta['mean'],

@@ -57,7 +57,7 @@ def test_a_config_fits_its_data_and_net(name):
   s, sequence, plans = _checked(module.get_config())
   assert sequence.num_tasks == s.num_tasks and list(plans) == list(s.methods)
   for plan in plans.values():
-    assert plan.steps >= 1 and plan.num_tasks <= s.num_tasks
+    assert min(plan.steps) >= 1 and plan.num_tasks <= s.num_tasks
 
 
 def test_what_a_plan_is_made_of():
@@ -80,7 +80,10 @@ def test_what_a_plan_is_made_of():
       'single': {'batch_size': 1_257, 'epochs': 3.0, 'num_tasks': 9},
     },
   )
-  steps = {name: (p.steps, p.retrain_steps) for name, p in plans.items()}
+  for plan in plans.values():  # tasks are of one size
+    assert len({*plan.steps}) == len({*plan.retrain_steps}) == 1
+    assert len(plan.steps) == 3 and not plan.recipe.unequal
+  steps = {n: (p.steps[0], p.retrain_steps[0]) for n, p in plans.items()}
   assert steps == {
     'naive': (10, 0),  # it has no retraining
     'packnet': (10, 5),

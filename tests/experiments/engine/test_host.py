@@ -149,7 +149,9 @@ def _train(life, cell, retries=3):
 
   with life.host as on_host:
     on_host.start = on_host.state
-    tries = on_host.train(cell, chunk, judge, heard.append, retries, 0.5)
+    tries = on_host.train(
+      cell, chunk, _STEPS, judge, heard.append, retries, 0.5
+    )
   return tries, heard
 
 
