@@ -5,8 +5,10 @@ import re
 
 import pytest
 
+from experiments.continual import analysis
 from experiments.continual import tables as continual_tables
 from experiments.one_shot import tables
+from experiments.report import compare
 from experiments.report import files
 from experiments.report import overview
 from experiments.sparse_training import tables as sparse_tables
@@ -87,3 +89,89 @@ def test_every_record_has_a_page_and_the_first_page_leads_to_all():
   within = {'bench_continual', 'bench_sparse', 'nudged'}
   folders = {path.name for path in _RESULTS.iterdir() if path.is_dir()}
   assert folders - within == linked
+
+
+def _differences(folder, baseline, other):
+  """Means, without their signs, and halves of intervals, to two digits."""
+  results, _ = files.load(_RESULTS / folder)
+  nets = files.part_of(results, 'analysis').entries(results)
+  text = compare.table(nets, baseline, other)
+  found = re.findall(r'[+-]([\d.]+) ± ([\d.]+)', text)
+  return [tuple(map(float, pair)) for pair in found]
+
+
+@pytest.mark.parametrize(
+  ('folder', 'baseline', 'other', 'says'),
+  [
+    (
+      'epn_ablation',
+      'method=epn',
+      'method=per_task_biases',
+      'not told apart by the interval, −{} at α = 1, though all three seeds are'
+      ' lower there, and +{} at α = 2',
+    ),
+    (
+      'epn_ablation',
+      'method=epn',
+      'method=free_biases',
+      'Free biases cost {} and {} points',
+    ),
+    (
+      'epn_ablation',
+      'method=epn',
+      'method=taylor',
+      'it costs {} points at α = 1, and is not told apart at α = 2 (−{}, no',
+    ),
+    (
+      'packnet_limit',
+      'method=efficient_packnet,alpha=1',
+      'method=packnet_100,alpha=1',
+      'for 100 it is {} and 15 ± 10 points behind',
+    ),
+    (
+      'report_epn',
+      'alpha=1',
+      'alpha=1.5',
+      'here it is {} points worse, and {} before pruning',
+    ),
+    (
+      'digits_regrow',
+      'method=set_025',
+      'method=set_1',
+      'SET {} points, five seeds of five',
+    ),
+  ],
+)
+def test_sentences_have_the_differences_of_their_records(
+  folder, baseline, other, says
+):
+  text = (_RESULTS / folder / 'README.md').read_text(encoding='utf-8')
+  number = r'(\d[\d.]*) ± (\d[\d.]*)'
+  pattern = number.join(map(re.escape, says.split('{}')))
+  (found,) = re.findall(pattern, ' '.join(text.split()))
+  pairs = _differences(folder, baseline, other)
+  for mean, half in zip(found[::2], found[1::2], strict=True):
+    assert any(_rounded(mean, a) and _rounded(half, b) for a, b in pairs)
+
+
+def _rounded(shown, number):
+  """Whether a text has the number, of two digits, in its own digits."""
+  digits = len(shown.partition('.')[2])
+  return abs(float(shown) - number) < 0.5 * 10.0**-digits + 0.005
+
+
+def test_curves_cross_where_the_page_says():
+  results, records = files.load(_RESULTS / 'fig4_small')
+  after = {}  # of 5, 10 and 15 tasks, for every method, α and seed
+  for (method, _, alpha, *_), group in analysis.settings(
+    results['rows']
+  ).items():
+    for member in group:
+      means = analysis.average_accuracy(analysis.matrix_of(member, records))
+      key = method, alpha, member[0]['seed']
+      after[key] = [means[task - 1] for task in (5, 10, 15)]
+  for seed in range(2):
+    for alpha, ahead in ((1.0, [1, 1, 0]), (2.0, [1, 0, 0])):
+      ewc = after['online_laplace', alpha, seed]
+      ours = after['efficient_packnet', alpha, seed]
+      assert [a > b for a, b in zip(ewc, ours, strict=True)] == ahead
