@@ -469,7 +469,7 @@ def _live(cell, tasks, world):
   for t in range(cell.plan.num_tasks):
     log.before(t, every)
     log.loss(every)
-    report = {'rate': every}
+    report = {'rate': every, 'reached': every > 0}
     for i, name in enumerate(('used', 'new', 'reused')):
       report[f'{name}_by_layer'] = np.tile(sizes // (i + 2), (count, 1))
     dense = dict.fromkeys(('validation', 'test'), every)

@@ -59,12 +59,21 @@ def test_a_page_has_the_numbers_of_its_record(page):
   assert set(_CELL.findall(shown)) == set(_CELL.findall(record))
   assert set(_MEAN.findall(shown)) <= set(_MEAN.findall(record))
   ran = json.loads(path.read_text(encoding='utf-8'))['environment']
-  assert f'`{ran["commit"][:7]}`' in text
   seconds = {f'{ran[f"{name}_seconds"]:,.0f} s' for name in ('train', 'wall')}
   assert seconds & set(re.findall(r'[\d,]+ s\b', text))
   assert ran['processor'] == 'AMD EPYC' or ran['processor'] in text
   (config,) = re.findall(r'--config=(\S+)', ran['command'])
   assert f'--config={config}' in text
+
+
+def test_every_page_names_the_commit_of_its_record():
+  records = [p.with_name('results.json') for p in _PAGES]
+  there = [path for path in records if path.is_file()]
+  assert len(there) > len(_RUNS)
+  for path in there:
+    ran = json.loads(path.read_text(encoding='utf-8'))['environment']
+    text = path.with_name('README.md').read_text(encoding='utf-8')
+    assert f'`{ran["commit"][:7]}`' in text, path
 
 
 def test_the_first_page_has_the_table_of_all_records():
