@@ -75,7 +75,8 @@ def make_life(
     recipe: what the population shares; its problem has several tasks.
     psi: as `train.make_training` takes it.
     method: how it learns tasks.
-    reset_optimizer: whether every task begins with fresh moments.
+    reset_optimizer: whether every task begins with fresh moments; where it
+      begins with a new net it does in any case.
     retrain_schedule: step -> factor on the learning rate in the retraining
       phase; None is 1.
     retrain_steps: of that phase, as `train.Recipe.task_steps`.
@@ -110,7 +111,7 @@ def _begin(
   it: _Member, reset_optimizer: bool, state: TrainState, hyper: Hyper
 ) -> TrainState:
   opt = state.opt
-  if reset_optimizer:
+  if reset_optimizer or it.method.continual.anew:
     inner = it.recipe.optimizer(hyper.learning_rate)
     opt = train.at_start(it.psi, hyper).optimizer(inner).init(state.phi)
   return state._replace(
@@ -150,7 +151,10 @@ def _archive(
   )
   # Where a task keeps its net, the net's own state (moving averages) as well.
   net_state = state.net if jax.tree.leaves(record) else ()
-  return state._replace(phi=phi, method=kept), (record, net_state)
+  state = state._replace(phi=phi, method=kept)
+  if it.method.continual.anew:
+    state = state._replace(net=_anew(it.recipe, jax.random.key(hyper.seed))[1])
+  return state, (record, net_state)
 
 
 def _live(it: _Member, state: TrainState, source: Any, split: str) -> Score:
@@ -219,7 +223,11 @@ def ending(
     log_likelihood=lambda w, *rest: problem.log_likelihood(w, net, *rest),
     outputs=lambda w, batch: problem.outputs(w, net, batch),
     recalled=lambda batch: problem.recalled(batch, source),
-    fresh=lambda: train.initial_theta(
-      recipe, jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
-    )[0],
+    fresh=lambda: _anew(recipe, key)[0],
   )
+
+
+def _anew(recipe: Recipe, key: jax.Array) -> tuple[Params, Any]:
+  """θ and the net's state, drawn anew; the key is that of an ending."""
+  bits = jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
+  return train.initial_theta(recipe, bits)

@@ -262,6 +262,8 @@ class Continual(NamedTuple):
     expected: (theta, state) -> w to evaluate in mid-training, where `weights`
       are drawn at random; None is `weights`.
     joint: whether batches come from all tasks so far.
+    anew: whether each task has a net of its own, with which the optimiser and
+      the net's state start again; `archive` draws it.
     end_task: (Ending, phi, state) -> (phi, state, report), after the last step
       of a task; the report is a dict of arrays of the same shapes every time.
     retraining: how to train on, under the new mask, before `archive`: a
@@ -282,6 +284,7 @@ class Continual(NamedTuple):
   track: Callable[[Updates, Params, Params, Any], Any] | None = None
   expected: Callable[[Params, Any], Params] | None = None
   joint: bool = False
+  anew: bool = False
   end_task: Callable[[Ending, Params, Any], tuple[Params, Any, Any]] = (
     lambda ending, phi, state: (phi, state, {})
   )

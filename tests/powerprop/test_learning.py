@@ -11,6 +11,11 @@ from experiments import data
 from experiments.data import Examples
 from experiments.engine import classification
 import powerprop
+from powerprop import lifetime
+from powerprop import train
+from powerprop.methods.continual import bounds
+from powerprop.methods.continual import sequential
+from powerprop.types import Hyper
 
 
 def _net():
@@ -69,6 +74,51 @@ def test_a_fingerprint_sees_a_single_bit(both):
   two = mine.score(other, state, source, 'test')
   assert np.any(np.asarray(one.fingerprint) != np.asarray(two.fingerprint))
   assert 0 <= one.value <= 1 and np.isfinite(one.loss)
+
+
+def test_a_net_for_each_task_is_as_one_trained_alone():
+  """Bit for bit: moments, their count and moving averages are its own."""
+
+  def forward(x, is_training):
+    x = hk.Linear(4)(x)
+    x = hk.BatchNorm(True, True, 0.9)(x, is_training)
+    return hk.Linear(3)(jax.nn.relu(x))
+
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 12, 5)).astype(np.float32)
+  y = rng.integers(0, 3, (2, 12)).astype(np.int32)
+  problem = powerprop.classifier(hk.transform_with_state(forward), x[0])
+  tasks = [
+    dict.fromkeys(('train', 'validation'), powerprop.Labelled(x[t], y[t]))
+    | {'task': np.int32(t)}
+    for t in range(2)
+  ]
+  recipe = train.Recipe(problem, optax.adam, 4, 12, 0.0)
+  psi = powerprop.Psi(1.5)
+  told = sequential.Tasks(
+    jax.eval_shape(problem.init, jax.random.key(0))[0], 2, None, 12, 4
+  )
+  life = lifetime.make_life(recipe, psi, bounds.single(told))
+  chunk = jax.jit(life.chunk, static_argnums=4)
+  archive = jax.jit(life.archive)
+  numbers = np.float32(1.5), np.float32(0.1), np.float32(0)
+  hyper = Hyper(np.int32(0), *numbers)
+  state = life.begin(life.start(hyper, tasks[0]), hyper)
+  first, _ = chunk(state, hyper, tasks[0], np.int32(0), 5)
+  fresh, _ = archive(first, hyper, tasks[0])
+  second, _ = chunk(life.begin(fresh, hyper), hyper, tasks[1], np.int32(0), 5)
+  begun = train.make_training(recipe, psi).init(hyper, tasks[1])
+  alone, _ = chunk(
+    begun._replace(phi=fresh.phi), hyper, tasks[1], np.int32(0), 5
+  )
+  for name in ('phi', 'net', 'opt', 'step'):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(second, name), getattr(alone, name)
+    )
+  # The net before it was not, and is gone from the averages.
+  means = [jax.tree.leaves(s.net) for s in (first, fresh, begun)]
+  assert any(np.any(a != b) for a, b in zip(*means[:2], strict=True))
+  jax.tree.map(np.testing.assert_array_equal, *means[1:])
 
 
 def test_a_task_more_compiles_nothing(both):

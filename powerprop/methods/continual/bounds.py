@@ -39,8 +39,7 @@ def single(tasks: sequential.Tasks) -> Method:
   """A net of its own for each task, drawn anew, trained alone and kept whole.
 
   Neither forgetting nor transfer: the record of a task is its θ. The
-  optimiser's state is not the method's: whoever trains decides whether it
-  starts anew with the net.
+  optimiser's moments and the net's own state start anew with the net.
 
   Args:
     tasks: of the sequence.
@@ -58,6 +57,7 @@ def single(tasks: sequential.Tasks) -> Method:
     return ending.psi.to_phi(ending.fresh()), state, record
 
   return sequential.method(
+    anew=True,
     archive=archive,
     predict=lambda theta, record: record,
     needs_identity=True,
