@@ -1,6 +1,7 @@
 """A config of `experiments.continual`, checked."""
 
 from collections.abc import Callable, Mapping
+import functools
 import inspect
 import math
 from typing import Any, NamedTuple
@@ -67,6 +68,7 @@ class ContinualSettings(NamedTuple):
       are several, one is chosen on validation data.
     method_training: by name, fields that this method has otherwise: of
       `OVERRIDES`. Of `network_kwargs` only those named are replaced.
+    sequence_kwargs: options of the sequence.
     choose_learning_rate: whether the learning rates are candidates as the
       coefficients are, each with each of these; else all are run. The first is
       the protocol's.
@@ -93,6 +95,7 @@ class ContinualSettings(NamedTuple):
   methods: tuple[str, ...]
   method_kwargs: dict[str, dict[str, Any]]
   method_training: dict[str, dict[str, Any]] = {}
+  sequence_kwargs: dict[str, Any] = {}
   choose_learning_rate: bool = False
   run_protocol: bool = True
   search_tasks: int = 3
@@ -162,6 +165,20 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
     )
   s = s._replace(methods=validation.names('methods', s.methods))
   named.check('sequence', s.sequence, list(data.SEQUENCES))
+  validation.require(
+    isinstance(s.sequence_kwargs, dict),
+    'sequence_kwargs',
+    repr(s.sequence_kwargs),
+    'a dict',
+  )
+  # Its first three parameters are no options.
+  of_sequence = named.function('sequence', s.sequence, data.SEQUENCES)
+  validation.check_options(
+    'sequence_kwargs',
+    s.sequence,
+    functools.partial(of_sequence, None, None),
+    s.sequence_kwargs,
+  )
   validation.known('scenario', s.scenario, list(data.SCENARIOS))
   _check_numbers(s)
   t = s.training
@@ -217,6 +234,10 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with all defaults; see `settings.resolved`."""
   out = {**ContinualSettings._field_defaults, **settings.resolved(given)}
+  of_sequence = named.if_there(out.get('sequence'), data.SEQUENCES)
+  out['sequence_kwargs'] = validation.with_defaults(
+    of_sequence, out['sequence_kwargs']
+  )
   kwargs = out.get('method_kwargs')
   if isinstance(kwargs, dict):
     chosen = out.get('methods', ())
@@ -314,9 +335,9 @@ def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
   args = dataset, s.num_tasks, s.scenario
   try:
     if named.is_own(s.sequence):
-      made = named.call('sequence', s.sequence, *args)
+      made = named.call('sequence', s.sequence, *args, **s.sequence_kwargs)
       return data.checked_sequence(s.sequence, made)
-    return data.SEQUENCES[s.sequence](*args)
+    return data.SEQUENCES[s.sequence](*args, **s.sequence_kwargs)
   except data.DataError as e:
     raise ConfigError(str(e)) from None
 

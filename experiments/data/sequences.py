@@ -73,8 +73,9 @@ def visible_outputs(
   """Which logits take part.
 
   Task-incremental: those of the task, which is known at test time.
-  Domain-incremental: all; the tasks share them. Class-incremental: those of all
-  tasks so far.
+  Domain-incremental: the tasks share them, and a task has the first of them, as
+  many as it has classes: all, where all tasks have as many. Class-incremental:
+  those of all tasks so far.
 
   Args:
     sequence: the sequence.
@@ -88,7 +89,10 @@ def visible_outputs(
     section 2; van de Ven and Tolias, 2019.
   """
   if sequence.scenario == 'domain':
-    return jnp.ones(sequence.num_outputs, bool)
+    if not np.ndim(sequence.num_classes):
+      return jnp.ones(sequence.num_outputs, bool)
+    own = jnp.asarray(classes(sequence))[task]
+    return jnp.arange(sequence.num_outputs) < own
   owner = jnp.asarray(
     np.repeat(np.arange(sequence.num_tasks, dtype=np.int32), classes(sequence))
   )
@@ -185,13 +189,18 @@ def permuted(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
   )
 
 
-def split(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
-  """The classes in turn, as many in each task: split MNIST is 5 tasks of 2.
+def split(
+  dataset: Dataset, num_tasks: int, scenario: str, *, classes: Any = ()
+) -> Sequence:
+  """Some classes for each task: split MNIST is 5 tasks of 2.
 
   Args:
     dataset: any.
-    num_tasks: T ≥ 1, a divisor of the number of classes.
+    num_tasks: T ≥ 1.
     scenario: 'task', 'domain' or 'class'.
+    classes: for each task the classes that it has, in the order of its outputs;
+      none may be in two. () is all of them in turn, as many in each task as in
+      another: where they do not divide evenly the first tasks have one more.
 
   Returns:
     A sequence; it is the same for all seeds.
@@ -202,21 +211,14 @@ def split(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
   Reference: Zenke et al., Synaptic intelligence, ICML 2017, section 5.1; Hsu et
     al. 2018, section 4, where pictures are padded and normalised as well.
   """
-  if dataset.num_classes % num_tasks:
-    raise DataError(
-      f'num_tasks is {num_tasks} but the {dataset.num_classes} classes of'
-      f' {dataset.name} cannot be shared out among as many tasks: choose a'
-      ' divisor.'
-    )
+  groups = _groups(dataset, num_tasks, classes)
   mean, std = 0.0, 1.0
   if dataset.name == 'mnist':
     dataset = _padded(dataset, 2)
     mean, std = 0.1000, 0.2752
-  size = dataset.num_classes // num_tasks
   chosen = {
     name: [
-      np.flatnonzero(getattr(dataset, name).label // size == t)
-      for t in range(num_tasks)
+      np.flatnonzero(np.isin(getattr(dataset, name).label, g)) for g in groups
     ]
     for name in SPLITS
   }
@@ -225,31 +227,33 @@ def split(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
       if not own.size:
         raise DataError(
           f'task {t + 1} of {num_tasks} has no {name} examples: {dataset.name}'
-          f' has none of the classes {t * size} to {(t + 1) * size - 1}; lower'
-          ' num_tasks, or change the data set.'
+          f' has none of the classes {groups[t]}; choose others, or change the'
+          ' data set.'
         )
   # Rows of all tasks in one rectangle; what fills it is never picked.
-  rows_of = {
-    name: np.stack([np.resize(r, max(map(len, rows))) for r in rows]).astype(
-      np.int32
-    )
+  arrays: dict[str, Any] = {
+    name: np.stack([np.resize(r, max(map(len, rows))) for r in rows])
     for name, rows in chosen.items()
   }
+  arrays['within'] = np.zeros(dataset.num_classes)
+  for group in groups:
+    arrays['within'][group] = np.arange(len(group))
 
   def tables(seed):
     del seed
-    return {name: jnp.asarray(rows) for name, rows in rows_of.items()}
+    return {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
 
   def pick(tables, split, name, task, rows):
     rows = tables[name][task][rows]
-    return split.image[rows], split.label[rows] - task * size
+    return split.image[rows], tables['within'][split.label[rows]]
 
+  counts = tuple(map(len, groups))
   return Sequence(
     dataset,
     scenario,
     num_tasks,
-    size,
-    size * (1 if scenario == 'domain' else num_tasks),
+    counts[0] if min(counts) == max(counts) else counts,
+    max(counts) if scenario == 'domain' else sum(counts),
     {
       n: np.array([len(r) for r in rows], np.int32)
       for n, rows in chosen.items()
@@ -261,7 +265,41 @@ def split(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
   )
 
 
-SEQUENCES: Mapping[str, Callable[[Dataset, int, str], Sequence]] = {
+def _groups(dataset: Dataset, num_tasks: int, classes: Any) -> list[list[int]]:
+  """The classes of each task; see `split`."""
+  there = dataset.num_classes
+  if not classes:
+    if num_tasks > there:
+      raise DataError(
+        f'num_tasks is {num_tasks} but the {there} classes of {dataset.name}'
+        f' cannot be shared out among as many tasks: lower it to {there} at'
+        ' most.'
+      )
+    return [g.tolist() for g in np.array_split(np.arange(there), num_tasks)]
+
+  def wrong(must: str) -> DataError:
+    return DataError(f'classes is {classes} but must be {must}.')
+
+  try:
+    groups = [[int(c) for c in group] for group in classes]
+    whole = groups == [list(group) for group in classes]
+  except (TypeError, ValueError):
+    groups, whole = [], False
+  if not whole or not all(groups):
+    raise wrong('a list of lists: for each task the numbers of its classes')
+  every = [c for group in groups for c in group]
+  if len(groups) != num_tasks:
+    raise wrong(
+      f'a list for each task, and num_tasks is {num_tasks}: change one of them'
+    )
+  if not set(every) <= set(range(there)):
+    raise wrong(f'of classes of {dataset.name}, which are 0 to {there - 1}')
+  if len(set(every)) < len(every):
+    raise wrong('without any class in two tasks, or twice in one')
+  return groups
+
+
+SEQUENCES: Mapping[str, Callable[..., Sequence]] = {
   'permuted': permuted,
   'split': split,
 }

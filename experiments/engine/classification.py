@@ -343,7 +343,8 @@ def _smoothed(it, label, number, visible):
   share of a label there would swamp the loss, and make the others drift.
   """
   target = jax.nn.one_hot(label, number)
-  if it.sequence is None or it.sequence.scenario == 'domain':
+  s = it.sequence
+  if s is None or (s.scenario == 'domain' and not np.ndim(s.num_classes)):
     return optax.smooth_labels(target, it.label_smoothing)
   count = jnp.sum(visible, axis=-1, keepdims=True)
   share = jnp.where(visible, it.label_smoothing / count, 0)

@@ -184,7 +184,7 @@ def if_there(value: Any, ours: Mapping[str, Any]) -> Callable[..., Any] | None:
     return None
 
 
-def call(field: str, value: str, *args: Any) -> Any:
+def call(field: str, value: str, *args: Any, **kwargs: Any) -> Any:
   """What the user's own function returns; see `function`.
 
   Raises:
@@ -192,7 +192,7 @@ def call(field: str, value: str, *args: Any) -> Any:
   """
   fn = function(field, value, {})
   try:
-    return fn(*args)
+    return fn(*args, **kwargs)
   except MemoryError:
     raise
   except Exception as e:  # whatever a function of the user's own may raise

@@ -156,8 +156,8 @@ def check_options(
   for name in given:
     if not options:
       raise ConfigError(
-        f'option of {method} {name!r} is unknown: {path} is {given}, but that'
-        ' method has no options; remove it.'
+        f'option of {method} {name!r} is unknown: {path} is {given}, but'
+        ' it has no options; remove it.'
       )
     known(f'option of {method}', name, options)
   check_types(path, fn, given)

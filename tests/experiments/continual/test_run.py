@@ -400,6 +400,36 @@ def test_map_is_vmap(whole, tmp_path):
       assert row[name] == twin[name]
 
 
+def test_tasks_of_different_sizes(tmp_path, monkeypatch):
+  """Each takes the steps of its own size, by one program for all."""
+  cells, make = [], continual_cells.make_cells
+  monkeypatch.setattr(
+    continual_cells,
+    'make_cells',
+    lambda *args, **kwargs: cells.extend(made := make(*args, **kwargs)) or made,
+  )
+  results = continual_run_tiny.run(
+    tmp_path,
+    sequence='split',
+    sequence_kwargs={'classes': [[0, 1, 2, 3], [4], [5, 9]]},
+    scenario='domain',
+    epochs=1.0,
+    executor='map',
+    methods='naive',
+    alphas=(2.0,),
+    forward_transfer=False,
+  )
+  steps = [r['step'] for r in files.read_metrics(tmp_path)]
+  assert steps == [8, 10, 14]  # in chunks of three, 8 + 2 + 4
+  assert results['efforts']['naive']['steps'] == 5
+  rows = _rows(results)
+  assert all(np.isfinite(r['loss']) and not r['failed'] for r in rows)
+  # With one output that takes part there is nothing to mistake.
+  assert rows[1]['final_accuracy'] == 1 and rows[1]['loss'] == 0
+  (programs,) = {id(c.programs): c.programs for c in cells}.values()
+  assert programs.chunk._cache_size() == 1
+
+
 def test_less_evaluation_and_fewer_tasks(whole, tmp_path):
   results = continual_run_tiny.run(
     tmp_path,

@@ -304,9 +304,22 @@ _BAD = [
     ["scenario is 'class'", 'mine must know'],
   ),
   (
-    {'sequence': 'split', 'num_tasks': 3},
-    ['num_tasks is 3', 'the 10 classes of digits', 'choose a divisor'],
+    {'sequence': 'split', 'num_tasks': 11},
+    ['num_tasks is 11', 'the 10 classes of digits', 'lower it to 10'],
   ),
+  (
+    {'sequence': 'split', 'sequence_kwargs': {'classes': [[1, 10], [2], [3]]}},
+    ['classes is [[1, 10], [2], [3]]', 'classes of digits, which are 0 to 9'],
+  ),
+  (
+    {'sequence': 'split', 'sequence_kwargs': {'clases': [[1]]}},
+    ["option of split 'clases'", "mean 'classes'"],
+  ),
+  (
+    {'sequence_kwargs': {'classes': [[1]]}},
+    ["option of permuted 'classes'", 'it has no options'],
+  ),
+  ({'sequence_kwargs': 3}, ['sequence_kwargs is 3', 'a dict']),
   ({'batch_size': 1_258}, ['batch_size is 1258', 'at most 1257']),
   (
     {'sequence': 'split', 'num_tasks': 5, 'batch_size': 1_000},
@@ -398,6 +411,26 @@ def test_a_config_may_leave_out_only_what_has_a_default(name):
 def test_handy_things_are_right(fields):
   s, _, plans = _tiny(**fields)
   assert list(plans) == list(s.methods)
+
+
+def test_tasks_of_different_sizes_take_steps_of_their_own():
+  """1,257 digits, of which the classes have 122 to 129; 60 in a batch."""
+  groups = {'classes': [[0, 1, 2, 3], [4], [5, 9]]}
+  _, sequence, plans = _tiny(
+    sequence='split',
+    sequence_kwargs=groups,
+    scenario='task',
+    epochs=2.0,
+    methods=('naive', 'packnet'),
+    retrain_epochs=1.0,
+  )
+  assert sequence.num_classes == (4, 1, 2)
+  plan = plans['packnet']
+  assert plan.steps == (16, 4, 8) and plan.retrain_steps == (8, 2, 4)
+  assert plan.recipe.unequal and plan.recipe.task_steps == (16, 4, 8)
+  assert plans['naive'].retrain_steps == (0, 0, 0)
+  found = continual_cells.efforts(plans)['packnet']
+  assert (found['steps'], found['retrain_steps']) == (9, 5)
 
 
 def test_options_that_let_earlier_tasks_be_forgotten():

@@ -38,10 +38,11 @@ def _tables(name, num_tasks, side=4, seed=0):
 def _source(sequence, task, now=None, seed=0):
   """On the host, where nothing is to be compiled."""
   splits = {name: getattr(sequence.dataset, name) for name in data.SPLITS}
-  split = sequence.num_classes < sequence.dataset.num_classes
   side = sequence.dataset.train.image.shape[1]
-  name = 'split' if split else 'permuted'
-  tables = _tables(name, sequence.num_tasks, side, seed)
+  if sequence.num_classes == sequence.dataset.num_classes:
+    tables = _tables('permuted', sequence.num_tasks, side, seed)
+  else:
+    tables = sequence.tables(seed)
   now = task if now is None else now
   return data.Source(splits, tables, jnp.int32(task), jnp.int32(now))
 
@@ -180,10 +181,49 @@ def test_split_is_the_same_for_all_seeds():
   )
 
 
-@pytest.mark.parametrize('num_tasks', [4, 5, 7])
-def test_classes_that_cannot_be_shared_out(num_tasks):
-  with pytest.raises(data.DataError, match=f'num_tasks is {num_tasks}.*fake'):
-    data.SEQUENCES['split'](_dataset(), num_tasks, 'domain')
+def test_classes_that_do_not_divide_evenly():
+  """The first tasks have one more."""
+  sequence = data.SEQUENCES['split'](_dataset(), 4, 'class')
+  assert sequence.num_classes == (2, 2, 1, 1) and sequence.num_outputs == 6
+  assert set(np.asarray(_take(sequence, 2).label)) == {4}
+  assert data.SEQUENCES['split'](_dataset(), 4, 'domain').num_outputs == 2
+
+
+@pytest.mark.parametrize('scenario', data.SCENARIOS)
+def test_the_classes_of_each_task_may_be_given(scenario):
+  """In any order, which is that of the outputs; some may be in none."""
+  groups = [[5, 0], [3], [1, 4]]
+  sequence = data.SEQUENCES['split'](_dataset(), 3, scenario, classes=groups)
+  plain = sequence.dataset.train
+  assert sequence.num_classes == (2, 1, 2)
+  first = 0
+  for task, group in enumerate(groups):
+    found = _take(sequence, task)
+    mine = np.flatnonzero(np.isin(plain.label, group))
+    np.testing.assert_array_equal(found.image, plain.image[mine])
+    within = [group.index(c) for c in plain.label[mine]]
+    np.testing.assert_array_equal(found.label, first + np.array(within))
+    own = range(first, first + len(group))
+    wanted = own if scenario != 'class' else range(own.stop)
+    _assert_all_see(found, np.isin(np.arange(sequence.num_outputs), wanted))
+    first += 0 if scenario == 'domain' else len(group)
+
+
+@pytest.mark.parametrize(
+  ('num_tasks', 'classes', 'match'),
+  [
+    (7, (), 'num_tasks is 7.*of fake.*lower it to 6'),
+    (2, [[0, 1]], 'a list for each task, and num_tasks is 2'),
+    (2, [[0, 6], [1]], 'classes of fake, which are 0 to 5'),
+    (2, [[0, 1], [1, 2]], 'without any class in two tasks'),
+    (2, [[0], []], 'a list of lists'),
+    (2, [0, 1], 'a list of lists'),
+    (1, [[0.5]], 'a list of lists'),
+  ],
+)
+def test_classes_that_cannot_be_shared_out(num_tasks, classes, match):
+  with pytest.raises(data.DataError, match=match):
+    data.SEQUENCES['split'](_dataset(), num_tasks, 'domain', classes=classes)
 
 
 def test_tasks_are_traced():
@@ -268,7 +308,7 @@ def test_tasks_may_differ_in_their_classes(scenario):
     expected = {
       'task': mine,
       'class': np.arange(mine[-1] + 1),
-      'domain': np.arange(3),
+      'domain': mine,
     }[scenario]
     np.testing.assert_array_equal(visible, expected)
 
