@@ -82,7 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
       'methods': (
         'efficient_packnet',
         'epn_retrained',
-        'online_laplace',
+        'online_ewc',
         'ewc',
         'si',
       ),
@@ -93,15 +93,13 @@ def get_config() -> ml_collections.ConfigDict:
           'rates': RATES,
         },
         'epn_retrained': RETRAINED,
-        # The online version of EWC with Hsu's Fisher.
-        'online_laplace': {'method': 'online_ewc'},
       },
       'labels': {'epn_retrained': 'EfficientPackNet, retrained'},
       'method_training': {
         'efficient_packnet': RECIPE | {'evaluate_every': 50},
         'epn_retrained': RETRAINED_RECIPE
         | {'evaluate_every': 50, 'retrain_epochs': 5.0},
-        'online_laplace': {'num_tasks': 51, 'alphas': (1.0,)},
+        'online_ewc': {'num_tasks': 51, 'alphas': (1.0,)},
         'ewc': {'num_tasks': 51, 'alphas': (1.0,)},
         'si': {'num_tasks': 51, 'alphas': (1.0,)},
       },

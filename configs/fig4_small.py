@@ -1,7 +1,7 @@
 """Figure 4, small: 20 tasks of permuted MNIST, 2 seeds, α = 1 and 2.
 
-EfficientPackNet and Laplace as in fig4_permuted_mnist, with a smaller net and 2
-epochs a task instead of 10. Time and numbers to expect: docs/results.
+EfficientPackNet and online EWC as in fig4_permuted_mnist, with a smaller net
+and 2 epochs a task instead of 10. Time and numbers to expect: docs/results.
 
   python -m experiments.continual --config=configs/fig4_small.py
 """
@@ -20,8 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.network_kwargs.hidden = (400, 400)
     config.alphas = (1.0, 2.0)
     config.seeds = 2
-    config.methods = ('efficient_packnet', 'online_laplace')
-    del config.method_training.online_laplace['alphas']
+    config.methods = ('efficient_packnet', 'online_ewc')
+    del config.method_training.online_ewc['alphas']
     for name in config.methods:
       config.method_training[name].evaluate_every = 5
   return config

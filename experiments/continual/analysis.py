@@ -30,7 +30,7 @@ METHODS = {
   'l2': 'L2',
   'ewc': 'EWC',
   'online_ewc': 'online EWC',
-  'online_laplace': 'Laplace',
+  'online_laplace': 'Laplace (Bayesian)',
   'si': 'SI',
   'mas': 'MAS',
   'vcl': 'VCL',

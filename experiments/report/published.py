@@ -221,7 +221,7 @@ PERMUTED_MNIST: tuple[Average, ...] = (
     FIGURE4,
     True,
   ),
-  Average('online_laplace', 51, Number(85.61), '', FIGURE4),
+  Average('online_ewc', 51, Number(85.61), 'called Laplace there', FIGURE4),
   Average('ewc', 10, Number(97.0), 'two layers of 2,000', _CLNP),
   Average('si', 10, Number(97.2), 'an output layer for each task', _CLNP),
   Average('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),

@@ -56,6 +56,10 @@ def test_a_config_fits_its_data_and_net(name):
   module = __import__(f'configs.{name}', fromlist=['get_config'])
   s, sequence, plans = _checked(module.get_config())
   assert sequence.num_tasks == s.num_tasks and list(plans) == list(s.methods)
+  # The name of a method of ours means that method.
+  ours = continual_settings.method_names()
+  for method in {*s.methods, *s.method_kwargs}.intersection(ours):
+    assert continual_settings.method_of(s, method) == method
   for plan in plans.values():
     assert min(plan.steps) >= 1 and plan.num_tasks <= s.num_tasks
 
