@@ -207,8 +207,9 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
 
   x = jax.ShapeDtypeStruct(example.shape, example.dtype)
   zeros = functools.partial(jnp.zeros, x.shape, x.dtype)
+  init = lambda key: net.init(key, zeros(), is_training=True)
   return Problem(
-    init=lambda key: net.init(key, zeros(), is_training=True),
+    init=init,
     task=lambda source: jnp.asarray(source['task'], jnp.int32),
     size=lambda source, split: jnp.int32(len(source[split].y)),
     batch=lambda source, split, rows: jax.tree.map(
@@ -223,7 +224,35 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
     flops=lambda params, net_state: costs.flops(
       lambda w, state, x: logits(w, state, x), params, net_state, x
     ),
+    averages=averages_of(init, loss),
   )
+
+
+def averages_of(
+  init: Callable[[jax.Array], tuple[Params, Any]],
+  loss: Callable[..., tuple[jax.Array, Any]],
+) -> Callable[..., Any]:
+  """`Problem.averages` of a net whose whole state is averages over batches.
+
+  They start as a fresh net's do and run over the batches by the net's own law:
+  those of `hk.BatchNorm` with a decay of 0.9 look back at about 20 batches.
+
+  Args:
+    init: key -> (θ, net state), `Problem.init`.
+    loss: `Problem.loss`.
+
+  Returns:
+    A function.
+  """
+
+  def averages(w, net_state, key, batch, number):
+    del net_state
+    step = lambda i, state: loss(
+      w, state, jax.random.fold_in(key, i), batch(i)
+    )[1]
+    return jax.lax.fori_loop(0, number, step, init(key)[1])
+
+  return averages
 
 
 def mean_log_p(

@@ -135,9 +135,8 @@ def _chunk(
 def _end(
   it: _Member, state: TrainState, hyper: Hyper, source: Any
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  hyper = of_task(it.recipe.problem, hyper, source, 2)
   phi, kept, report = it.method.continual.end_task(
-    ending(it.recipe, it.psi, state, hyper, source), state.phi, state.method
+    ending(it.recipe, it.psi, state, hyper, source, 2), state.phi, state.method
   )
   return state._replace(phi=phi, method=kept), report
 
@@ -145,16 +144,22 @@ def _end(
 def _archive(
   it: _Member, state: TrainState, hyper: Hyper, source: Any
 ) -> tuple[TrainState, Any]:
-  hyper = of_task(it.recipe.problem, hyper, source, 3)
-  phi, kept, record = it.method.continual.archive(
-    ending(it.recipe, it.psi, state, hyper, source), state.phi, state.method
+  continual = it.method.continual
+  phi, kept, record = continual.archive(
+    ending(it.recipe, it.psi, state, hyper, source, 3), state.phi, state.method
   )
+  after = state._replace(phi=phi, method=kept)
   # Where a task keeps its net, the net's own state (moving averages) as well.
   net_state = state.net if jax.tree.leaves(record) else ()
-  state = state._replace(phi=phi, method=kept)
-  if it.method.continual.anew:
-    state = state._replace(net=_anew(it.recipe, jax.random.key(hyper.seed))[1])
-  return state, (record, net_state)
+  if jax.tree.leaves(net_state) and continual.average_examples:
+    w = _params_for(it, after, (record, net_state))
+    net_state = _averaged(
+      it.recipe, w, net_state, hyper, source, continual.average_examples
+    )
+  if continual.anew:
+    seed = of_task(it.recipe.problem, hyper, source, 3).seed
+    after = after._replace(net=_anew(it.recipe, jax.random.key(seed))[1])
+  return after, (record, net_state)
 
 
 def _live(it: _Member, state: TrainState, source: Any, split: str) -> Score:
@@ -183,7 +188,9 @@ def of_task(problem: Problem, hyper: Hyper, source: Any, phase: int) -> Hyper:
     problem: what is learned.
     hyper: of the member.
     source: of the task.
-    phase: 0 in training, 1 in retraining, 2 at the task's end, 3 after that.
+    phase: 0 in training, 1 in retraining, 2 at the task's end, 3 after that, 4
+      where a net's averages are made anew: a mask's are then the same when it
+      is tried as when it is kept.
 
   Returns:
     The same hyperparameters with another seed.
@@ -193,8 +200,28 @@ def of_task(problem: Problem, hyper: Hyper, source: Any, phase: int) -> Hyper:
   return hyper._replace(seed=bits)
 
 
+def _averaged(
+  recipe: Recipe,
+  w: Params,
+  net_state: Any,
+  hyper: Hyper,
+  source: Any,
+  examples: int,
+) -> Any:
+  """The net's own state as it is for w; see `train.averaged`."""
+  if not examples or not jax.tree.leaves(net_state):
+    return net_state
+  key = jax.random.key(of_task(recipe.problem, hyper, source, 4).seed)
+  return train.averaged(recipe, w, net_state, key, source, examples)
+
+
 def ending(
-  recipe: Recipe, psi: Psi, state: TrainState, hyper: Hyper, source: Any
+  recipe: Recipe,
+  psi: Psi,
+  state: TrainState,
+  hyper: Hyper,
+  source: Any,
+  phase: int,
 ) -> Ending:
   """What a method sees at the end of a task.
 
@@ -202,14 +229,20 @@ def ending(
     recipe: of the training.
     psi: of the training.
     state: after the task's last step.
-    hyper: of `of_task`.
+    hyper: of the member.
     source: of the task.
+    phase: 2 or 3, of `of_task`.
 
   Returns:
     An ending; its functions are the problem's, at the state's net.
   """
   problem, net = recipe.problem, state.net
-  key = jax.random.key(hyper.seed)
+  key = jax.random.key(of_task(problem, hyper, source, phase).seed)
+
+  def score(w, examples=0):
+    own = _averaged(recipe, w, net, hyper, source, examples)
+    return problem.score(w, own, source, 'validation').value
+
   return Ending(
     key=jax.random.fold_in(key, 0),
     task=problem.task(source),
@@ -218,7 +251,7 @@ def ending(
     sizes={
       split: problem.size(source, split) for split in ('train', 'validation')
     },
-    score=lambda w: problem.score(w, net, source, 'validation').value,
+    score=score,
     least=problem.least,
     log_likelihood=lambda w, *rest: problem.log_likelihood(w, net, *rest),
     outputs=lambda w, batch: problem.outputs(w, net, batch),

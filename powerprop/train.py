@@ -163,6 +163,58 @@ def evaluate(
   return found.value, found.loss
 
 
+def averaged(
+  recipe: Recipe,
+  w: Params,
+  net_state: Any,
+  key: jax.Array,
+  source: Any,
+  examples: int,
+) -> Any:
+  """A net's own state, its averages made anew for other weights.
+
+  Batch normalisation evaluates with averages from training. Those of a dense
+  net are wrong for what pruning leaves of it.
+
+  Args:
+    recipe: the population's recipe.
+    w: weights as the forward pass uses them.
+    net_state: the net's state.
+    key: chooses the examples.
+    source: of the problem, to train on.
+    examples: at least so many, drawn with replacement, in whole batches; 0
+      changes nothing.
+
+  Returns:
+    The net's state. One without arrays is as it was.
+
+  Raises:
+    ValueError: if the problem does not say how they are made.
+  """
+  problem = recipe.problem
+  if not examples or not jax.tree.leaves(net_state):
+    return net_state
+  if problem.averages is None:
+    raise ValueError(
+      'the net has a state of its own, and its problem does not say which'
+      ' averages in it (as those of batch normalisation) go with the weights:'
+      ' a pruned net would be scored with those of the dense one; give Problem'
+      ' its `averages`, or set average_examples to 0'
+    )
+  size = problem.size(source, 'train')
+
+  def batch(i):
+    rows_key, augment_key = jax.random.split(jax.random.fold_in(key, i))
+    rows = jax.random.randint(rows_key, (recipe.batch_size,), 0, size)
+    found = problem.batch(source, 'train', rows)
+    if problem.augment is None:
+      return found
+    return problem.augment(augment_key, found)
+
+  number = -(-examples // recipe.batch_size)
+  return problem.averages(w, net_state, key, batch, number)
+
+
 def _keys(hyper: Hyper) -> _Keys:
   key = jax.random.key(hyper.seed)
   return _Keys(*(jax.random.fold_in(key, i) for i in range(1, 6)))

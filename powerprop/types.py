@@ -154,6 +154,10 @@ class Problem(NamedTuple):
       now; None where all is everybody's.
     own: paths of the leaves of which each task has a part of its own, by their
       last axis.
+    averages: (w, net state, key, batch, number) -> the net state with what it
+      averages over training examples (batch normalisation's means) made anew
+      for w, as in training, from batch(0), …, batch(number − 1). None is not
+      said: then a net that has a state is not pruned and scored in one go.
   """
 
   init: Callable[[jax.Array], tuple[Params, Any]]
@@ -171,6 +175,7 @@ class Problem(NamedTuple):
   any_task: Callable[[Any, jax.Array], Any] = lambda source, key: source
   resting: Callable[[Any, bool], Callable[[Params], Params]] | None = None
   own: tuple[str, ...] = ()
+  averages: Callable[..., Any] | None = None
 
 
 class Ending(NamedTuple):
@@ -183,7 +188,9 @@ class Ending(NamedTuple):
     batch: (split, rows) -> batch of this task; split is 'train' or
       'validation', rows int32 [B] in [0, the task's number of examples).
     sizes: by split, int32, the task's number of examples.
-    score: w -> score on the validation examples, the higher the better.
+    score: (w, examples) -> score on the validation examples, the higher the
+      better. Averages in the net's own state are made anew for w from so many
+      training examples; 0, the default, takes them as training left them.
     least: (score, γ) -> the score that is still enough.
     log_likelihood: (w, batch, key, targets) -> the mean over the batch.
     outputs: (w, batch) -> the net's outputs, and which of them take part.
@@ -196,7 +203,7 @@ class Ending(NamedTuple):
   psi: Any
   batch: Callable[[str, jax.Array], Any]
   sizes: dict[str, jax.Array]
-  score: Callable[[Params], jax.Array]
+  score: Callable[..., jax.Array]
   least: Callable[[jax.Array, float], jax.Array]
   log_likelihood: Callable[..., jax.Array]
   outputs: Callable[[Params, Any], tuple[jax.Array, jax.Array]]
@@ -275,6 +282,9 @@ class Continual(NamedTuple):
     needs_identity: whether `predict` must be told which task an input is of.
     zero_forgetting: whether what `predict` gives for a task that has ended
       stays the same, bit for bit.
+    average_examples: training examples from which averages in the net's own
+      state are made anew for what `predict` gives of a task; 0 keeps them as
+      training left them.
     layers: by path, the sizes of the layers that a task's mask is of, in the
       order in which the report counts by layer; {} where tasks have no masks.
   """
@@ -295,6 +305,7 @@ class Continual(NamedTuple):
   predict: Callable[[Params, Any], Params] = lambda theta, record: theta
   needs_identity: bool = False
   zero_forgetting: bool = False
+  average_examples: int = 0
   layers: Mapping[str, int] = {}
 
 

@@ -67,7 +67,7 @@ def ending(
     psi=Psi(alpha),
     batch=of_each,
     sizes=sizes,
-    score=score,
+    score=lambda w, examples=0: score(w),
     least=lambda value, gamma: gamma * value,
     log_likelihood=log_likelihood,
     outputs=outputs,

@@ -82,6 +82,7 @@ def classification(it: Pictures) -> Problem:
     any_task=of(any_task),
     resting=of(resting) if it.heads and it.sequence is not None else None,
     own=it.heads,
+    averages=learning.averages_of(of(init), of(loss)),
   )
 
 

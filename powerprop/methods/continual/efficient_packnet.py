@@ -33,6 +33,7 @@ def efficient_packnet(
   without: tuple[str, ...] = (),
   curvature_examples: int = 256,
   compare: bool = False,
+  average_examples: int = packing.AVERAGE_EXAMPLES,
 ) -> Method:
   r"""EfficientPackNet: the smallest mask that is good enough for the task.
 
@@ -71,6 +72,7 @@ def efficient_packnet(
       with all weights: this option is ours.
     curvature_examples: validation examples for h, > 0.
     compare: run the linear search as well and report its rate, `linear_rate`.
+    average_examples: as in `packing.method`.
 
   Returns:
     A method.
@@ -82,7 +84,10 @@ def efficient_packnet(
     Algorithm 1. The form of the Taylor estimate is ours: the paper names LeCun
     et al., Optimal brain damage, 1989, for it.
   """
-  options = Options(gamma, rates, search, reuse, curvature_examples, compare)
+  options = Options(
+    *(gamma, rates, search, reuse, curvature_examples, compare),
+    average_examples=average_examples,
+  )
   _check(options)
   where = packing.layout(tasks, biases, without)
   counts_of(rates, where.size)
@@ -91,6 +96,7 @@ def efficient_packnet(
     functools.partial(end_task, tasks, where, options),
     tasks.retrain_steps > 0,
     reinitialise,
+    average_examples,
   )
 
 
@@ -103,11 +109,12 @@ class Options(NamedTuple):
   reuse: bool
   curvature_examples: int
   compare: bool
+  average_examples: int = 0
 
 
 def _check(options: Options) -> None:
   """Raises ValueError if an option is out of range."""
-  gamma, rates, search, _, examples, _ = options
+  gamma, rates, search, _, examples, *_ = options
   if not 0 < gamma <= 1:
     raise ValueError(f'gamma is {gamma} but must be in (0, 1]')
   if not rates or any(not 0 < r <= 1 for r in rates):
@@ -214,9 +221,11 @@ def end_task(
     row = mask_of(ranking, jnp.asarray(counts)[i])
     return packing.unflat(row, where.shapes)
 
-  def accuracy_at(i):
-    return ending.score(magnitude.prune(theta, mask_at(i)))
+  def accuracy_of(mask):
+    w = magnitude.prune(theta, mask)
+    return ending.score(w, options.average_examples)
 
+  accuracy_at = lambda i: accuracy_of(mask_at(i))
   dense = ending.score(theta)
   target = ending.least(dense, options.gamma)
   passes = lambda accuracy: accuracy >= target
@@ -235,7 +244,7 @@ def end_task(
   reached = chosen <= last
   chosen = jnp.minimum(chosen, last)
   mask = mask_at(chosen)
-  accuracy = ending.score(magnitude.prune(theta, mask))
+  accuracy = accuracy_of(mask)
   if search == 'taylor':  # an estimate is no proof
     reached = passes(accuracy)
   report = packing.report(where, state, mask) | {

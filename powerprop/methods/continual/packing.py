@@ -18,6 +18,7 @@ from powerprop.methods.continual import sequential
 from powerprop.types import Ending, Masks, Method, Params
 
 BIASES = ('frozen', 'per_task', 'free')
+AVERAGE_EXAMPLES = 2_000  # the methods' default
 
 Layers = dict[str, jax.Array]
 
@@ -147,7 +148,11 @@ def computing(where: Layout, theta: Params, state: Packing) -> Params:
 
 
 def method(
-  where: Layout, end_task: Any, retrain: bool, reinitialise: bool
+  where: Layout,
+  end_task: Any,
+  retrain: bool,
+  reinitialise: bool,
+  average_examples: int,
 ) -> Method:
   """A method that gives each task a mask, and freezes what is in it.
 
@@ -161,12 +166,25 @@ def method(
     end_task: chooses `mask`; see `types.Method`.
     retrain: whether training goes on under the mask before the next task.
     reinitialise: whether weights in no mask are drawn anew for the next task.
+    average_examples: where the net's own state has averages, as those of batch
+      normalisation, from how many training examples they are made anew for
+      each mask that is tried, and for the one that is kept; ≥ 0. With 0 masks
+      are tried with the averages of the dense net. A net without such a state
+      is not concerned.
 
   Returns:
     A method.
 
+  Raises:
+    ValueError: if average_examples is below 0.
+
   Reference: Schwarz et al. 2021, section 4 and Algorithm 1, lines 4, 12 to 14.
   """
+  if average_examples < 0:
+    raise ValueError(
+      f'average_examples is {average_examples} but must be at least 0, which'
+      ' tries masks with the averages of the dense net'
+    )
 
   def masked(masks):
     return {
@@ -181,6 +199,7 @@ def method(
     predict=functools.partial(predict, where),
     needs_identity=True,
     zero_forgetting=where.biases != 'free',
+    average_examples=average_examples,
     layers={n: int(np.prod(s)) for n, s in where.shapes.items()},
     weights=functools.partial(computing, where),
     **masked(free),

@@ -16,6 +16,7 @@ def packnet(
   planned: int = 0,
   reinitialise: bool = True,
   biases: str = 'frozen',
+  average_examples: int = packing.AVERAGE_EXAMPLES,
 ) -> Method:
   """PackNet: each of T tasks gets 1/T of every layer, and uses all before it.
 
@@ -30,6 +31,7 @@ def packnet(
       paper leaves them at zero, where weights under Powerprop cannot move.
       False leaves them at the values that they have.
     biases: 'frozen', 'per_task' or 'free'; see `packing.layout`.
+    average_examples: as in `packing.method`.
 
   Returns:
     A method.
@@ -66,7 +68,7 @@ def packnet(
     new = trees.top_k_masks(ranks, number)
     mask = {n: m | state.used[n] for n, m in new.items()}
     theta = ending.psi.to_theta(phi)
-    accuracy = ending.score(magnitude.prune(theta, mask))
+    accuracy = ending.score(magnitude.prune(theta, mask), average_examples)
     found = packing.report(where, state, mask)
     kept = jnp.sum(packing.flat(mask), dtype=jnp.int32)
     more = {
@@ -77,4 +79,6 @@ def packnet(
     return phi, state._replace(mask=mask), found | more
 
   retrain = tasks.retrain_steps > 0
-  return packing.method(where, end_task, retrain, reinitialise)
+  return packing.method(
+    where, end_task, retrain, reinitialise, average_examples
+  )
