@@ -257,6 +257,7 @@ def ending(
     outputs=lambda w, batch: problem.outputs(w, net, batch),
     recalled=lambda batch: problem.recalled(batch, source),
     fresh=lambda: _anew(recipe, key)[0],
+    augment=problem.augment or (lambda key, batch: batch),
   )
 
 

@@ -357,7 +357,9 @@ def _one_step(
     _batch(it, hyper, source, step, rows),
   )
   key = jax.random.fold_in(keys.method, step)
-  plain = dense = _rehearsed(it, dense, w, state, key, source)
+  # The step's own examples have a key that is folded once.
+  again = jax.random.fold_in(jax.random.fold_in(keys.augment, step), 1)
+  plain = dense = _rehearsed(it, dense, w, state, key, again, source)
   if recipe.l2:
     dense = trees.map_where(
       lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
@@ -406,6 +408,7 @@ def _rehearsed(
   w: Params,
   state: TrainState,
   key: jax.Array,
+  augment_key: jax.Array,
   source: Any,
 ) -> Params:
   """The gradient, changed by what it is on remembered examples."""
@@ -413,6 +416,8 @@ def _rehearsed(
   if rehearsal is None:
     return dense
   remembered = problem.recalled(rehearsal.draw(state.method, key), source)
+  if problem.augment is not None:
+    remembered = problem.augment(augment_key, remembered)
   old, _ = jax.grad(problem.loss, has_aux=True)(w, state.net, key, remembered)
   return rehearsal.combine(dense, old, state.method)
 

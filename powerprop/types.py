@@ -196,6 +196,7 @@ class Ending(NamedTuple):
     outputs: (w, batch) -> the net's outputs, and which of them take part.
     recalled: batch of earlier tasks -> the batch as it counts now.
     fresh: () -> θ, drawn anew by the net's own law.
+    augment: (key, batch) -> batch, as in training.
   """
 
   key: jax.Array
@@ -209,6 +210,7 @@ class Ending(NamedTuple):
   outputs: Callable[[Params, Any], tuple[jax.Array, jax.Array]]
   recalled: Callable[[Any], Any]
   fresh: Callable[[], Params]
+  augment: Callable[[jax.Array, Any], Any] = lambda key, batch: batch
 
 
 class Change(NamedTuple):

@@ -5,62 +5,92 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from powerprop import trees
 from powerprop.methods.continual import sequential
 from powerprop.types import Ending, Method, Rehearsal, Updates
 
+# The rank of a place where nothing is stored: behind all others.
+_EMPTY = np.iinfo(np.int32).max
+
 
 class Memory(NamedTuple):
-  """Examples of the tasks so far, the same number of each, in their order.
+  """Examples of the tasks so far, of each as many as of another.
 
   Attributes:
-    examples: a batch of all M; zeros where nothing is stored yet.
+    examples: a batch of all M, by task in their order; zeros where nothing is
+      stored, at the end. What a problem has in a batch is kept as it is.
+    ranks: int32 [M], each example's place in a random order of its task's.
     stored: int32, how many there are.
   """
 
   examples: Any
+  ranks: jax.Array
   stored: jax.Array
 
 
-def empty(tasks: sequential.Tasks, share: int) -> Memory:
-  """A memory with room for `share` examples of every task."""
-  rows = tasks.number * share
+def empty(tasks: sequential.Tasks, room: int) -> Memory:
+  """A memory with room for so many examples of all tasks together."""
   examples = jax.tree.map(
-    lambda x: jnp.zeros((rows, *x.shape[1:]), x.dtype), tasks.example
+    lambda x: jnp.zeros((room, *x.shape[1:]), x.dtype), tasks.example
   )
-  return Memory(examples, jnp.zeros((), jnp.int32))
+  ranks = jnp.full(room, _EMPTY, jnp.int32)
+  return Memory(examples, ranks, jnp.zeros((), jnp.int32))
 
 
 def store(
-  memory: Memory, tasks: sequential.Tasks, ending: Ending, key: jax.Array
+  memory: Memory,
+  tasks: sequential.Tasks,
+  ending: Ending,
+  key: jax.Array,
+  most: int = 0,
 ) -> Memory:
   """Adds training examples of the task that ended, chosen at random.
 
-  None is chosen twice, unless the task has fewer than its share.
+  None is chosen twice. Where there is no room, tasks that have more than
+  another give some up, at random, until all have as many (to one, which the
+  earlier keep): the memory is full from the first task on, and nobody has to
+  know how many tasks there will be.
 
   Args:
     memory: of `empty`.
     tasks: that it was made for.
     ending: of the task.
     key: a random key.
+    most: ≥ 0, that are kept of a task; 0 is as many as there is room for.
 
   Returns:
-    The memory with the task's share filled.
+    The memory with examples of the task.
   """
-  share = len(jax.tree.leaves(memory.examples)[0]) // tasks.number
+  room = len(memory.ranks)
   size = ending.sizes['train']
-  ranks = jax.random.uniform(key, (tasks.num_train,))
-  order = jnp.argsort(jnp.where(jnp.arange(tasks.num_train) < size, ranks, 2.0))
-  rows = order[jnp.arange(share) % size].astype(jnp.int32)
+  draws = jax.random.uniform(key, (tasks.num_train,))
+  order = jnp.argsort(jnp.where(jnp.arange(tasks.num_train) < size, draws, 2.0))
+  place = jnp.arange(min(most or room, room, tasks.num_train), dtype=jnp.int32)
+  ranks = jnp.concatenate(
+    [memory.ranks, jnp.where(place < size, place, _EMPTY)]
+  )
+  # Of a random order, the first so many are a choice at random.
+  kept = jnp.argsort(ranks, stable=True)[:room]
+  kept = jnp.sort(jnp.where(ranks[kept] < _EMPTY, kept, len(ranks)))
+  stored = jnp.sum(kept < len(ranks), dtype=jnp.int32)
+  kept = jnp.minimum(kept, len(ranks) - 1)
+  is_new, is_there = kept >= room, jnp.arange(room) < stored
+  rows = jnp.where(is_new, order[kept - room], 0).astype(jnp.int32)
+  old = jnp.where(is_new, 0, kept)
+
+  def put(before, part):
+    which = lambda x: x.reshape(-1, *[1] * (part.ndim - 1))
+    after = jnp.where(which(is_new), part, before[old])
+    return jnp.where(which(is_there), after, jnp.zeros_like(after))
+
   new = ending.batch('train', rows)
-
-  def put(old, part):
-    start = memory.stored
-    return jax.lax.dynamic_update_slice_in_dim(old, part, start, 0)
-
-  examples = jax.tree.map(put, memory.examples, new)
-  return Memory(examples, memory.stored + share)
+  return Memory(
+    jax.tree.map(put, memory.examples, new),
+    jnp.where(is_there, ranks[kept], _EMPTY),
+    stored,
+  )
 
 
 def draw(memory: Memory, key: jax.Array, rows: int) -> Any:
@@ -77,15 +107,15 @@ def experience_replay(
   .. math::
     g = \frac{B g_{batch} + R g_{memory}}{B + R}
 
-  with B and R the sizes of the two; both losses are means. Every task keeps the
-  same number of pictures, chosen at random at its end (the paper: a reservoir
-  or a ring, filled as the examples come).
+  with B and R the sizes of the two; both losses are means. The tasks so far
+  share the memory equally; their pictures are chosen at random at the end of a
+  task (the paper: a reservoir or a ring, filled as the examples come). What is
+  remembered is augmented as what is new, where the problem augments.
 
   Args:
     tasks: number of tasks, batch size and shapes.
     memory_size: pictures in all, ≥ the number of tasks; 4,000 is Hsu et al.'s
       for permuted MNIST, where they take as much room as online EWC's state.
-      A task keeps no more than it has.
     replay_batch: pictures of memory in a step, ≥ 0; 0 is the batch size, as in
       the paper.
 
@@ -170,7 +200,7 @@ def _method(
       f'replay_batch is {replay_batch} but must be at least 0 (0 is the batch'
       ' size)'
     )
-  share = min(memory_size // tasks.number, tasks.num_train)
+  room = min(memory_size, tasks.number * tasks.num_train)
   rows = replay_batch or tasks.batch_size
 
   def rehearse(dense, remembered, state):
@@ -182,7 +212,7 @@ def _method(
     )
 
   return sequential.method(
-    lambda key, phi, psi, gradient: (phi, empty(tasks, share)),
+    lambda key, phi, psi, gradient: (phi, empty(tasks, room)),
     rehearsal=Rehearsal(lambda state, key: draw(state, key, rows), rehearse),
     end_task=lambda ending, phi, state: (
       phi,

@@ -242,7 +242,9 @@ def init(
     draws=jnp.zeros((), jnp.int32),
     prior=Gaussian(constant(0.0), constant(float(np.log(setup.prior_std)))),
     seen=jnp.full(_outputs(tasks), not tasks.heads),
-    coreset=replay.empty(tasks, setup.share) if setup.share else (),
+    coreset=(
+      replay.empty(tasks, tasks.number * setup.share) if setup.share else ()
+    ),
   )
   return new, state
 
@@ -325,7 +327,7 @@ def end_task(
   state = state._replace(prior=Gaussian(*map(choose, q, state.prior)))
   if setup.share:
     store_key, refine_key = jax.random.split(ending.key)
-    kept = replay.store(state.coreset, tasks, ending, store_key)
+    kept = replay.store(state.coreset, tasks, ending, store_key, setup.share)
     state = state._replace(coreset=kept)
     mean = refined(setup, ending, q, state, refine_key)
     # Named as in φ, for Ψ's `where`.
@@ -357,6 +359,7 @@ def refined(
   def loss(copy, key):
     rows_key, eps_key = jax.random.split(key)
     batch = replay.draw(state.coreset, rows_key, tasks.batch_size)
+    batch = ending.augment(jax.random.fold_in(key, 2), batch)
     w = sample(copy, noise(eps_key, copy.mean))
     fit = ending.log_likelihood(w, ending.recalled(batch), None, 'true')
     return divergence(copy, q, count) / state.coreset.stored - fit

@@ -43,10 +43,10 @@ _MEMBERS = [*itertools.product((1.0, 2.0), (0, 1))]
 # pictures, after both. Where a change is meant to move them, take the numbers
 # of the failing test.
 _GOLDEN = {
-  'a_gem': (2.0931, 2.1053),
+  'a_gem': (2.0285, 2.1033),
   'efficient_packnet': (2.03, 2.1786),
   'ewc': (1.9342, 2.1351),
-  'experience_replay': (2.0711, 2.1081),
+  'experience_replay': (1.6726, 2.1149),
   'joint': (1.6921, 2.1954),
   'l2': (1.9368, 2.4278),
   'mas': (1.9459, 2.1409),

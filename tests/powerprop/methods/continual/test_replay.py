@@ -3,15 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import data
 from experiments.engine import classification
 from powerprop import learning
+from powerprop import lifetime
+from powerprop import train
 from powerprop.methods.continual import bounds
 from powerprop.methods.continual import replay
 from powerprop.methods.continual import sequential
 from powerprop.psi import Psi
+from powerprop.types import Hyper, Problem
 from tests import endings
 
 _SIZES = (5, 3, 7)  # training examples of three tasks
@@ -62,29 +66,73 @@ def _memories(method):
 
 @pytest.fixture(scope='module')
 def filled():
-  method = replay.experience_replay(_TASKS, memory_size=14, replay_batch=500)
+  method = replay.experience_replay(_TASKS, memory_size=8, replay_batch=500)
   return method, _memories(method)
 
 
-def test_memory_holds_an_equal_share_of_every_task(filled):
+def test_memory_is_full_and_the_tasks_so_far_share_it(filled):
+  """Of 8: the five of the first task; 5 and 3; and 3, 2 and 3 of 15."""
   _, states = filled
-  assert [int(s.stored) for s in states] == [0, 4, 8, 12]  # 14 // 3 = 4
-  image, label, visible = map(np.asarray, states[-1].examples)
-  assert image.shape == (12, 1, 2, 1) and image.dtype == np.uint8
-  assert label.dtype == np.int32 and visible.dtype == bool
-  np.testing.assert_array_equal(image[:, 0, 0, 0], np.repeat([0, 1, 2], 4))
-  np.testing.assert_array_equal(label, np.repeat([0, 2, 4], 4))
-  np.testing.assert_array_equal(
-    visible, np.arange(6) // 2 == np.repeat([[0], [1], [2]], 4, axis=0)
+  assert [int(s.stored) for s in states] == [0, 5, 8, 8]
+  for state, counts in zip(states[1:], ([5], [5, 3], [3, 3, 2]), strict=True):
+    image, label, visible = map(np.asarray, state.examples)
+    assert image.shape == (8, 1, 2, 1) and image.dtype == np.uint8
+    assert label.dtype == np.int32 and visible.dtype == bool
+    owner = np.repeat(np.arange(len(counts)), counts)
+    there = slice(len(owner))
+    np.testing.assert_array_equal(image[there, 0, 0, 0], owner)
+    np.testing.assert_array_equal(label[there], 2 * owner)
+    np.testing.assert_array_equal(
+      visible[there], np.arange(6) // 2 == owner[:, None]
+    )
+    assert not any(x[len(owner) :].any() for x in (image, label, visible))
+    pictures = image[there, 0, :, 0]
+    assert len(set(map(tuple, pictures))) == len(owner)  # none twice
+    assert (pictures[:, 1] < np.array(_SIZES)[owner]).all()
+  # Those that stay were there before.
+  first, last = (
+    {tuple(x) for x in np.asarray(s.examples.image)[:, 0, :, 0] if x[0] == 0}
+    for s in (states[1], states[3])
   )
-  rows = image[:, 0, 1, 0].reshape(3, 4)
-  assert (rows < np.array(_SIZES)[:, None]).all()
-  # Task 1 has three examples for a share of four; the others repeat none.
-  assert [len(set(r)) for r in rows] == [4, 3, 4]
-  assert set(map(tuple, rows)) != {tuple(range(4))}
-  # What was stored stays as it was.
-  for x, y in zip(states[2].examples, states[3].examples, strict=True):
-    np.testing.assert_array_equal(x[:8], y[:8])
+  assert last < first
+
+
+def test_who_gives_way_is_decided_at_random():
+  """Of five examples of the first task, three stay, each as often."""
+  method = replay.experience_replay(_TASKS, memory_size=6)
+
+  @jax.jit
+  @jax.vmap
+  def two_tasks(key):
+    state = method.init(key, {}, Psi(1.0), None)[1]
+    for task in (0, 1):
+      ending = _ending(jnp.int32(task), key)
+      state = method.continual.end_task(ending, {}, state)[1]
+    return state.examples.image[:, 0, :, 0]
+
+  pictures = np.asarray(two_tasks(jax.random.split(_KEY, 500)))
+  assert (np.sum(pictures[:, :, 0] == 0, axis=1) == 3).all()
+  rows = pictures[pictures[:, :, 0] == 0][:, 1]
+  counts = np.bincount(rows, minlength=5)
+  np.testing.assert_allclose(counts, 300, atol=55)  # five deviations
+
+
+def test_memory_keeps_what_it_is_given():
+  """Pixels that are no bytes, and whatever else is in a batch."""
+  like = {'x': jax.ShapeDtypeStruct((1, 2), jnp.float32), 'n': jnp.zeros(1)}
+  tasks = _TASKS._replace(example=like, number=1)
+  batch = lambda split, rows: {
+    'x': jnp.stack([0.25 * rows, -rows - 0.5], -1).astype(jnp.float32),
+    'n': rows.astype(jnp.float32),
+  }
+  ending = _ending(jnp.int32(2))._replace(batch=batch)
+  memory = replay.store(replay.empty(tasks, 7), tasks, ending, _KEY)
+  assert memory.examples['x'].dtype == jnp.float32
+  n = np.asarray(memory.examples['n'])
+  assert set(n) == set(range(7))
+  np.testing.assert_array_equal(
+    memory.examples['x'], np.stack([0.25 * n, -n - 0.5], -1)
+  )
 
 
 def test_memory_differs_between_keys_and_is_never_more_than_the_task():
@@ -102,6 +150,51 @@ def test_memory_differs_between_keys_and_is_never_more_than_the_task():
   assert (np.asarray(state.stored) == 7).all()
   np.testing.assert_array_equal(np.sort(rows), np.tile(np.arange(7), (4, 1)))
   assert len({tuple(r) for r in rows}) > 1
+
+
+def _shaken(make):
+  """A weight of what augmentation gave the pictures of a step; they are 0."""
+
+  def augment(key, batch):
+    return batch + jax.random.uniform(key, batch.shape)
+
+  problem = Problem(
+    init=lambda key: ({'net': {'w': jnp.zeros(1)}}, {}),
+    task=lambda source: source,
+    size=lambda source, split: jnp.int32(7),
+    batch=lambda source, split, rows: jnp.zeros(rows.shape),
+    augment=augment,
+    loss=lambda w, state, key, batch: (-jnp.mean(w['net']['w'] * batch), {}),
+    score=lambda *args: None,
+    least=lambda *args: None,
+    log_likelihood=lambda *args: jnp.float32(0),
+    outputs=lambda *args: None,
+    flops=lambda *args: {},
+  )
+  tasks = _TASKS._replace(example=jax.ShapeDtypeStruct((1,), jnp.float32))
+  recipe = train.Recipe(problem, optax.sgd, tasks.batch_size, 7, 0.0)
+  life = lifetime.make_life(recipe, Psi(1.0), make(tasks))
+  hyper = Hyper(jnp.int32(0), jnp.float32(1), jnp.float32(1))
+
+  @jax.jit
+  def run():
+    state = life.start(hyper, jnp.int32(0))
+    state, _ = life.end(state, hyper, jnp.int32(0))
+    ending = lifetime.ending(recipe, Psi(1.0), state, hyper, jnp.int32(0))
+    again = ending.augment(_KEY, jnp.zeros(2))
+    state, _ = life.chunk(state, hyper, jnp.int32(1), np.int32(0), 1)
+    return state.phi['net']['w'][0], again
+
+  weight, again = run()
+  np.testing.assert_array_equal(again, jax.random.uniform(_KEY, (2,)))
+  return float(weight)
+
+
+def test_what_is_remembered_is_augmented_by_keys_of_its_own():
+  fresh = _shaken(bounds.naive)
+  remembered = 2 * _shaken(replay.experience_replay) - fresh
+  assert 0.05 < fresh < 0.95 and 0.05 < remembered < 0.95
+  assert abs(fresh - remembered) > 1e-3
 
 
 def test_a_batch_is_drawn_from_what_is_stored(filled):

@@ -268,6 +268,30 @@ def test_the_coreset_lowers_the_loss_on_itself_and_only_for_prediction():
   assert (abs(moved[:, 2]) < 1e-6).all() and (abs(moved[:, :2]) > 1e-3).all()
 
 
+def test_the_coreset_is_augmented_as_in_training():
+  method = vcl.vcl(_TASKS, coreset=4, coreset_steps=2)
+
+  def end(augment):
+    phi, state = _begin(method, jnp.float32(1))
+    ending = _ending(jnp.int32(0), jnp.float32(1))._replace(augment=augment)
+    return method.continual.end_task(ending, phi, state)[0]['refined']['net']
+
+  keys = []
+
+  def darker(key, examples):
+    keys.append(key)
+    return examples._replace(image=0 * examples.image)
+
+  plain, dark = (jax.jit(lambda fn=fn: end(fn))() for fn in (_as_is, darker))
+  assert len(keys) == 1  # traced in a scan
+  assert np.any(plain['w'] != dark['w'])
+
+
+def _as_is(key, examples):
+  del key
+  return examples
+
+
 def test_without_a_coreset_the_mean_predicts():
   method = vcl.vcl(_TASKS)
   phi, state = _begin(method, 1.0)
