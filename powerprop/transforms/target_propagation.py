@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from powerprop import checks
@@ -90,6 +91,7 @@ def powerprop(
   inner: optax.GradientTransformation,
   alpha: Alpha | Schedule,
   where: Where = trees.is_weight,
+  step_bound: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Powerpropagation around an optax optimiser: target propagation.
 
@@ -116,14 +118,19 @@ def powerprop(
       forward pass with `current_alpha(opt_state)`.
     where: `where(path, leaf)`: which leaves live under Ψ. A static argument for
       `optax.inject_hyperparams`.
+    step_bound: c ≥ 1, or None for no bound, as in the paper; an option of ours.
+      θ moves by about α²|φ|^{2(α−1)} times what `inner` asks for, so that a
+      large weight takes larger steps than with α = 1, and grows by them. With a
+      bound no weight takes steps of more than c times: the slope s that Δφ is
+      multiplied by becomes min(s, c/s).
 
   Returns:
     An optax transformation whose state is a `PowerpropState`.
 
   Raises:
-    ValueError: if α is no power, `where` no function or `inner` no optimiser;
-      at `init` if `inner` is one that is refused; at `update` if params are
-      missing.
+    ValueError: if α is no power, `where` no function, `inner` no optimiser or
+      `step_bound` below 1; at `init` if `inner` is one that is refused; at
+      `update` if params are missing.
 
   Warns:
     UserWarning: at `init`, unless it is traced, if a leaf under Ψ is zero all
@@ -141,6 +148,12 @@ def powerprop(
   """
   inner = inner_lib.supported(inner)
   checks.check_where(where)
+  number = isinstance(step_bound, int | float | np.number)
+  if step_bound is not None and not (number and step_bound >= 1):
+    raise ValueError(
+      f'step_bound is {checks.brief(step_bound)} but must be at least 1 (what'
+      ' α = 1 moves by), or None for no bound.'
+    )
   schedule = alpha if callable(alpha) else None
   kind = PowerpropState if schedule is None else MovingState
   if schedule is None:
@@ -165,7 +178,7 @@ def powerprop(
     updates, inner_state = inner.update(
       updates, state.inner, theta, **extra_args
     )
-    updates = scale_by_slope(updates, params, read(now), where)
+    updates = scale_by_slope(updates, params, read(now), where, step_bound)
     count = optax.safe_increment(state.count)
     if schedule:
       new = stored(schedule(count))
@@ -177,18 +190,26 @@ def powerprop(
 
 
 def scale_by_slope(
-  updates: Updates, phi: Params, alpha: Alpha, where: Where
+  updates: Updates,
+  phi: Params,
+  alpha: Alpha,
+  where: Where,
+  step_bound: float | None = None,
 ) -> Updates:
-  """updates · α|φ|^(α−1) on the leaves that `where` chooses (by φ)."""
+  """updates · min(s, step_bound/s) where `where` chooses; s is Ψ'(φ)."""
   if isinstance(alpha, float) and alpha == 1:
     return updates  # bit for bit the inner optimiser's
-  return jax.tree_util.tree_map_with_path(
-    lambda path, p, u: (
-      u * reparam.slope(p, alpha) if where(trees.path_name(path), p) else u
-    ),
-    phi,
-    updates,
-  )
+
+  def leaf(path, p, u):
+    if not where(trees.path_name(path), p):
+      return u
+    slope = reparam.slope(p, alpha)
+    if step_bound is not None:
+      # A slope of zero stays: c/0 is infinite.
+      slope = jnp.minimum(slope, step_bound / slope)
+    return u * slope
+
+  return jax.tree_util.tree_map_with_path(leaf, phi, updates)
 
 
 def remap(

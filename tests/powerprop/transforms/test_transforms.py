@@ -232,6 +232,60 @@ def test_alpha_out_of_range_is_refused_at_once(alpha):
       make(optax.sgd(0.1), alpha)
 
 
+@pytest.mark.parametrize('bound', [0.99, 0, float('nan'), 'two'])
+def test_step_bound_out_of_range_is_refused_at_once(bound):
+  with pytest.raises(ValueError, match='step_bound is .* must be at least 1'):
+    powerprop(optax.sgd(0.1), 2.0, step_bound=bound)
+
+
+@pytest.mark.parametrize('alpha', [1.5, 3.0, jnp.float32(2.5)])
+def test_step_bound_holds_the_step_of_theta(alpha):
+  phi = {'w': jnp.array([[0.0, 1e-3, -0.2], [0.7, -2.0, 5.0]])}
+  asked = {'w': jnp.full((2, 3), -1e-3)}
+  slope = np.asarray(reparam.slope(phi['w'], alpha))
+
+  def ratio(bound):
+    tx = powerprop(optax.identity(), alpha, step_bound=bound)
+    updates, _ = tx.update(asked, tx.init(phi), phi)
+    return np.asarray(updates['w'] / asked['w']) * slope
+
+  np.testing.assert_allclose(ratio(None), slope**2, rtol=1e-5)
+  np.testing.assert_allclose(ratio(2.0), np.minimum(slope**2, 2), rtol=1e-5)
+  assert slope.max() ** 2 > 2  # else it bounds nothing
+
+
+def test_step_bound_changes_no_bit_at_alpha_one_or_where_no_step_is_long():
+  plain = _run(powerprop(optax.adam(0.1), 1.0))
+  for alpha in (1.0, jnp.float32(1.0)):
+    bounded = _run(powerprop(optax.adam(0.1), alpha, step_bound=1))
+    _assert_equal(plain[0], bounded[0])
+  free = _run(powerprop(optax.adam(0.1), 2.0))
+  far = _run(powerprop(optax.adam(0.1), 2.0, step_bound=1e6))
+  _assert_equal(free[0], far[0])
+
+
+def test_step_bound_trains_at_a_rate_at_which_a_large_alpha_diverges():
+  # ½θ² from θ = 1.5: a step of α = 1 goes to 0.1 of the way, that of α = 3
+  # nine times as far.
+  target = 1.0
+
+  def last(alpha, bound):
+    tx = powerprop(
+      optax.sgd(0.9), alpha, where=lambda *_: True, step_bound=bound
+    )
+    phi = {'w': reparam.inverse_power(jnp.array([1.5]), alpha)}
+    state = tx.init(phi)
+    for _ in range(50):
+      theta = reparam.to_theta(phi, alpha, lambda *_: True)
+      updates, state = tx.update({'w': theta['w'] - target}, state, phi)
+      phi = optax.apply_updates(phi, updates)
+    return float(reparam.power(phi['w'], alpha)[0])
+
+  np.testing.assert_allclose(last(1.0, None), target, atol=1e-5)
+  assert not abs(last(3.0, None) - target) < 0.5
+  np.testing.assert_allclose(last(3.0, 1.0), target, atol=1e-5)
+
+
 def test_where_leaves_the_rest_to_the_optimiser():
   inner = optax.adam(0.1)
   plain, _, _ = _run(inner)
