@@ -109,6 +109,7 @@ def learn(
   )
   life = lifetime.make_life(recipe, psi, made, retrain_steps=again)
   chunk = jax.jit(life.chunk, static_argnums=4)
+  choose = None if life.choose is None else jax.jit(life.choose)
   rechunk = None
   if life.rechunk is not None and most:
     rechunk = jax.jit(life.rechunk, static_argnums=4)
@@ -125,6 +126,8 @@ def learn(
   scores = np.full((len(tasks), len(tasks)), np.nan, np.float32)
   for t, source in enumerate(tasks):
     state = life.begin(state, hyper)
+    if choose is not None:
+      state = choose(state, hyper, source)
     state, _ = chunk(state, hyper, source, np.int32(0), longest)
     state, report = end(state, hyper, source)
     if rechunk is not None:

@@ -31,6 +31,8 @@ class Life(NamedTuple):
   Attributes:
     start: (hyper, source) -> the state before the first task.
     begin: (state, hyper) -> the state before a task's first step.
+    choose: (state, hyper, source) -> that state, with the way to learn the task
+      that `Continual.trial` chooses; None where there is nothing to choose.
     chunk: (state, hyper, source, step, number of steps) -> state, mean loss;
       steps count from the task's first. See `train.Training`.
     rechunk: the same in the retraining phase; None where there is none.
@@ -43,6 +45,7 @@ class Life(NamedTuple):
 
   start: Callable[..., TrainState]
   begin: Callable[..., TrainState]
+  choose: Callable[..., TrainState] | None
   chunk: Callable[..., tuple[TrainState, jax.Array]]
   rechunk: Callable[..., tuple[TrainState, jax.Array]] | None
   end: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -97,6 +100,7 @@ def make_life(
   return Life(
     start=training.init,
     begin=functools.partial(_begin, it, reset_optimizer),
+    choose=functools.partial(_choose, it) if method.continual.trial else None,
     chunk=functools.partial(_chunk, it, 0),
     rechunk=rechunk,
     end=functools.partial(_end, it),
@@ -117,6 +121,22 @@ def _begin(
   return state._replace(
     opt=opt, step=jnp.zeros((), jnp.int32), finite=jnp.asarray(True)
   )
+
+
+def _choose(
+  it: _Member, state: TrainState, hyper: Hyper, source: Any
+) -> TrainState:
+  trial = it.method.continual.trial
+  assert trial is not None
+  way = lambda i: state._replace(method=trial.state(state.method, i))
+
+  def loss(i):
+    _, mean = _chunk(it, 0, way(i), hyper, source, 0, trial.steps)
+    return jnp.where(jnp.isfinite(mean), mean, jnp.inf)
+
+  # In turn, so that it is one program and a state at a time.
+  losses = jax.lax.map(loss, jnp.arange(trial.ways, dtype=jnp.int32))
+  return way(jnp.argmin(losses).astype(jnp.int32))
 
 
 def _chunk(

@@ -257,6 +257,23 @@ class Rehearsal(NamedTuple):
   combine: Callable[[Updates, Updates, Any], Updates]
 
 
+class Trial(NamedTuple):
+  """Several ways to learn a task: the one that learns fastest is taken.
+
+  Before a task every way is tried on the task's first batches, from the same
+  net; the one with the lowest mean loss is how the task is learned.
+
+  Attributes:
+    steps: of training for each, ≥ 1.
+    ways: how many there are, ≥ 2; of equal losses the first is taken.
+    state: (state, int32 in [0, ways)) -> the method's state for that way.
+  """
+
+  steps: int
+  ways: int
+  state: Callable[[Any, jax.Array], Any]
+
+
 class Continual(NamedTuple):
   """What a method for several tasks adds; by default nothing.
 
@@ -273,6 +290,7 @@ class Continual(NamedTuple):
     joint: whether batches come from all tasks so far.
     anew: whether each task has a net of its own, with which the optimiser and
       the net's state start again; `archive` draws it.
+    trial: of several ways to learn a task; None where there is but one.
     end_task: (Ending, phi, state) -> (phi, state, report), after the last step
       of a task; the report is a dict of arrays of the same shapes every time.
     retraining: how to train on, under the new mask, before `archive`: a
@@ -297,6 +315,7 @@ class Continual(NamedTuple):
   expected: Callable[[Params, Any], Params] | None = None
   joint: bool = False
   anew: bool = False
+  trial: Trial | None = None
   end_task: Callable[[Ending, Params, Any], tuple[Params, Any, Any]] = (
     lambda ending, phi, state: (phi, state, {})
   )

@@ -313,6 +313,7 @@ _CHUNK = (0, 0, _SOURCE, None, population.STATIC)
 _AXES: dict[str, tuple[Any, ...]] = {
   'start': (0, _SOURCE),
   'begin': (0, 0),
+  'choose': (0, 0, _SOURCE),
   'chunk': _CHUNK,
   'rechunk': _CHUNK,
   'end': (0, 0, _SOURCE),

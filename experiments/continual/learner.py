@@ -179,7 +179,10 @@ class Learner:
     if life.start is None:
       if self._s.forward_transfer and not self._search:
         self.log.before(t, programs.live(life.state, source, 'test').value)
-      life.start = life.state = programs.begin(life.state, self.cell.hyper)
+      state = programs.begin(life.state, self.cell.hyper)
+      if programs.choose is not None:
+        state = programs.choose(state, self.cell.hyper, source)
+      life.start = life.state = state
     tries = self._train(source)
     dense = {}
     if self._plan.layers:

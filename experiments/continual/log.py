@@ -255,6 +255,15 @@ class Log:
       'target': get('target'),
       'pruned_accuracy': get('pruned_accuracy'),
       'reached': get('reached'),
+      'without': [
+        n
+        for n, off in zip(
+          plan.layers,
+          get('without_by_layer') or [False] * len(plan.layers),
+          strict=True,
+        )
+        if off
+      ],
       'full_layers': [
         n
         for n, full in zip(plan.layers, self._full_layers(t, m), strict=True)

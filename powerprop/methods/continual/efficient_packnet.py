@@ -31,6 +31,7 @@ def efficient_packnet(
   reinitialise: bool = True,
   biases: str = 'frozen',
   without: tuple[str, ...] = (),
+  trial_steps: int = 0,
   curvature_examples: int = 256,
   compare: bool = False,
   average_examples: int = packing.AVERAGE_EXAMPLES,
@@ -70,6 +71,10 @@ def efficient_packnet(
       ranked without the weights that earlier tasks use there, and none of them
       is in its mask: ('.',) is without any. Algorithm 1, which is (), computes
       with all weights: this option is ours.
+    trial_steps: ≥ 0. Above 0, before each task the net is trained for so many
+      steps with all weights, and without the earlier ones of each of these
+      layers in turn; the task is learned in the way that has the lowest mean
+      loss there. So nobody has to know the layer: ('.',) tries them all.
     curvature_examples: validation examples for h, > 0.
     compare: run the linear search as well and report its rate, `linear_rate`.
     average_examples: as in `packing.method`.
@@ -89,7 +94,7 @@ def efficient_packnet(
     average_examples=average_examples,
   )
   _check(options)
-  where = packing.layout(tasks, biases, without)
+  where = packing.layout(tasks, biases, without, trial_steps)
   counts_of(rates, where.size)
   return packing.method(
     where,
@@ -179,7 +184,7 @@ def rank(
   used, left_out = packing.flat(state.used), None
   if where.without:
     nothing = {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
-    left_out = packing.flat(nothing | {n: state.used[n] for n in where.without})
+    left_out = packing.flat(nothing | packing.left_out(where, state))
   unranked = left_out if reuse else used
   if unranked is None:
     return Ranking(magnitudes, used, None, jnp.int32(where.size), reuse)

@@ -15,7 +15,7 @@ from powerprop import trees
 from powerprop.methods import magnitude
 from powerprop.methods import targets
 from powerprop.methods.continual import sequential
-from powerprop.types import Ending, Masks, Method, Params
+from powerprop.types import Ending, Masks, Method, Params, Trial
 
 BIASES = ('frozen', 'per_task', 'free')
 AVERAGE_EXAMPLES = 2_000  # the methods' default
@@ -30,11 +30,14 @@ class Packing(NamedTuple):
     used: bool arrays by path, the weights in some earlier task's mask.
     mask: the same of the task that ended last.
     ended: int32, how many tasks have ended.
+    tried: bool [layers that may be done without], those of them that the task
+      does without; () where that is not tried.
   """
 
   used: Layers
   mask: Layers
   ended: jax.Array
+  tried: Any = ()
 
 
 class Record(NamedTuple):
@@ -59,13 +62,15 @@ class Layout(NamedTuple):
     rest: paths of biases and normalisation parameters outside of heads.
     biases: what becomes of the rest; see `layout`.
     without: paths of the governed weights that a new task does without where
-      earlier tasks use them.
+      earlier tasks use them, or may do without.
+    trial_steps: of the trial that chooses one of them, or none; 0 is no trial.
   """
 
   shapes: dict[str, tuple[int, ...]]
   rest: tuple[str, ...]
   biases: str
   without: tuple[str, ...] = ()
+  trial_steps: int = 0
 
   @property
   def size(self) -> int:
@@ -74,7 +79,10 @@ class Layout(NamedTuple):
 
 
 def layout(
-  tasks: sequential.Tasks, biases: str, without: tuple[str, ...] = ()
+  tasks: sequential.Tasks,
+  biases: str,
+  without: tuple[str, ...] = (),
+  trial_steps: int = 0,
 ) -> Layout:
   """Sorts a net's leaves.
 
@@ -89,14 +97,21 @@ def layout(
       tasks are forgotten.
     without: regular expressions: where one is found in a layer's path, a new
       task does without earlier tasks' weights of that layer.
+    trial_steps: ≥ 0. Above 0 a new task does without those of one of these
+      layers at most: the one without which it learns fastest.
 
   Returns:
     A layout.
 
   Raises:
-    ValueError: if `biases` is none of them, there are no weights, or an
-      expression is found in no layer.
+    ValueError: if `biases` is none of them, there are no weights, an expression
+      is found in no layer, or a trial has nothing to try.
   """
+  if trial_steps < 0 or (trial_steps and not without):
+    raise ValueError(
+      f'trial_steps is {trial_steps} and without is {without} but must be at'
+      " least 0, and above it without names the layers to try: ('.',) is all"
+    )
   if biases not in BIASES:
     raise ValueError(
       f'biases is {biases!r} but must be one of {", ".join(BIASES)}'
@@ -114,6 +129,7 @@ def layout(
     tuple(n for n in every if n not in weights and n not in tasks.heads),
     biases,
     tuple(targets.matches('without', dict.fromkeys(without), governed)),
+    trial_steps,
   )
 
 
@@ -140,11 +156,31 @@ def free(state: Packing) -> Layers:
   return {name: ~x for name, x in state.used.items()}
 
 
+def left_out(where: Layout, state: Packing) -> Layers:
+  """The earlier tasks' weights that a new task does without; {} is none."""
+  off = {n: state.used[n] for n in where.without}
+  if where.trial_steps:
+    off = {n: x & state.tried[i] for i, (n, x) in enumerate(off.items())}
+  return off
+
+
 def computing(where: Layout, theta: Params, state: Packing) -> Params:
   """θ as a new task computes with it while it is learned and ranked."""
-  if not where.without:
-    return theta
-  return magnitude.prune(theta, {n: ~state.used[n] for n in where.without})
+  off = left_out(where, state)
+  return magnitude.prune(theta, {n: ~x for n, x in off.items()})
+
+
+def trial(where: Layout) -> Trial | None:
+  """With all earlier weights, and without those of each layer in turn."""
+  if not where.trial_steps:
+    return None
+  layers = len(where.without)
+  return Trial(
+    where.trial_steps,
+    1 + layers,
+    # The first way is -1, which is no layer.
+    lambda state, way: state._replace(tried=jnp.arange(layers) == way - 1),
+  )
 
 
 def method(
@@ -198,6 +234,7 @@ def method(
     archive=functools.partial(archive, where, reinitialise),
     predict=functools.partial(predict, where),
     needs_identity=True,
+    trial=trial(where),
     zero_forgetting=where.biases != 'free',
     average_examples=average_examples,
     layers={n: int(np.prod(s)) for n, s in where.shapes.items()},
@@ -217,7 +254,8 @@ def method(
 def empty(where: Layout) -> Packing:
   """The state before the first task."""
   nothing = lambda: {n: jnp.zeros(s, bool) for n, s in where.shapes.items()}
-  return Packing(nothing(), nothing(), jnp.zeros((), jnp.int32))
+  tried = jnp.zeros(len(where.without), bool) if where.trial_steps else ()
+  return Packing(nothing(), nothing(), jnp.zeros((), jnp.int32), tried)
 
 
 def learnable(state: Packing) -> Layers:
@@ -264,7 +302,7 @@ def archive(
     phi = trees.replace_weights(
       phi, {n: jnp.where(used[n], x, fresh[n]) for n, x in old.items()}
     )
-  return phi, Packing(used, state.mask, state.ended + 1), record
+  return phi, state._replace(used=used, ended=state.ended + 1), record
 
 
 def predict(where: Layout, theta: Params, record: Record) -> Params:
@@ -283,13 +321,21 @@ def report(where: Layout, state: Packing, mask: Layers) -> dict[str, jax.Array]:
     mask: the task's.
 
   Returns:
-    'used_by_layer', 'new_by_layer' and 'reused_by_layer', int32 [layers].
+    'used_by_layer', 'new_by_layer' and 'reused_by_layer', int32 [layers]; and
+    where there is a choice of layers 'without_by_layer', bool [layers]: where
+    the task did without weights in use.
   """
   names = list(where.shapes)
   count = lambda layers: jnp.stack(
     [jnp.sum(layers[n], dtype=jnp.int32) for n in names]
   )
-  return {
+  found = {}
+  if where.without:
+    off = left_out(where, state)
+    found['without_by_layer'] = jnp.stack(
+      [jnp.any(off[n]) if n in off else jnp.asarray(False) for n in names]
+    )
+  return found | {
     'used_by_layer': count({n: mask[n] | state.used[n] for n in names}),
     'new_by_layer': count({n: mask[n] & ~state.used[n] for n in names}),
     'reused_by_layer': count({n: mask[n] & state.used[n] for n in names}),

@@ -750,3 +750,85 @@ def test_what_it_does_without_is_named_by_layers():
     ValueError, match="without has 'hiden', which is found in"
   ):
     _epn(without=('hiden',))(tasks)
+
+
+def test_a_trial_takes_the_way_with_the_lowest_loss():
+  programs = _programs(
+    'efficient_packnet', gamma=0.6, without=('.',), trial_steps=3
+  )
+  life, hyper = programs.setup.life, lifetime_tiny.hyper(2.0, rate=0.05)
+  source = lifetime_tiny.source(0)
+  choose = jax.jit(life.choose)
+  state = choose(life.begin(life.start(hyper, source), hyper), hyper, source)
+  assert not np.any(state.method.tried)  # equal losses: the first way
+  state, _ = programs.chunk(state, hyper, source, np.int32(0), 3)
+  ended, _ = programs.end(_slim(state), hyper, source)
+  archived, _ = programs.archive(ended, hyper, source)
+  # What the first task left in the hidden layer is in the way of the second.
+  used = archived.method.used[_HIDDEN]
+  layer = _HIDDEN.split('/')[0]
+  phi = {k: dict(v) for k, v in archived.phi.items()}
+  phi[layer]['w'] = jnp.where(used, 2.0, phi[layer]['w'])
+  before = life.begin(archived._replace(phi=phi, opt=state.opt), hyper)
+  source = lifetime_tiny.source(1)
+  chosen = choose(before, hyper, source)
+  losses = []
+  for way in range(1 + len(_SHAPES)):
+    tried = jnp.arange(len(_SHAPES)) == way - 1
+    method = before.method._replace(tried=tried)
+    one = programs.chunk(
+      before._replace(method=method), hyper, source, np.int32(0), 3
+    )
+    losses.append(float(one[1]))
+  best = 1 + list(_SHAPES).index(_HIDDEN)
+  assert losses[best] < min(x for i, x in enumerate(losses) if i != best) - 0.05
+  np.testing.assert_array_equal(
+    chosen.method.tried, [n == _HIDDEN for n in _SHAPES]
+  )
+  # It is but a choice: the net has not moved, and is learned that way.
+  assert not any(x.any() for x in _differs(before.phi, chosen.phi).values())
+  trained, _ = programs.chunk(chosen, hyper, source, np.int32(0), 3)
+  ended, report = programs.end(_slim(trained), hyper, source)
+  assert report['without_by_layer'].tolist() == [n == _HIDDEN for n in _SHAPES]
+  assert not (ended.method.mask[_HIDDEN] & used).any()
+
+
+def test_a_trial_that_chose_a_layer_is_the_same_as_naming_it():
+  tasks = lifetime_tiny.setup(_epn()).tasks
+  tried = packing.layout(tasks, 'free', ('.',), 5)
+  named = packing.layout(tasks, 'free', (_HIDDEN,))
+  state = packing.empty(tried)
+  used = {
+    n: jax.random.bernoulli(jax.random.key(i), 0.5, s)
+    for i, (n, s) in enumerate(_SHAPES.items())
+  }
+  way = packing.trial(tried)
+  assert way.ways == 1 + len(_SHAPES) and way.steps == 5
+  one = way.state(
+    state._replace(used=used), jnp.int32(1 + list(_SHAPES).index(_HIDDEN))
+  )
+  two = packing.empty(named)._replace(used=used)
+  phi = (
+    lifetime_tiny.setup(_epn())
+    .life.start(lifetime_tiny.hyper(2.0), lifetime_tiny.source(0))
+    .phi
+  )
+  for f in (
+    lambda where, s: packing.computing(where, phi, s),
+    lambda where, s: efficient.rank(where, phi, Psi(2.0), s, True)[:3],
+  ):
+    jax.tree.map(np.testing.assert_array_equal, f(tried, one), f(named, two))
+  none = way.state(one, jnp.int32(0))
+  assert packing.trial(named) is None
+  jax.tree.map(
+    np.testing.assert_array_equal, packing.computing(tried, phi, none), phi
+  )
+
+
+@pytest.mark.parametrize(
+  'options', [{'trial_steps': 5}, {'trial_steps': -1, 'without': ('.',)}]
+)
+def test_a_trial_needs_layers_to_try(options):
+  tasks = lifetime_tiny.setup(_epn()).tasks
+  with pytest.raises(ValueError, match='trial_steps is'):
+    _epn(**options)(tasks)
