@@ -180,7 +180,7 @@ def _shaken(make):
   def run():
     state = life.start(hyper, jnp.int32(0))
     state, _ = life.end(state, hyper, jnp.int32(0))
-    ending = lifetime.ending(recipe, Psi(1.0), state, hyper, jnp.int32(0))
+    ending = lifetime.ending(recipe, Psi(1.0), state, hyper, jnp.int32(0), 2)
     again = ending.augment(_KEY, jnp.zeros(2))
     state, _ = life.chunk(state, hyper, jnp.int32(1), np.int32(0), 1)
     return state.phi['net']['w'][0], again
