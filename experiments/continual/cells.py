@@ -103,13 +103,6 @@ def make_plan(
   recipe = classification.make_recipe(mine.training, dataset, sequence)
   recipe = recipe._replace(task_steps=_where_they_differ(steps))
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
-  if sequence.scenario != 'domain' and not recipe.problem.own:
-    raise settings_lib.ConfigError(
-      f'scenario is {sequence.scenario!r}, where tasks have outputs of their'
-      f" own, but network {mine.training.network!r} has no layer 'output'"
-      f' with {sequence.num_outputs} units: give its last layer that name, or'
-      " choose scenario 'domain'."
-    )
   if mine.clip_norm:
     plain = recipe.optimizer
     clip = optax.clip_by_global_norm(mine.clip_norm)

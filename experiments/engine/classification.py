@@ -14,6 +14,7 @@ from experiments import data
 from experiments.data import Examples
 from experiments.engine import fitting
 from experiments.engine import making
+from experiments.engine import named
 from experiments.engine import networks
 from experiments.engine.settings import Settings
 from powerprop import learning
@@ -97,8 +98,11 @@ def of_settings(
     sequence: of the tasks to learn, made of that data set; None is one task.
 
   Returns:
-    A problem. Tasks have outputs of their own, those of the net's last module,
-    `output`, in all scenarios but 'domain'.
+    A problem. Tasks have outputs of their own, those of the `output_layer`, in
+    all scenarios but 'domain'.
+
+  Raises:
+    ConfigError: if that is not the layer that gives the logits.
   """
   width = dataset.num_classes if sequence is None else sequence.num_outputs
   it = Pictures(
@@ -111,10 +115,10 @@ def of_settings(
   )
   if sequence is not None and sequence.scenario != 'domain':
     shapes, _ = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
-    every = trees.weights(shapes, lambda *_: True)
-    names = fitting.output_leaves(shapes)
-    mine = [n for n in names if every[n].shape[-1:] == (width,)]
-    it = it._replace(heads=tuple(mine))
+    heads = fitting.output_leaves(s, shapes, width)
+    if named.is_own(s.network):
+      fitting.check_outputs(s, it.net, it.image_shape, heads)
+    it = it._replace(heads=tuple(heads))
   return classification(it)
 
 

@@ -53,7 +53,7 @@ BINARIES = {
   'sparse_training': Binary(
     'digits_sparse',
     ('sparse_training.settings.SparseSettings',),
-    without=('output_density_factor',),
+    without=('output_density_factor', 'output_layer'),
   ),
   'continual': Binary(
     'digits_continual',

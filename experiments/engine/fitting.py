@@ -12,11 +12,15 @@ import jax.numpy as jnp
 from experiments import data
 from experiments.engine import estimates
 from experiments.engine import making
+from experiments.engine import named
 from experiments.engine import validation
 from experiments.engine.settings import Settings
 from experiments.engine.validation import ConfigError
 from powerprop import trees
 from powerprop.types import Params
+
+# So many of a layer's outputs are looked at: one alone may be dead.
+_OUTPUTS_CHECKED = 8
 
 
 def check_data(s: Settings, dataset: data.Dataset) -> None:
@@ -77,13 +81,10 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
   )
   for training in (True, False):
     _check_logits(s, net, (params, state, image), training, dataset.num_classes)
-  if s.output_density_factor != 1 and not output_leaves(params):
-    raise ConfigError(
-      f'output_density_factor is {s.output_density_factor:g}, but network'
-      f" {s.network!r} has no layer 'output' (it has"
-      f' {", ".join(trees.weights(params))}): give its last layer that name, or'
-      ' set output_density_factor to 1.'
-    )
+  if s.output_density_factor != 1:
+    leaves = output_leaves(s, params, dataset.num_classes)
+    if named.is_own(s.network):
+      check_outputs(s, net, dataset.train.image.shape[1:], leaves)
   validation.attempt(
     'optimizer_kwargs',
     s.optimizer_kwargs,
@@ -119,10 +120,88 @@ def _check_logits(
     )
 
 
-def output_leaves(params: Params) -> list[str]:
-  """Paths of the leaves of a net's last layer, which is called `output`."""
+def output_leaves(s: Settings, params: Params, width: int) -> list[str]:
+  """Paths of the leaves of the layer that gives the logits.
+
+  Args:
+    s: says which layer it is.
+    params: of the net, or their shapes.
+    width: number of the net's outputs.
+
+  Returns:
+    Paths; the last axis of each leaf is the outputs.
+
+  Raises:
+    ConfigError: if there is no such layer, if there are several, or if it is of
+      another width.
+  """
   every = trees.weights(params, lambda *_: True)
-  return [n for n in every if 'output' in n.split('/')]
+  layers = dict.fromkeys(n.rpartition('/')[0] for n in every)
+  found = [n for n in layers if f'/{n}'.endswith(f'/{s.output_layer}')]
+  which = f'output_layer is {s.output_layer!r}, but network {s.network!r} has'
+  if not found:
+    raise ConfigError(
+      f'{which} no such layer: name the one that gives the logits, of'
+      f' {", ".join(layers)}.'
+    )
+  if len(found) > 1:
+    raise ConfigError(
+      f'{which} several, {", ".join(found)}: give more of the path of the one'
+      ' that gives the logits.'
+    )
+  leaves = [n for n in every if n.rpartition('/')[0] == found[0]]
+  for name in leaves:
+    shape = every[name].shape
+    if shape[-1:] != (width,):
+      raise ConfigError(
+        f'{which} there {name!r} of shape {list(shape)}: name the layer that'
+        f' gives the {width} logits.'
+      )
+  return leaves
+
+
+def check_outputs(
+  s: Settings, net: Any, image_shape: tuple[int, ...], leaves: list[str]
+) -> None:
+  """Checks that the i-th of a layer's outputs is the i-th logit, and no other.
+
+  Else a task would train with another's.
+
+  Args:
+    s: says which net it is.
+    net: that is to be trained.
+    image_shape: (H, W, C).
+    leaves: of `output_leaves`.
+
+  Raises:
+    ConfigError: if it is not.
+  """
+  key = jax.random.key(0)
+  image = jax.random.uniform(key, (1, *image_shape))
+
+  @jax.jit
+  def moved():
+    params, state = net.init(key, image, is_training=True)
+    logits = lambda w: net.apply(w, state, None, image, is_training=False)[0][0]
+
+    def by(output):
+      tangent = trees.map_where(
+        lambda x: jnp.zeros_like(x).at[..., output].set(1),
+        lambda path, _: path in leaves,
+        jax.tree.map(jnp.zeros_like, params),
+      )
+      return jax.jvp(logits, (params,), (tangent,))[1] != 0
+
+    return jax.vmap(by)(jnp.arange(_OUTPUTS_CHECKED))
+
+  found = moved()
+  own = jnp.eye(_OUTPUTS_CHECKED, found.shape[1], dtype=bool)
+  if jnp.any(found & ~own) or not jnp.any(found):
+    raise ConfigError(
+      f'output_layer is {s.output_layer!r}, but in network {s.network!r} what'
+      ' comes out there are not the logits, each by itself: name the layer that'
+      ' gives them.'
+    )
 
 
 def warn_of_long_periods(

@@ -52,6 +52,8 @@ class Settings(NamedTuple):
     augment: 'none' or 'crop_flip', applied to training pictures.
     l2: coefficient of ½‖w‖² over the kernels, as part of the loss.
     label_smoothing: share in [0, 1) of a label spread over all classes.
+    output_layer: the module that gives the logits, by its name, or by as much
+      of the end of its path as tells it apart.
     labels: what tables and figures call transforms and methods, by what the
       config calls them; no two alike.
   """
@@ -79,6 +81,7 @@ class Settings(NamedTuple):
   augment: str = 'none'
   l2: float = 0.0
   label_smoothing: float = 0.0
+  output_layer: str = 'output'
   labels: dict[str, str] = {}
 
 
@@ -138,6 +141,12 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     named.check('transform', meant, making.transform_names(), name, 'alpha')
   validation.known('executor', s.executor, ['auto', 'map', 'vmap'])
   validation.known('augment', s.augment, list(data.AUGMENTATIONS))
+  validation.require(
+    isinstance(s.output_layer, str) and bool(s.output_layer),
+    'output_layer',
+    repr(s.output_layer),
+    'the name of a layer',
+  )
 
   s = s._replace(
     transforms=chosen,

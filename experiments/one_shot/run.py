@@ -129,15 +129,22 @@ def _estimate(s, recipe, cells, dataset):
   return trainings.estimate(recipe, cells, dataset, s, sum(flops.values()))
 
 
+def _factors(s, params, dataset) -> dict[str, float]:
+  """By layer, what the density is multiplied by, where it is not 1."""
+  if s.output_density_factor == 1:
+    return {}
+  output = fitting.output_leaves(s, params, dataset.num_classes)
+  return dict.fromkeys(output, s.output_density_factor)
+
+
 def _measurement(recipe, s, dataset):
   """What is left of every layer, and the program that prunes a member to it."""
   test = jax.tree.map(jnp.asarray, dataset.test)
   shapes = jax.eval_shape(lambda: train.initial_theta(recipe, 0)[0])
-  output = fitting.output_leaves(shapes)
   kept = magnitude.counts(
     shapes,
     (*s.densities, _ANALYSIS_DENSITY),
-    dict.fromkeys(output, s.output_density_factor),
+    _factors(s, shapes, dataset),
   )
 
   @jax.jit
@@ -242,7 +249,7 @@ def weights(
       kept = magnitude.counts(
         theta,
         (density,),
-        dict.fromkeys(fitting.output_leaves(theta), s.output_density_factor),
+        _factors(s, theta, dataset),
       )
       masks = magnitude.masks(state.phi, {n: k[0] for n, k in kept.items()})
       return trainings.weights_of(state, theta, masks)

@@ -32,6 +32,10 @@ class Variant(NamedTuple):
   sparsity: float
 
 
+# Fields of `Settings` that mean nothing here, and what stands in for them.
+_UNUSED = {'output_density_factor': 1.0, 'output_layer': 'output'}
+
+
 class SparseSettings(NamedTuple):
   """What `experiments.sparse_training` is told.
 
@@ -90,7 +94,7 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   s: SparseSettings = settings.check_extended(
     config,
     SparseSettings,
-    {'output_density_factor': 1.0},
+    _UNUSED,
     'configs/digits_sparse.py',
   )
   training = s.training
@@ -163,7 +167,10 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with all defaults; see `settings.resolved`."""
-  out = {**SparseSettings._field_defaults, **settings.resolved(given)}
+  shared = settings.resolved(given)
+  for name in _UNUSED:
+    shared.pop(name, None)
+  out = {**SparseSettings._field_defaults, **shared}
   kwargs = out.get('method_kwargs')
   if isinstance(kwargs, dict):
     made = {}

@@ -203,8 +203,6 @@ def test_a_record_has_all_defaults(tmp_path, experiment):
     'continual': continual_settings.ContinualSettings._fields,
   }[experiment]
   unused = set(getattr(lib, '_UNUSED', {})) | {'training'}
-  if experiment == 'sparse_training':
-    unused.add('output_density_factor')
   wanted = {*settings.Settings._fields, *own} - unused
   assert set(saved) == wanted
   assert saved['l2'] == 0

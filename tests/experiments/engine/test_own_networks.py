@@ -61,7 +61,7 @@ _SAYS_HOW = 'docs/experiments.md'
     (lambda n: lambda image: image, ['gives a function', _SAYS_HOW]),
     (
       lambda n: _net(n, name='logits'),
-      ['output_density_factor is 2', "no layer 'output'", 'linear/w, logits/w'],
+      ["output_layer is 'output'", 'no such layer', 'of linear, logits.'],
     ),
     (lambda n: _net(n + 1), ['gives float32[1, 11]', 'float32[1, 10]']),
     (
@@ -86,43 +86,90 @@ def test_a_network_is_not_as_it_is_called(monkeypatch, make, parts):
   assert text.endswith('.') and '\n' not in text and len(text) < 500, text
 
 
-def test_the_output_layer_may_lie_deeper_or_not_be_needed(monkeypatch):
-  def deep(num_classes):
-    def net(image, is_training):
-      del is_training
-      return hk.nets.MLP([4, num_classes], name='output')(image[:, 0, :, 0])
+def _deep(num_classes):
+  def net(image, is_training):
+    del is_training
+    return hk.nets.MLP([4, num_classes], name='output')(image[:, 0, :, 0])
 
-    return hk.transform_with_state(net)
+  return hk.transform_with_state(net)
 
-  monkeypatch.setitem(networks.NETWORKS, 'deep', deep)
+
+def mixed(num_classes):
+  """An `output` of the right width that another layer comes after."""
+  return _net(num_classes, finish=lambda x: hk.Linear(x.shape[-1])(x))
+
+
+def two_of_them(num_classes):
+  """`first/output` and `last/output`; only the second gives the logits."""
+
+  class Named(hk.Module):
+    def __call__(self, x):
+      return hk.Linear(num_classes, name='output')(x)
+
+  def net(image, is_training):
+    del is_training
+    hidden = Named('first')(image.reshape(image.shape[0], -1))
+    return Named('last')(jax.nn.relu(hidden))
+
+  return hk.transform_with_state(net)
+
+
+@pytest.mark.parametrize(
+  'network, layer, wanted',
+  [
+    ('deep', 'linear_1', ['output/~/linear_1/b', 'output/~/linear_1/w']),
+    (
+      'deep',
+      'output',
+      'no such layer.*of output/~/linear_0, output/~/linear_1',
+    ),
+    ('deep', 'linear_0', r"'output/~/linear_0/b' of shape \[4\].* 10 logits"),
+    (':two_of_them', 'output', 'several, first/output, last/output: give more'),
+    (':two_of_them', 'last/output', ['last/output/b', 'last/output/w']),
+    (':two_of_them', 'first/output', 'are not the logits, each by itself'),
+    (':mixed', 'output', 'are not the logits, each by itself'),
+    (':mixed', 'linear_1', ['linear_1/b', 'linear_1/w']),
+  ],
+)
+def test_which_layer_gives_the_logits(monkeypatch, network, layer, wanted):
+  monkeypatch.setitem(networks.NETWORKS, 'deep', _deep)
+  network = f'{__name__}{network}' if network[0] == ':' else network
+  given = {'network': network, 'network_kwargs': {}, 'output_layer': layer}
+
+  def heads():
+    config = continual_run_tiny.config(
+      methods='naive', method_kwargs={}, scenario='task', **given
+    )
+    s = continual_settings.check(config)
+    # Tasks of two classes share ten outputs among them, as one task has.
+    return _plan(s._replace(sequence='split', num_tasks=5))
+
+  def pruned():
+    checked = settings.check(tiny.config(output_density_factor=2.0, **given))
+    fitting.check_data(checked, data.load('digits'))
+
+  if isinstance(wanted, str):
+    for make in (heads, pruned):
+      with pytest.raises(settings.ConfigError, match=wanted):
+        make()
+  else:
+    pruned()
+    assert heads().recipe.problem.own == tuple(wanted)
+
+
+def _plan(s):
+  sequence = continual_settings.make_sequence(s, data.load('digits'))
+  return continual_cells.make_plan(s, 'naive', sequence)
+
+
+def test_without_need_of_it_no_layer_is_asked_for(monkeypatch):
   monkeypatch.setitem(networks.NETWORKS, 'bare', lambda n: _net(n, 'logits'))
-  digits = data.load('digits')
-  for name, factor in (('deep', 2.0), ('bare', 1.0)):
-    checked = settings.check(
-      tiny.config(network=name, network_kwargs={}, output_density_factor=factor)
-    )
-    fitting.check_data(checked, digits)
-
-
-@pytest.mark.parametrize('scenario', ['task', 'class'])
-def test_tasks_with_outputs_of_their_own_need_the_layer(monkeypatch, scenario):
-  monkeypatch.setitem(networks.NETWORKS, 'mine', lambda n: _net(n, 'logits'))
-
-  def plan(scenario):
-    s = continual_settings.check(
-      continual_run_tiny.config(
-        network='mine',
-        network_kwargs={},
-        methods='naive',
-        method_kwargs={},
-        scenario=scenario,
-      )
-    )
-    sequence = continual_settings.make_sequence(s, data.load('digits'))
-    return continual_cells.make_plan(s, 'naive', sequence)
-
-  assert plan('domain').recipe.problem.own == ()
-  with pytest.raises(
-    settings.ConfigError, match='with 30 units: give its last'
-  ):
-    plan(scenario)
+  given = {'network': 'bare', 'network_kwargs': {}}
+  checked = settings.check(tiny.config(output_density_factor=1.0, **given))
+  fitting.check_data(checked, data.load('digits'))
+  config = continual_run_tiny.config(methods='naive', method_kwargs={}, **given)
+  s = continual_settings.check(config)
+  assert _plan(s).recipe.problem.own == ()
+  for scenario in ('task', 'class'):
+    with pytest.raises(settings.ConfigError, match="output_layer is 'output'"):
+      _plan(s._replace(scenario=scenario))
