@@ -6,7 +6,7 @@ budgets. Penalties with a Fisher information also on φ.
 
   python -m experiments.continual --config=configs/permuted_mnist_10.py
 
-On a CPU: --config.epochs=2 --config.seeds=2 (docs/results).
+On a CPU: permuted_mnist_10_fair, which searches learning rates as well.
 """
 
 import ml_collections
