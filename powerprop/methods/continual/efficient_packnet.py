@@ -29,6 +29,7 @@ def efficient_packnet(
   search: str = 'linear',
   reuse: bool = True,
   reinitialise: bool = True,
+  fresh_scale: float = 0.0,
   biases: str = 'frozen',
   without: tuple[str, ...] = (),
   trial_steps: int = 0,
@@ -66,6 +67,9 @@ def efficient_packnet(
       the largest free weights (PackNet's way), ⌊s·n⌋ of them.
     reinitialise: draw weights in no mask anew before the next task, by the
       net's own law, φ = Ψ⁻¹(θ). Otherwise they go on from what they are.
+    fresh_scale: c ≥ 0, an option of ours: weights are drawn so large that in
+      each layer their root mean square θ is at least c times that of the
+      weights in use, which else outgrow them. 0 is the net's own law.
     biases: of 'frozen', 'per_task', 'free'; see `packing.layout`.
     without: regular expressions for paths of layers. A new task is trained and
       ranked without the weights that earlier tasks use there, and none of them
@@ -102,6 +106,7 @@ def efficient_packnet(
     tasks.retrain_steps > 0,
     reinitialise,
     average_examples,
+    fresh_scale,
   )
 
 

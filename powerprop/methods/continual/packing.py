@@ -189,6 +189,7 @@ def method(
   retrain: bool,
   reinitialise: bool,
   average_examples: int,
+  fresh_scale: float = 0.0,
 ) -> Method:
   """A method that gives each task a mask, and freezes what is in it.
 
@@ -207,12 +208,14 @@ def method(
       each mask that is tried, and for the one that is kept; ≥ 0. With 0 masks
       are tried with the averages of the dense net. A net without such a state
       is not concerned.
+    fresh_scale: c ≥ 0: how large the weights that are drawn anew are, by layer:
+      the root of their mean square at least c times that of the weights in use.
 
   Returns:
     A method.
 
   Raises:
-    ValueError: if average_examples is below 0.
+    ValueError: if a number is below 0, or there is a scale for nothing.
 
   Reference: Schwarz et al. 2021, section 4 and Algorithm 1, lines 4, 12 to 14.
   """
@@ -220,6 +223,11 @@ def method(
     raise ValueError(
       f'average_examples is {average_examples} but must be at least 0, which'
       ' tries masks with the averages of the dense net'
+    )
+  if not 0 <= fresh_scale < float('inf') or (fresh_scale and not reinitialise):
+    raise ValueError(
+      f'fresh_scale is {fresh_scale} and reinitialise is {reinitialise} but the'
+      ' scale must be at least 0, and above it weights must be drawn anew'
     )
 
   def masked(masks):
@@ -231,7 +239,7 @@ def method(
   base = sequential.method(
     lambda key, phi, psi, gradient: (phi, empty(where)),
     end_task=end_task,
-    archive=functools.partial(archive, where, reinitialise),
+    archive=functools.partial(archive, where, reinitialise, fresh_scale),
     predict=functools.partial(predict, where),
     needs_identity=True,
     trial=trial(where),
@@ -286,7 +294,12 @@ def hold(where: Layout, tree: Params, state: Packing, moving: Layers) -> Params:
 
 
 def archive(
-  where: Layout, reinitialise: bool, ending: Ending, phi: Params, state: Packing
+  where: Layout,
+  reinitialise: bool,
+  fresh_scale: float,
+  ending: Ending,
+  phi: Params,
+  state: Packing,
 ) -> tuple[Params, Packing, Record]:
   """Freezes the task's mask, and draws what is free anew if asked."""
   others = {}
@@ -297,12 +310,31 @@ def archive(
   record = Record(jnp.packbits(flat(state.mask)), others)
   used = {n: m | state.used[n] for n, m in state.mask.items()}
   if reinitialise:
-    fresh = governed(where, ending.psi.to_phi(ending.fresh()))
-    old = governed(where, phi)
+    old, theta = governed(where, phi), ending.fresh()
+    if fresh_scale:
+      there = governed(where, ending.psi.to_theta(phi))
+      scaled = {
+        n: _at_least(x, there[n], used[n], fresh_scale)
+        for n, x in governed(where, theta).items()
+      }
+      theta = trees.replace_weights(theta, scaled)
+    fresh = governed(where, ending.psi.to_phi(theta))
     phi = trees.replace_weights(
       phi, {n: jnp.where(used[n], x, fresh[n]) for n, x in old.items()}
     )
   return phi, state._replace(used=used, ended=state.ended + 1), record
+
+
+def _at_least(
+  fresh: jax.Array, theta: jax.Array, used: jax.Array, scale: float
+) -> jax.Array:
+  """Fresh weights, enlarged to `scale` times the rms of those in use."""
+  mean = jnp.sum(jnp.where(used, jnp.square(trees.wide(theta)), 0))
+  mean = mean / jnp.maximum(jnp.sum(used), 1)
+  own = jnp.mean(jnp.square(trees.wide(fresh)))
+  # A law of zeros stays so.
+  by = scale * jnp.sqrt(mean / jnp.where(own > 0, own, 1))
+  return (fresh * jnp.maximum(by, 1)).astype(fresh.dtype)
 
 
 def predict(where: Layout, theta: Params, record: Record) -> Params:

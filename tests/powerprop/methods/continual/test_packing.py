@@ -31,6 +31,7 @@ _TASKS = 4
 _RATES = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 _SHAPES = {'hidden_0/w': (64, 7), 'output/w': (7, 10)}
 _SIZE = 64 * 7 + 7 * 10
+_HIDDEN = 'hidden_0/w'
 _REST = ('hidden_0/b', 'output/b')
 
 
@@ -656,9 +657,36 @@ def test_weights_in_no_mask_are_drawn_anew(name):
       np.testing.assert_allclose(new[n][~kept], wanted[~kept], rtol=rtol)
 
 
+@pytest.mark.parametrize('alpha', [1.0, 2.0])
+def test_what_is_drawn_anew_is_as_large_as_asked(alpha):
+  """By layer; but no smaller than by the net's own law."""
+  used = _used()
+  size = {n: 10.0 if n == _HIDDEN else 1e-3 for n in _SHAPES}
+  theta = {
+    n: jnp.where(used[n], size[n], 0.5) * jnp.ones(s, jnp.float32)
+    for n, s in _SHAPES.items()
+  }
+  tasks = lifetime_tiny.setup(_epn()).tasks
+  shapes = jax.tree.map(lambda x: jnp.zeros(x.shape), tasks.shapes)
+  psi = Psi(alpha)
+  phi = psi.to_phi(trees.replace_weights(shapes, theta))
+  fresh = jax.tree.map(lambda x: 0.1 * jnp.ones(x.shape), tasks.shapes)
+  method = _epn(fresh_scale=0.25)(tasks)
+  _, state = method.init(None, phi, psi, None)
+  ending = _ending(None, alpha, lambda: fresh)
+  new = method.continual.archive(ending, phi, state._replace(mask=used))[0]
+  found = _leaves(psi.to_theta(new))
+  for n, there in used.items():
+    np.testing.assert_allclose(found[n][there], size[n], rtol=1e-5)
+    wanted = 2.5 if n == _HIDDEN else 0.1
+    np.testing.assert_allclose(found[n][~there], wanted, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
+    ({'fresh_scale': -1.0}, 'fresh_scale is -1.0'),
+    ({'fresh_scale': 1.0, 'reinitialise': False}, 'reinitialise is False'),
     ({'gamma': 0.0}, 'gamma is 0.0'),
     ({'gamma': 1.1}, 'gamma is 1.1'),
     ({'rates': ()}, 'rates'),
@@ -680,8 +708,6 @@ def test_what_is_out_of_range(options, message):
 
 
 # Without earlier tasks' weights.
-
-_HIDDEN = next(n for n in _SHAPES if 'hidden' in n)
 
 
 def test_a_new_task_does_without_earlier_weights():
