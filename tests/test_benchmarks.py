@@ -5,11 +5,15 @@ import math
 import sys
 
 import haiku as hk
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from benchmarks import continual
 from benchmarks import run
 from benchmarks import selection
+from benchmarks import slopes
 from benchmarks import sparse
 from benchmarks import timing
 from benchmarks import training
@@ -168,3 +172,17 @@ def test_only_what_was_asked_for_is_run_and_written(
   assert list(results['benchmarks']) == ['end_to_end']
   assert results['environment']['versions']['jax']
   assert capsys.readouterr().out.startswith('## End to end')
+
+
+def test_the_tried_slopes_by_hand():
+  """What configs/large_alpha.py compares; α = 2, slopes 0.2, 1 and 6."""
+  phi = {'layer': {'w': jnp.array([[0.1, 0.5, -3.0]])}}
+  asked = {'layer': {'w': jnp.array([[2.0, 2.0, 1.0]])}}  # of norm 3
+  for make, wanted in (
+    (slopes.clipped, [0.4 / 3, 2 / 3, 2.0]),
+    (slopes.bounded_slope, [0.4, 2.0, 1.0]),
+    (slopes.normalised_slope, [1 / 6, 5 / 6, 2.5]),
+  ):
+    tx = make(optax.identity(), 2.0)
+    updates, _ = tx.update(asked, tx.init(phi), phi)
+    np.testing.assert_allclose(updates['layer']['w'][0], wanted, rtol=1e-5)
