@@ -26,7 +26,7 @@ def page():
   """
   text = PAGE.read_text(encoding='utf-8')
   blocks = list(re.finditer(r'^```python\n(.*?)^```$', text, re.M | re.S))
-  assert len(blocks) == 6
+  assert len(blocks) == 7
   names = {}
   for block in blocks:
     # Blank lines before it give a traceback the page's own line numbers.
