@@ -28,6 +28,7 @@ _UNUSED = {
   'densities': (1.0,),
   'output_density_factor': 1.0,
   'near_zero': 0.01,
+  'average_examples': 0,  # an option of methods that prune
 }
 # What a method may have otherwise than the rest of the run.
 OVERRIDES = (

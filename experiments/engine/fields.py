@@ -58,7 +58,10 @@ BINARIES = {
   'continual': Binary(
     'digits_continual',
     ('continual.settings.ContinualSettings',),
-    without=('steps', 'densities', 'output_density_factor', 'near_zero'),
+    without=(
+      *('steps', 'densities', 'output_density_factor', 'near_zero'),
+      'average_examples',
+    ),
   ),
   'plan': Binary(
     'plan_resnet50',

@@ -54,6 +54,9 @@ class Settings(NamedTuple):
     label_smoothing: share in [0, 1) of a label spread over all classes.
     output_layer: the module that gives the logits, by its name, or by as much
       of the end of its path as tells it apart.
+    average_examples: training examples from which batch normalisation's
+      averages are made anew for every net that is measured at the end; 0 takes
+      those that training left.
     labels: what tables and figures call transforms and methods, by what the
       config calls them; no two alike.
   """
@@ -82,6 +85,7 @@ class Settings(NamedTuple):
   l2: float = 0.0
   label_smoothing: float = 0.0
   output_layer: str = 'output'
+  average_examples: int = 0
   labels: dict[str, str] = {}
 
 
@@ -175,7 +179,9 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
       'finite in float32 and at least 0',
     )
   validation.check_whole(
-    s, {'seeds': 1, 'steps': 0, 'batch_size': 1, 'chunk_steps': 1}
+    s,
+    {'seeds': 1, 'steps': 0, 'batch_size': 1, 'chunk_steps': 1}
+    | {'average_examples': 0},
   )
   validation.check_ranges(
     s,

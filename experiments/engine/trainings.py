@@ -1,11 +1,12 @@
 """Populations of trainings: their programs, their chunks, what they take."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
@@ -15,6 +16,7 @@ from experiments.engine import population
 from experiments.engine.settings import Settings
 from experiments.report.weights import Weights
 from powerprop import methods
+from powerprop import train
 from powerprop import transforms
 from powerprop.methods import magnitude
 from powerprop.psi import Psi
@@ -50,6 +52,7 @@ class Report(NamedTuple):
 
 
 # Which arguments have a member axis, as `jax.vmap` has it.
+_AVERAGES = 6  # after the keys of a training
 _AXES: dict[str, tuple[Any, ...]] = {
   'init': (0, None),
   'begin': (0, None, 0, 0),
@@ -257,8 +260,35 @@ def estimate(
   )
 
 
+def own_states(
+  s: Settings, recipe: Recipe, dataset: data.Dataset
+) -> Callable[..., Any]:
+  """What state a net is measured with: see `train.averaged`.
+
+  Args:
+    s: the run's settings.
+    recipe: of the training.
+    dataset: that it trained on.
+
+  Returns:
+    (w, net state, seed) -> the net state; as it is unless the settings have
+    `average_examples`.
+  """
+  if not s.average_examples:
+    return lambda w, net_state, seed: net_state
+  source = jax.tree.map(jnp.asarray, dataset.train)
+
+  @jax.jit
+  def averaged(w, net_state, seed, source):
+    key = jax.random.fold_in(jax.random.key(seed), _AVERAGES)
+    number = s.average_examples
+    return train.averaged(recipe, w, net_state, key, source, number)
+
+  return lambda w, net_state, seed: averaged(w, net_state, seed, source)
+
+
 def weights_of(
-  state: TrainState, theta: Params, masks: Mapping[str, Any]
+  state: TrainState, theta: Params, masks: Mapping[str, Any], own: Any
 ) -> Weights:
   """A member's net.
 
@@ -266,15 +296,17 @@ def weights_of(
     state: of `unstack`.
     theta: likewise.
     masks: by layer path.
+    own: (w, net state) -> the net's state as it was measured with.
 
   Returns:
     NumPy arrays: w is θ under the masks.
   """
   host = functools.partial(jax.tree.map, np.asarray)
+  w = magnitude.prune(theta, masks)
   return Weights(
-    params=host(magnitude.prune(theta, masks)),
+    params=host(w),
     masks=host(dict(masks)),
-    state=host(state.net),
+    state=host(own(w, state.net)),
     phi=host(state.phi),
     alpha=float(transforms.current_alpha(state.opt)),
   )

@@ -3,6 +3,7 @@
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 """
 
+import functools
 import itertools
 import pathlib
 from typing import Any
@@ -140,6 +141,7 @@ def _factors(s, params, dataset) -> dict[str, float]:
 def _measurement(recipe, s, dataset):
   """What is left of every layer, and the program that prunes a member to it."""
   test = jax.tree.map(jnp.asarray, dataset.test)
+  own_state = trainings.own_states(s, recipe, dataset)
   shapes = jax.eval_shape(lambda: train.initial_theta(recipe, 0)[0])
   kept = magnitude.counts(
     shapes,
@@ -156,7 +158,8 @@ def _measurement(recipe, s, dataset):
       before = magnitude.masks(initial, counts)
       after = magnitude.masks(phi, counts)
       pruned = magnitude.prune(theta, after)
-      accuracy, nll = train.evaluate(recipe, pruned, net_state, test)
+      own = own_state(pruned, net_state, seed)
+      accuracy, nll = train.evaluate(recipe, pruned, own, test)
       return accuracy, nll, before, after
 
     return jax.lax.map(at, kept), trees.weights(initial)
@@ -252,7 +255,9 @@ def weights(
         _factors(s, theta, dataset),
       )
       masks = magnitude.masks(state.phi, {n: k[0] for n, k in kept.items()})
-      return trainings.weights_of(state, theta, masks)
+      own_state = trainings.own_states(s, recipe, dataset)
+      own = functools.partial(own_state, seed=member.seed)
+      return trainings.weights_of(state, theta, masks, own)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 

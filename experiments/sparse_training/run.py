@@ -206,6 +206,7 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
     jax.tree.map(jnp.asarray, x) for x in (dataset.validation, dataset.test)
   ]
   measure, choose = _measurement(recipe, aims)
+  own_state = trainings.own_states(s.training, recipe, dataset)
   rows: list[dict[str, Any]] = []
   smallest: dict[Any, list[np.ndarray]] = {}
   count = population.count(cells)
@@ -213,8 +214,11 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
     for member, state, theta in trainings.every_member(cells, states):
       weights = trees.weights(theta)
       for names, masks in _nets(s, member, state, choose, sparse):
+        net_state = own_state(
+          magnitude.prune(theta, masks), state.net, member.seed
+        )
         (validation, _), (accuracy, nll) = jax.device_get(
-          measure(theta, state.net, masks, splits)
+          measure(theta, net_state, masks, splits)
         )
         finite = bool(state.finite) and np.isfinite(nll)
         shares = {n: float(np.mean(m)) for n, m in masks.items()}
@@ -283,7 +287,9 @@ def weights(
   for member, state, theta in trainings.every_member(made.cells, states):
     for names, masks in _nets(s, member, state, choose, made.sparse):
       if naming.net_name(member.row() | names._asdict()) == name:
-        return trainings.weights_of(state, theta, masks)
+        own_state = trainings.own_states(s.training, made.recipe, made.dataset)
+        own = functools.partial(own_state, seed=member.seed)
+        return trainings.weights_of(state, theta, masks, own)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 

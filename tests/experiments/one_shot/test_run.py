@@ -252,3 +252,43 @@ def test_a_run_without_its_last_checkpoint_has_no_nets(finished, tmp_path):
   (tmp_path / 'config.json').write_text('{')
   with pytest.raises(ValueError, match='config.json cannot be read'):
     weights.of_run(tmp_path, name)
+
+
+_NORM = {
+  'network': 'small_conv',
+  'network_kwargs': {'channels': (), 'hidden': (8,)},
+  'alphas': (2.0,),
+  'seeds': 1,
+  'densities': (0.2,),
+}
+
+
+def test_a_pruned_net_may_be_measured_with_averages_of_its_own(tmp_path):
+  """Of the same training; those of the dense net are of other inputs."""
+  left = tiny.run(tmp_path / 'left', **_NORM)
+  own = tiny.run(tmp_path / 'own', average_examples=500, **_NORM)
+  folders = tmp_path / 'left', tmp_path / 'own'
+  (name,) = weights.names(folders[0])
+  nets = [weights.of_run(folder, name) for folder in folders]
+  jax.tree.map(np.testing.assert_array_equal, nets[0].phi, nets[1].phi)
+  (before,), (after,) = left['rows'], own['rows']
+  assert before['test_nll'] != after['test_nll']
+  # The weights that are saved are those that were measured.
+  digits = data.load('digits')
+  scale = np.float32(digits.scale)
+  net = networks.small_conv(10, **_NORM['network_kwargs'])
+  logits, _ = net.apply(
+    nets[1].params,
+    nets[1].state,
+    None,
+    digits.test.image * scale,
+    is_training=False,
+  )
+  right = np.mean(np.argmax(logits, -1) == digits.test.label)
+  assert right == pytest.approx(after['test_accuracy'], abs=0.01)
+  # Averages over some 20 batches of 60 know a mean to a fraction of its spread.
+  w = nets[1].params['hidden_0']
+  pixels = digits.train.image.reshape(len(digits.train.label), -1) * scale
+  inputs = pixels @ w['w'] + w['b']
+  kept = nets[1].state['hidden_0_norm/~/mean_ema']['average'][0]
+  assert np.all(abs(kept - inputs.mean(0)) < 0.3 * inputs.std(0) + 1e-6)

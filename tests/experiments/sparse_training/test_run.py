@@ -396,3 +396,30 @@ def test_the_nets_of_a_run_are_those_that_were_measured(whole):
       np.testing.assert_allclose(
         found.params[module][leaf], theta[module][leaf] * mask, rtol=1e-5
       )
+
+
+def test_pruned_nets_may_be_measured_with_averages_of_their_own(tmp_path):
+  found = {}
+  for examples in (0, 500):
+    results = sparse_tiny.run(
+      tmp_path / str(examples),
+      network='small_conv',
+      network_kwargs={'channels': (), 'hidden': (8,)},
+      methods=('one_shot',),
+      method_kwargs={},
+      densities=(0.2,),
+      alphas=(1.0,),
+      seeds=1,
+      average_examples=examples,
+    )
+    (found[examples],) = results['rows']
+  assert found[0]['test_nll'] != found[500]['test_nll']
+  trained = lambda row: {k: v for k, v in row.items() if 'flops' in k}
+  assert trained(found[0]) == trained(found[500])
+  (name,) = weights.names(tmp_path / '500')
+  kept, left = (
+    weights.of_run(tmp_path / str(examples), name).state
+    for examples in (500, 0)
+  )
+  mean = lambda state: state['hidden_0_norm/~/mean_ema']['average']
+  assert np.any(mean(kept) != mean(left))
