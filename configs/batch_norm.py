@@ -1,11 +1,11 @@
-"""Pruned nets with batch normalisation, and whose averages they are measured with.
+r"""Pruned nets with batch normalisation: by whose averages they are measured.
 
-A small convolutional net on scikit-learn's digits: pruned once, and pruned 20 steps
-before the end of training. Here every net is measured with averages of its own;
-the same with those that training left:
+A small convolutional net on scikit-learn's digits: pruned once, and pruned 20
+steps before the end of training. Every net is measured with averages of its
+own, or, by the second command, with those that training left.
 
   python -m experiments.sparse_training --config=configs/batch_norm.py
-  python -m experiments.sparse_training --config=configs/batch_norm.py \\
+  python -m experiments.sparse_training --config=configs/batch_norm.py \
     --config.average_examples=0 --workdir=runs/batch_norm_left
 
 All values are ours. Time and numbers: docs/results.
