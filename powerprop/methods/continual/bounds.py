@@ -23,6 +23,9 @@ def naive(tasks: sequential.Tasks) -> Method:
 def joint(tasks: sequential.Tasks) -> Method:
   """Fine-tuning on batches from all tasks so far: nothing is ever gone.
 
+  Each batch is of one of them, each as likely as another; where tasks differ in
+  size its examples are drawn with replacement.
+
   Args:
     tasks: of the sequence.
 
