@@ -1,12 +1,15 @@
 """Where PackNet breaks: permuted digits, PackNet planned for more and more T.
 
 PackNet gives each of T tasks 1/T of the weights; on 300 tasks that is 0.33%,
-which is too little for one (the paper, section 6.3.1). Here only the first 10
-tasks of a plan for T are learned, for T = 10, 30, 100 and 300, and beside it
-EfficientPackNet, which needs no plan.
+which is too little for one (the paper, section 6.3.1): 1/T of every layer, as
+published, or the largest of all layers together, which is ours. Here only the
+first 10 tasks of a plan for T are learned, for T = 10, 30, 100 and 300, and
+beside it EfficientPackNet, which needs no plan.
 
   python -m experiments.continual --config=configs/packnet_limit.py
 """
+
+from typing import Any
 
 import ml_collections
 
@@ -20,14 +23,20 @@ def get_config() -> ml_collections.ConfigDict:
   with config.ignore_type():
     recipe = config.method_training.efficient_packnet.to_dict()
     config.seeds = 3
-    config.methods = (
-      *(f'packnet_{t}' for t in planned),
-      'efficient_packnet',
-    )
-    config.method_kwargs = {
-      'efficient_packnet': {'gamma': 0.9},
-      **{f'packnet_{t}': {'method': 'packnet', 'planned': t} for t in planned},
-    }
-    config.labels = {f'packnet_{t}': f'PackNet, T = {t}' for t in planned}
+    kwargs: dict[str, dict[str, Any]] = {}
+    labels: dict[str, str] = {}
+    for t in planned:
+      name, mine = f'packnet_{t}', {'method': 'packnet', 'planned': t}
+      kwargs |= {
+        name: mine,
+        f'{name}_global': mine | {'distribution': 'global'},
+      }
+      labels |= {
+        name: f'PackNet, T = {t}',
+        f'{name}_global': f'PackNet, T = {t}, global',
+      }
+    config.methods = (*kwargs, 'efficient_packnet')
+    config.method_kwargs = kwargs | {'efficient_packnet': {'gamma': 0.9}}
+    config.labels = labels
     config.method_training = dict.fromkeys(config.methods, recipe)
   return config

@@ -249,6 +249,72 @@ def test_packnet_fills_every_layer_in_equal_parts():
       assert new.min() >= np.abs(x)[~mask[n]].max()
 
 
+@pytest.mark.parametrize(('under', 'alpha'), [('', 1.0), ('hidden', 2.0)])
+def test_packnet_over_all_layers_together(under, alpha):
+  """1/T of all weights, the largest, but half of a layer is for later tasks."""
+  shapes = {'hidden/w': (40, 10), 'output/w': (10, 4)}
+  sizes = {n: int(np.prod(s)) for n, s in shapes.items()}
+  total, keys = 8, jax.random.split(jax.random.key(0), 8)
+  structs = {
+    n.removesuffix('/w'): {'w': jax.ShapeDtypeStruct(s, jnp.float32)}
+    for n, s in shapes.items()
+  }
+  method = methods.packnet(
+    methods.Tasks(structs, total, None, 8, 2), distribution='global'
+  )
+  psi = Psi(alpha, lambda path, leaf: path.startswith(under))
+  _, state = method.init(None, structs, psi, None)
+
+  def draw(key):
+    parts = zip(shapes.items(), jax.random.split(key), strict=True)
+    # The output layer's weights are larger, and would all go at once.
+    theta = {
+      n: (1 if n == 'hidden/w' else 5) * jax.random.normal(k, s)
+      for (n, s), k in parts
+    }
+    return {n.removesuffix('/w'): {'w': x} for n, x in theta.items()}
+
+  @jax.jit
+  def end(theta, state, task):
+    ending = endings.ending(None, None, {}, task=task)._replace(psi=psi)
+    _, state, report = method.continual.end_task(
+      ending, psi.to_phi(theta), state
+    )
+    used = {n: state.mask[n] | x for n, x in state.used.items()}
+    return state, report, state._replace(used=used)
+
+  for t in range(total):
+    theta = draw(keys[t])
+    before = state.used
+    ended, report, state = end(theta, state, t)
+    new = {n: np.asarray(ended.mask[n] & ~before[n]) for n in shapes}
+    size = sum(sizes.values())
+    wanted = size * (t + 1) // total - size * t // total
+    assert sum(x.sum() for x in new.values()) == wanted
+    np.testing.assert_array_equal(
+      report['new_by_layer'], [x.sum() for x in new.values()]
+    )
+    least, capped = {}, {}
+    for n in shapes:
+      left = (~np.asarray(ended.mask[n])).sum()
+      reserve = sizes[n] * (total - 1 - t) // (2 * total)
+      assert left >= reserve
+      capped[n] = left == reserve
+      size_of = np.abs(theta[n.removesuffix('/w')]['w'])
+      out = size_of[~np.asarray(ended.mask[n])]
+      # In a layer they are the largest of those that were free.
+      if new[n].any() and out.size:
+        assert size_of[new[n]].min() >= out.max()
+      least[n] = size_of[new[n]].min() if new[n].any() else np.inf
+    # Nor does any layer's go before larger ones, if these may.
+    for n in shapes:
+      x = np.abs(theta[n.removesuffix('/w')]['w'])[~np.asarray(ended.mask[n])]
+      if x.size and not capped[n]:
+        assert x.max() <= min(least.values())
+    assert t or capped['output/w']
+  assert all(bool(x.all()) for x in state.used.values())
+
+
 # -- Nothing is forgotten
 
 
@@ -696,10 +762,15 @@ def test_what_is_drawn_anew_is_as_large_as_asked(alpha):
     ({'search': 'golden'}, "search is 'golden'"),
     ({'curvature_examples': 0}, 'curvature_examples is 0'),
     ({'biases': 'shared'}, "biases is 'shared'"),
+    ({'distribution': 'erk'}, "distribution is 'erk' but must be one of"),
   ],
 )
 def test_what_is_out_of_range(options, message):
   tasks = lifetime_tiny.setup(_epn()).tasks
+  if 'distribution' in options:
+    with pytest.raises(ValueError, match=message):
+      methods.packnet(tasks, **options)
+    return
   with pytest.raises(ValueError, match=message):
     _epn(**options)(tasks)
   if 'biases' in options:
