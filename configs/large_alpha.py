@@ -65,5 +65,6 @@ def get_config() -> ml_collections.ConfigDict:
       'chunk_steps': 250,
       'checkpoint_seconds': 60.0,
       'near_zero': 0.01,
+      'average_examples': 2_000,
     }
   )
