@@ -234,7 +234,10 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with all defaults; see `settings.resolved`."""
-  out = {**ContinualSettings._field_defaults, **settings.resolved(given)}
+  shared = settings.resolved(given)
+  for name in _UNUSED:
+    shared.pop(name, None)
+  out = {**ContinualSettings._field_defaults, **shared}
   of_sequence = named.if_there(out.get('sequence'), data.SEQUENCES)
   out['sequence_kwargs'] = validation.with_defaults(
     of_sequence, out['sequence_kwargs']
