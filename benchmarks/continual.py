@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import timing
 from configs import fig4_permuted_mnist
+from configs import fig4_without
 from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
@@ -428,4 +429,71 @@ def search(
       }
       for name, t in times.items()
     ],
+  )
+
+
+def parts(say: timing.Say, size: Size = SMALL, rounds: int = 5) -> timing.Table:
+  """What a task of fig4_without spends its time on, by parts.
+
+  Args:
+    say: told what is going on.
+    size: of nets, data and steps.
+    rounds: see `timing.compare`.
+
+  Returns:
+    One row per part.
+  """
+  config = fig4_without.get_config().to_dict()
+  (name,) = config['methods']
+  # The same steps without masks, and without Ψ.
+  plain = config['method_training'][name] | {'alphas': (1.0,)}
+  mine = plain | {'alphas': (1.5,)}
+  learner, naive = make_learners(
+    size,
+    (name, 'naive'),
+    epochs=config['epochs'],
+    method_kwargs=config['method_kwargs'],
+    method_training={name: mine, 'naive': plain},
+  )
+  programs, hyper = learner.cell.programs, learner.cell.hyper
+  say('the first task')
+  state, record = learner.learn(learner.start(), 0, size.steps)
+  state = programs.begin(state, hyper)
+  source, base = learner.source(1), 'a step of plain training'
+  others, _ = naive.learn(naive.start(), 0, size.steps)
+  steps: dict[str, Callable[[], Any]] = {
+    base: functools.partial(naive.train, others, 1, size.steps),
+    'steps': functools.partial(learner.train, state, 1, size.steps),
+    'steps under the mask': lambda: programs.rechunk(
+      state, hyper, source, np.int32(0), size.steps
+    )[0],
+  }
+  ends: dict[str, Callable[[], Any]] = {
+    'the search for the mask': lambda: programs.end(state, hyper, source),
+    'freezing and drawing anew': lambda: programs.archive(state, hyper, source),
+    'evaluating, pruned and not': lambda: [
+      (programs.live(state, *of), programs.recall(state, record, *of))
+      for of in ((source, 'validation'), (source, 'test'))
+    ],
+  }
+  times = timing.compare(steps | ends, base, rounds, say)
+  plan = learner.cell.plan
+  number = {
+    'steps': plan.steps[1] / size.steps,
+    'steps under the mask': plan.retrain_steps[1] / size.steps,
+  }
+  seconds = {n: times[n].seconds * number.get(n, 1) for n in (*number, *ends)}
+  whole = sum(seconds.values())
+  said = [
+    f'{t.ratio:.2f} ({t.low:.2f} to {t.high:.2f})' for t in times.values()
+  ]
+  return timing.Table(
+    'EfficientPackNet: where a task goes',
+    (
+      _what(size, rounds).replace('Adam', 'SGD with momentum'),
+      f'The second task of fig4_without, alone on the machine: {whole:.3g} s. A'
+      f' step takes {said[1]} times, under the mask {said[2]} times that of the'
+      ' same net at α = 1 without masks.',
+    ),
+    [{'part': n, 'seconds': x, 'share': x / whole} for n, x in seconds.items()],
   )

@@ -70,6 +70,7 @@ SIZED: dict[str, Callable[..., timing.Table]] = {
   'continual_seeds': continual.seeds,
   'continual_growth': continual.growth,
   'continual_search': continual.search,
+  'continual_parts': continual.parts,
 }
 BENCHMARKS: dict[str, Callable[..., timing.Table]] = {
   'step': training.step,

@@ -120,6 +120,12 @@ def test_searches_differ_in_their_evaluations():
   assert 1 <= tried['linear'] <= 74
 
 
+def test_the_parts_of_a_task_are_all_of_it():
+  table = continual.parts(_quiet, continual.Size((8,), 256, 2, 128), 2)
+  assert sum(row['share'] for row in table.rows) == pytest.approx(1)
+  assert len(table.rows) == 5 and all(row['seconds'] > 0 for row in table.rows)
+
+
 def test_masks_take_a_byte_and_a_bit():
   table = sparse.memory(_quiet, ('static', 'top_kast'))
   assert [row['masks'] for row in table.rows] == [1, 2]
