@@ -18,7 +18,14 @@ from experiments.sparse_training import settings as sparse_settings
 from powerprop import batches
 from powerprop import methods
 from powerprop import reparam
-from powerprop.types import Change, Continual, Method, Penalty, Rehearsal
+from powerprop.types import (
+  Change,
+  Continual,
+  Method,
+  Penalty,
+  Rehearsal,
+  Trial,
+)
 from tests import lifetime_tiny
 from tests.powerprop.methods import test_methods
 
@@ -180,7 +187,7 @@ def test_the_page_names_things_that_exist():
   # `masked.method` makes `weights` of the masks.
   assert _named('write') | {'weights', 'continual'} == {*Method._fields}
   assert _named('add') == {*Continual._fields}
-  for made in (Change, Penalty, Rehearsal):
+  for made in (Change, Penalty, Rehearsal, Trial):
     (given,) = re.findall(rf'`{made.__name__}\(([\w, ]+)\)`', text)
     others = made._fields[len(given.split(', ')) :]
     assert (*given.split(', '), *others) == made._fields
