@@ -34,6 +34,7 @@ from powerprop.transforms import powerprop
 from powerprop.trees import is_weight
 from powerprop.trees import kth_largest
 from powerprop.trees import top_k_masks
+from powerprop.units import publish
 
 __version__ = '0.1.0'
 
@@ -66,6 +67,7 @@ __all__ = (
   'power_straight_through',
   'powerprop',
   'prune',
+  'publish',
   'reparameterise',
   'slope',
   'to_phi',

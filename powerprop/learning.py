@@ -15,6 +15,7 @@ from powerprop import lifetime
 from powerprop import reparam
 from powerprop import train
 from powerprop import trees
+from powerprop import units
 from powerprop.methods.continual.sequential import Tasks
 from powerprop.psi import Psi
 from powerprop.types import Hyper, Method, Params, Problem, Score, TrainState
@@ -103,6 +104,7 @@ def learn(
       num_train=max(sizes),
       batch_size=batch_size,
       heads=problem.own,
+      units=problem.units,
       retrain_steps=most,
       where=psi.where,
     )
@@ -211,6 +213,11 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
   x = jax.ShapeDtypeStruct(example.shape, example.dtype)
   zeros = functools.partial(jnp.zeros, x.shape, x.dtype)
   init = lambda key: net.init(key, zeros(), is_training=True)
+
+  def units_of():
+    w, net_state = jax.eval_shape(init, jax.random.key(0))
+    return units.find(logits, w, net_state, x)
+
   return Problem(
     init=init,
     task=lambda source: jnp.asarray(source['task'], jnp.int32),
@@ -228,6 +235,10 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
       lambda w, state, x: logits(w, state, x), params, net_state, x
     ),
     averages=averages_of(init, loss),
+    activations=lambda w, net_state, batch: units.with_activations(logits)(
+      w, net_state, batch.x
+    )[1],
+    units=units_of,
   )
 
 

@@ -278,6 +278,9 @@ def ending(
     recalled=lambda batch: problem.recalled(batch, source),
     fresh=lambda: _anew(recipe, key)[0],
     augment=problem.augment or (lambda key, batch: batch),
+    activations=lambda w, batch: (problem.activations or _silent)(
+      w, net, batch
+    ),
   )
 
 
@@ -285,3 +288,9 @@ def _anew(recipe: Recipe, key: jax.Array) -> tuple[Params, Any]:
   """θ and the net's state, drawn anew; the key is that of an ending."""
   bits = jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
   return train.initial_theta(recipe, bits)
+
+
+def _silent(w: Params, net_state: Any, batch: Any) -> dict[str, jax.Array]:
+  """Activations of a problem that does not say any."""
+  del w, net_state, batch
+  return {}

@@ -158,6 +158,10 @@ class Problem(NamedTuple):
       averages over training examples (batch normalisation's means) made anew
       for w, as in training, from batch(0), …, batch(number − 1). None is not
       said: then a net that has a state is not pruned and scored in one go.
+    activations: (w, net state, batch) -> by layer what its hidden units answer,
+      [batch, ..., C], as in evaluation; None is not said.
+    units: () -> `powerprop.units.Units` of the net; it raises ValueError where
+      the net has none that could be told apart.
   """
 
   init: Callable[[jax.Array], tuple[Params, Any]]
@@ -176,6 +180,8 @@ class Problem(NamedTuple):
   resting: Callable[[Any, bool], Callable[[Params], Params]] | None = None
   own: tuple[str, ...] = ()
   averages: Callable[..., Any] | None = None
+  activations: Callable[..., dict[str, jax.Array]] | None = None
+  units: Callable[[], Any] | None = None
 
 
 class Ending(NamedTuple):
@@ -197,6 +203,7 @@ class Ending(NamedTuple):
     recalled: batch of earlier tasks -> the batch as it counts now.
     fresh: () -> θ, drawn anew by the net's own law.
     augment: (key, batch) -> batch, as in training.
+    activations: (w, batch) -> by layer what its hidden units answer.
   """
 
   key: jax.Array
@@ -211,6 +218,7 @@ class Ending(NamedTuple):
   recalled: Callable[[Any], Any]
   fresh: Callable[[], Params]
   augment: Callable[[jax.Array, Any], Any] = lambda key, batch: batch
+  activations: Callable[..., dict[str, jax.Array]] = lambda w, batch: {}
 
 
 class Change(NamedTuple):
@@ -307,6 +315,8 @@ class Continual(NamedTuple):
       training left them.
     layers: by path, the sizes of the layers that a task's mask is of, in the
       order in which the report counts by layer; {} where tasks have no masks.
+    needed: one of these without which no task can be learned when it is full;
+      '' is that they are all full.
   """
 
   penalty: Penalty | None = None
@@ -328,6 +338,7 @@ class Continual(NamedTuple):
   zero_forgetting: bool = False
   average_examples: int = 0
   layers: Mapping[str, int] = {}
+  needed: str = ''
 
 
 class Method(NamedTuple):

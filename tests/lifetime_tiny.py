@@ -128,6 +128,7 @@ def setup(
   alpha: float | None = None,
   transform: Callable[..., Any] = transforms.powerprop,
   retrain_steps: int = 0,
+  hidden: tuple[int, ...] = HIDDEN,
 ) -> Setup:
   """A life of a method.
 
@@ -139,12 +140,13 @@ def setup(
     alpha: a static α, or None to have it traced.
     transform: what stands for `powerprop`.
     retrain_steps: that the method is told.
+    hidden: widths of the net's hidden layers.
 
   Returns:
     The life, and all that it is made of.
   """
   s = sequence(scenario, num_tasks)
-  net = networks.mlp(s.num_outputs, hidden=HIDDEN)
+  net = networks.mlp(s.num_outputs, hidden=hidden)
   image_shape = s.dataset.train.image.shape[1:]
   own = () if scenario == 'domain' else ('output/b', 'output/w')
   pictures = classification.Pictures(
@@ -164,6 +166,7 @@ def setup(
     num_train=recipe.num_train,
     batch_size=BATCH,
     heads=own,
+    units=recipe.problem.units,
     retrain_steps=retrain_steps,
   )
   method = make(tasks)

@@ -153,13 +153,20 @@ class Log:
     used = self._tasks[task]['used_by_layer'][m]
     return [u == n for u, n in zip(used, sizes, strict=True)]
 
+  def _is_full(self, task: int, m: int) -> bool:
+    needed = self._cell.plan.method.continual.needed
+    layers = self._full_layers(task, m)
+    if needed:
+      return layers[self._cell.plan.layers.index(needed)]
+    return all(layers)
+
   def full(self) -> np.ndarray:
-    """By member: whether no weight is free; bool [members]."""
+    """By member: whether no more task can be learned; bool [members]."""
     count = len(self._cell.members)
     if not self._tasks or not self._cell.plan.layers:
       return np.zeros(count, bool)
     last = len(self._tasks) - 1
-    return np.array([all(self._full_layers(last, m)) for m in range(count)])
+    return np.array([self._is_full(last, m) for m in range(count)])
 
   def stuck(self) -> np.ndarray:
     """By member: whether it can learn no more: full, and without heads."""
@@ -189,7 +196,7 @@ class Log:
       end = count
       if self._cell.plan.layers and not self._heads:
         for t in range(count):
-          if all(self._full_layers(t, m)):
+          if self._is_full(t, m):
             end = t + 1
             break
       out.append(end)

@@ -395,6 +395,7 @@ def make_method(
     num_train=int(sequence.sizes['train'].max()),
     batch_size=s.training.batch_size,
     heads=problem.own,
+    units=problem.units,
     retrain_steps=max(steps(s, sequence, s.retrain_epochs)),
   )
   try:

@@ -20,6 +20,7 @@ from experiments.engine.settings import Settings
 from powerprop import learning
 from powerprop import train
 from powerprop import trees
+from powerprop import units
 from powerprop.types import Params, Problem, Score
 
 _EVALUATION_BATCH = 2_000
@@ -84,6 +85,8 @@ def classification(it: Pictures) -> Problem:
     resting=of(resting) if it.heads and it.sequence is not None else None,
     own=it.heads,
     averages=learning.averages_of(of(init), of(loss)),
+    activations=of(activations),
+    units=of(units_of_net),
   )
 
 
@@ -205,6 +208,22 @@ def outputs(
   if it.sequence is None:
     return logits, jnp.ones(logits.shape, bool)
   return logits, jnp.broadcast_to(examples.visible, logits.shape)
+
+
+def activations(
+  it: Pictures, w: Params, net_state: Any, examples: Examples
+) -> dict[str, jax.Array]:
+  """What the net's hidden units answer in evaluation; see `Problem`."""
+  answer = units.with_activations(functools.partial(_forward, it))
+  return answer(w, net_state, None, examples.image)[1]
+
+
+def units_of_net(it: Pictures) -> units.Units:
+  """The net's hidden units; see `powerprop.units.find`."""
+  w, state = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
+  image = jax.ShapeDtypeStruct((1, *it.image_shape), jnp.float32)
+  apply = functools.partial(it.net.apply, is_training=False)
+  return units.find(lambda *a: apply(*a[:2], None, a[2])[0], w, state, image)
 
 
 def score(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from powerprop import costs
+from powerprop import units
 from powerprop.types import Params
 
 # Truncated normal, fan-in, scale 1: Haiku divides by 0.8796, which makes the
@@ -60,7 +61,8 @@ def mlp(
     del is_training
     x = image.reshape(image.shape[0], -1)
     for i, size in enumerate(hidden):
-      x = jax.nn.relu(linear(size, name=f'hidden_{i}')(x))
+      name = f'hidden_{i}'
+      x = units.publish(name, jax.nn.relu(linear(size, name=name)(x)))
     return linear(num_classes, name='output')(x)
 
   return hk.transform_with_state(net)
@@ -138,8 +140,8 @@ def _conv_net(
   def net(image: jax.Array, is_training: bool) -> jax.Array:
     def active(x, name):
       if norm:
-        return _norm_relu(x, is_training, f'{name}_norm')
-      return jax.nn.relu(x)
+        x = _norm_relu(x, is_training, f'{name}_norm')
+      return units.publish(name, x if norm else jax.nn.relu(x))
 
     x = image
     for i, size in enumerate(channels):

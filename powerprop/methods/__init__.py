@@ -8,6 +8,7 @@ from powerprop.methods.continual import anchors
 from powerprop.methods.continual.bounds import joint
 from powerprop.methods.continual.bounds import naive
 from powerprop.methods.continual.bounds import single
+from powerprop.methods.continual.clnp import clnp
 from powerprop.methods.continual.efficient_packnet import efficient_packnet
 from powerprop.methods.continual.ewc import ewc
 from powerprop.methods.continual.ewc import online_ewc
@@ -38,8 +39,9 @@ from powerprop.methods.targets import select
 from powerprop.methods.targets import Target
 
 # What penalties are multiplied by where a config does not say otherwise; of
-# VCL, KL / N: the bound itself.
-COEFFICIENTS = {**anchors.COEFFICIENTS, 'vcl': 1.0}
+# VCL, KL / N: the bound itself; of CLNP, L1 as its paper has it in the second
+# layer on permuted MNIST.
+COEFFICIENTS = {**anchors.COEFFICIENTS, 'vcl': 1.0, 'clnp': 1e-5}
 
 __all__ = (
   'COEFFICIENTS',
@@ -48,6 +50,7 @@ __all__ = (
   'Tasks',
   'a_gem',
   'ac_dc',
+  'clnp',
   'dense',
   'dsr',
   'efficient_packnet',

@@ -35,6 +35,7 @@ from experiments.report import weights
 from experiments.sparse_training import settings as sparse_settings
 import powerprop
 from powerprop import methods
+from powerprop import units
 from powerprop.methods.continual import packing
 from powerprop.psi import Psi
 from powerprop.types import Method, Score
@@ -413,8 +414,10 @@ def test_continual_page_has_the_sequences_and_scenarios():
   (table,) = _table(CONTINUAL, 'scenario')
   assert _first_column(table) == {*data.SCENARIOS}
   (row,) = re.findall(r'^\| `class` .*', table, re.M)
-  shapes = {'w': jnp.ones((20, 50))}
-  tasks = methods.Tasks(shapes, 2, endings.example((4, 5, 1), 50), 9, 3)
+  shapes = {'h': jnp.ones((20, 20)), 'w': jnp.ones((20, 50))}
+  found = units.Units({'h': units.Layer(20, 'h', (), ())}, 'w')
+  example = endings.example((4, 5, 1), 50)
+  tasks = methods.Tasks(shapes, 2, example, 9, 3, units=lambda: found)
   need = {
     name
     for name in continual_settings.method_names()

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from powerprop import trees
 from powerprop.methods import masked
 from powerprop.types import Continual, Masks, Method, Params, Where
+from powerprop.units import Units
 
 
 class Tasks(NamedTuple):
@@ -22,6 +23,7 @@ class Tasks(NamedTuple):
     retrain_steps: steps that a method may train on after pruning; 0 is none.
     where: which leaves PackNet and EfficientPackNet mask; they treat the others
       as they do biases. Which leaves live under Ψ is another question.
+    units: says what the net's hidden units are; `Problem.units`.
   """
 
   shapes: Params
@@ -32,6 +34,7 @@ class Tasks(NamedTuple):
   heads: tuple[str, ...] = ()
   retrain_steps: int = 0
   where: Where = trees.is_weight
+  units: Callable[[], Units] | None = None
 
 
 def method(

@@ -137,7 +137,7 @@ def test_every_method_has_a_plan():
   s, _, plans = _tiny(methods=tuple(names))
   assert list(plans) == list(s.methods) == names
   kept = {m for m in names if plans[m].layers}
-  assert kept == {'packnet', 'efficient_packnet'}
+  assert kept == {'clnp', 'packnet', 'efficient_packnet'}
 
 
 def test_the_population():

@@ -17,6 +17,7 @@ from tests import lifetime_tiny
 
 _OPTIONS: dict[str, dict[str, Any]] = {
   'a_gem': {'memory_size': 40, 'replay_batch': 10},
+  'clnp': {'margin': 0.1, 'l1': {'.': 1e-5}},
   'efficient_packnet': {'rates': (0.1, 0.2, 0.4, 0.7, 1.0)},
   'ewc': {},
   'experience_replay': {'memory_size': 40, 'replay_batch': 10},
@@ -33,7 +34,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 _PENALTIES = ('ewc', 'l2', 'mas', 'online_ewc', 'online_laplace', 'si')
 # They must know of which task a picture is.
-_NOT_CLASS = ('efficient_packnet', 'packnet', 'single')
+_NOT_CLASS = ('clnp', 'efficient_packnet', 'packnet', 'single')
 _HALF = lifetime_tiny.STEPS // 2
 _COEFFICIENT = 100.0
 _RATE = 0.05
@@ -44,6 +45,7 @@ _MEMBERS = [*itertools.product((1.0, 2.0), (0, 1))]
 # of the failing test.
 _GOLDEN = {
   'a_gem': (2.0285, 2.1033),
+  'clnp': (2.2732, 2.2931),
   'efficient_packnet': (2.03, 2.1786),
   'ewc': (1.9342, 2.1351),
   'experience_replay': (1.6726, 2.1149),

@@ -1,0 +1,433 @@
+"""Continual learning via neural pruning: whole units for every task."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from powerprop import trees
+from powerprop import units as units_lib
+from powerprop.methods import targets
+from powerprop.methods.continual import sequential
+from powerprop.types import Ending, Masks, Method, Params, Penalty
+
+THRESHOLDS = ('shared', 'layer')
+_BATCH = 500  # examples at a time whose activations are taken
+
+# By layer, what of its units: bool [C].
+Which = dict[str, jax.Array]
+
+
+class Neurons(NamedTuple):
+  """State of `clnp`.
+
+  Attributes:
+    active: the units of earlier tasks' nets.
+    mask: those of the net of the task that ended last.
+    ended: int32, how many tasks have ended.
+  """
+
+  active: Which
+  mask: Which
+  ended: jax.Array
+
+
+class Record(NamedTuple):
+  """What is kept of a task.
+
+  Attributes:
+    bits: uint8 [⌈n/8⌉], which of all n hidden units its net has, in the order
+      of the layers, as `jax.numpy.packbits` has it. Where tasks share the
+      outputs, of the last layer those alone that it added: the others are not
+      connected to them.
+    others: by path, its biases of the outputs, where these are shared.
+  """
+
+  bits: jax.Array
+  others: dict[str, jax.Array]
+
+
+class _Net(NamedTuple):
+  """What a method knows of the net.
+
+  Attributes:
+    units: of the net.
+    shared: whether all tasks have the same outputs (a single head).
+    biases: of the outputs, where they are shared; they belong to a task.
+  """
+
+  units: units_lib.Units
+  shared: bool
+  biases: tuple[str, ...]
+
+  @property
+  def last(self) -> str:
+    """The name of the last hidden layer."""
+    return list(self.units.layers)[-1]
+
+
+class Options(NamedTuple):
+  """How units are chosen; see `clnp`."""
+
+  margin: float
+  thresholds: str
+  l1: dict[str, float]
+
+
+def clnp(
+  tasks: sequential.Tasks,
+  *,
+  margin: float = 5e-4,
+  l1: dict[str, float] | tuple[tuple[str, float], ...] = (),
+  thresholds: str = 'shared',
+) -> Method:
+  r"""CLNP: tasks take whole units, as many as they need.
+
+  While a task is learned, L1 on the weights that it may change makes units die.
+  At its end the mean activation E(N) over its training data ranks the units
+  that no task has: those up to a threshold θ are cut off, where θ is the
+  highest at which the validation score is still at most `margin` below that of
+  the net with all units. What is left, and all units of earlier tasks, is
+  active: weights into active units are never changed again, and those from
+  inactive to active ones (interference) are severed, so that no later task can
+  change what the earlier answer, bit for bit. All other weights are drawn anew.
+
+  Where tasks have outputs of their own (several heads) every head reads all
+  active units. Where they share them (a single head) a task's outputs read
+  those units of the last hidden layer alone that the task has added.
+
+  A training phase under the new mask (`retrain_epochs` in a config) is the
+  paper's fine-tuning.
+
+  Args:
+    tasks: of the sequence; its net publishes its units (`powerprop.publish`).
+    margin: m in [0, 1), of graceful forgetting, in units of the score. The
+      paper measures it from the best of all hyperparameters tried, here it is
+      from the task's own net: where several are tried, see the experiment.
+    l1: regular expression for paths of kernels -> factor ≥ 0 on the coefficient
+      of L1 there, or pairs of these; 1 where none is found.
+    thresholds: 'shared': one θ for all layers. 'layer': one for each, found in
+      turn from the input on.
+
+  Returns:
+    A method. Its coefficient is that of L1.
+
+  Raises:
+    ValueError: if an option is out of range, or the net has no units that can
+      be cut off (see `powerprop.units.find`) or has batch normalisation.
+
+  Reference: Golkar, Kagan and Cho, Continual learning via neural pruning, 2019,
+    section 2 and algorithm 1. Its text has E(N), the algorithm E|N|: the same
+    after ReLU; here it is E|N|.
+  """
+  options = Options(margin, thresholds, dict(l1))
+  _check(options)
+  if tasks.units is None:
+    raise ValueError('the problem does not say what the units of its net are')
+  found = tasks.units()
+  for name, layer in found.layers.items():
+    if layer.state:
+      raise ValueError(
+        f'the layer {name!r} has averages of its own'
+        f' ({", ".join(layer.state)}), which change what frozen units answer:'
+        ' choose a net without batch normalisation'
+      )
+  leaves = trees.weights(tasks.shapes, lambda *_: True)
+  heads = found.output in tasks.heads
+  head = found.output.rpartition('/')[0]
+  biases = (
+    ()
+    if heads
+    else tuple(
+      n for n in leaves if n.rpartition('/')[0] == head and n != found.output
+    )
+  )
+  net = _Net(found, not heads, biases)
+  kernels = {x.kernel: 1.0 for x in found.layers.values()} | {found.output: 1.0}
+  factors = targets.matches('l1', options.l1, kernels)
+  free = lambda s: {n: ~x for n, x in s.active.items()}
+
+  def masked(which) -> dict[str, Any]:
+    # What the optimiser sees, and may change, is that of free units.
+    return {
+      'gradients': lambda dense, theta, s: hold(net, dense, which(s)),
+      'constrain': lambda updates, s: hold(net, updates, which(s)),
+    }
+
+  def l1_norm(theta, state):
+    held = trees.weights(hold(net, theta, free(state)), lambda *_: True)
+    return sum(factors.get(n, 1.0) * jnp.sum(jnp.abs(held[n])) for n in kernels)
+
+  base = sequential.method(
+    lambda key, phi, psi, gradient: (phi, empty(net)),
+    weights=functools.partial(computing, net),
+    penalty=Penalty(l1_norm),
+    end_task=functools.partial(end_task, tasks, net, options),
+    archive=functools.partial(archive, net),
+    predict=functools.partial(predict, net),
+    needs_identity=True,
+    zero_forgetting=True,
+    layers={n: x.size for n, x in found.layers.items()},
+    needed=net.last if net.shared else '',
+    **masked(free),
+  )
+  if not tasks.retrain_steps:
+    return base
+  again = base._replace(
+    weights=lambda theta, s: cut(net, computing(net, theta, s), s.mask),
+    masks=lambda state: Masks({}, {}),
+    **masked(lambda s: {n: x & ~s.active[n] for n, x in s.mask.items()}),
+  )
+  return base._replace(continual=base.continual._replace(retraining=again))
+
+
+def _check(options: Options) -> None:
+  """Raises ValueError if an option is out of range."""
+  if not 0 <= options.margin < 1:
+    raise ValueError(f'margin is {options.margin} but must be in [0, 1)')
+  if options.thresholds not in THRESHOLDS:
+    raise ValueError(
+      f'thresholds is {options.thresholds!r} but must be one of'
+      f' {", ".join(THRESHOLDS)}'
+    )
+  for name, factor in options.l1.items():
+    if not 0 <= factor < math.inf:
+      raise ValueError(f'l1[{name!r}] is {factor} but must be at least 0')
+
+
+def empty(net: _Net) -> Neurons:
+  """The state before the first task."""
+  none = lambda: {
+    n: jnp.zeros(x.size, bool) for n, x in net.units.layers.items()
+  }
+  return Neurons(none(), none(), jnp.zeros((), jnp.int32))
+
+
+def _where(tree: Params, kept: dict[str, jax.Array]) -> Params:
+  """Zeros where `kept`, by path and as it broadcasts to the leaf, is false."""
+  return trees.map_where(
+    lambda x, keep: jnp.where(keep, x, jnp.zeros((), x.dtype)),
+    lambda path, _: path in kept,
+    tree,
+    trees.replace_weights(tree, kept),
+  )
+
+
+def _made_by(layer: units_lib.Layer, which: jax.Array) -> dict[str, jax.Array]:
+  """The leaves that make units, with `which` of their last axis."""
+  return dict.fromkeys((layer.kernel, *layer.own), which)
+
+
+def _inputs(which: jax.Array, inputs: int) -> jax.Array:
+  """By input of the next kernel, whether its unit is one; bool [inputs, 1]."""
+  return jnp.tile(which, inputs // len(which))[:, None]
+
+
+def hold(net: _Net, tree: Params, moving: Which) -> Params:
+  """The tree with zeros where it makes other units than the moving ones.
+
+  Args:
+    net: of the method.
+    tree: like the parameters.
+    moving: the units whose weights move.
+
+  Returns:
+    A tree like `tree`. Of shared outputs those weights are left that read
+    moving units; heads are as they are: each is its task's.
+  """
+  kept: dict[str, jax.Array] = {}
+  for name, layer in net.units.layers.items():
+    kept |= _made_by(layer, moving[name])
+  if net.shared:
+    kept |= _read(net, tree, moving[net.last])
+  return _where(tree, kept)
+
+
+def _read(net: _Net, tree: Params, which: jax.Array) -> dict[str, jax.Array]:
+  """The outputs' kernel, where it reads these units of the last layer."""
+  kernel = trees.weights(tree, lambda path, _: path == net.units.output)
+  return {n: _inputs(which, x.shape[-2]) for n, x in kernel.items()}
+
+
+def cut(net: _Net, theta: Params, kept: Which) -> Params:
+  """θ without the other units: they answer 0."""
+  made: dict[str, jax.Array] = {}
+  for name, layer in net.units.layers.items():
+    made |= _made_by(layer, kept[name])
+  return _where(theta, made)
+
+
+def computing(net: _Net, theta: Params, state: Neurons) -> Params:
+  """θ as a new task computes with it.
+
+  Shared outputs do not read units that earlier tasks have added.
+  """
+  if not net.shared:
+    return theta
+  return _where(theta, _read(net, theta, ~state.active[net.last]))
+
+
+def activity(
+  tasks: sequential.Tasks, net: _Net, ending: Ending, theta: Params
+) -> dict[str, jax.Array]:
+  """The mean activation E|N| of every unit over the task's training examples.
+
+  Args:
+    tasks: of the sequence.
+    net: of the method.
+    ending: of the task.
+    theta: the weights.
+
+  Returns:
+    By layer, float32 [C] or wider; a channel's is over the picture as well.
+  """
+  size = ending.sizes['train']
+  zeros = {n: jnp.zeros(x.size) for n, x in net.units.layers.items()}
+
+  def step(i, total):
+    rows = i * _BATCH + jnp.arange(_BATCH, dtype=jnp.int32)
+    found = ending.activations(theta, ending.batch('train', rows % size))
+
+    def add(old, x):
+      x = jnp.abs(trees.wide(x))
+      x = jnp.mean(x.reshape(len(x), -1, x.shape[-1]), axis=1)
+      return old + jnp.sum(jnp.where((rows < size)[:, None], x, 0), axis=0)
+
+    return {n: add(old, found[n]) for n, old in total.items()}
+
+  total = jax.lax.fori_loop(0, -(-tasks.num_train // _BATCH), step, zeros)
+  return {n: x / size for n, x in total.items()}
+
+
+def end_task(
+  tasks: sequential.Tasks,
+  net: _Net,
+  options: Options,
+  ending: Ending,
+  phi: Params,
+  state: Neurons,
+) -> tuple[Params, Neurons, dict[str, jax.Array]]:
+  """Finds the task's units: (φ as it is, the state with them, a report)."""
+  theta = computing(net, ending.psi.to_theta(phi), state)
+  found = activity(tasks, net, ending, theta)
+  # A layer keeps its most active unit, so that there is a net.
+  ranked = dict(found)
+  if net.shared:  # its outputs read none of the units that are there
+    ranked[net.last] = jnp.where(state.active[net.last], -1, found[net.last])
+  best = {n: jnp.arange(len(x)) == jnp.argmax(x) for n, x in ranked.items()}
+  none = {n: jnp.asarray(-jnp.inf) for n in found}
+
+  def kept(least):
+    return {
+      n: state.active[n] | (x > least[n]) | best[n] for n, x in found.items()
+    }
+
+  dense = ending.score(theta)
+  target = dense - options.margin
+  passes = lambda least: ending.score(cut(net, theta, kept(least))) >= target
+  groups = (
+    [tuple(found)] if options.thresholds == 'shared' else [(n,) for n in found]
+  )
+  least, tried = none, 0
+  for group in groups:
+    # Only activations of units that are free can be a threshold.
+    values = jnp.sort(
+      jnp.concatenate(
+        [jnp.where(state.active[n], -jnp.inf, found[n]) for n in group]
+      )
+    )
+    at = lambda i, group=group, values=values, least=least: (
+      least
+      | {
+        n: jnp.where(i < 0, -jnp.inf, values[jnp.maximum(i, 0)]) for n in group
+      }
+    )
+    highest = _highest(lambda i, at=at: passes(at(i)), len(values))
+    least = at(highest)
+    tried += math.ceil(math.log2(len(values) + 1))
+  mask = kept(least)
+  accuracy = ending.score(cut(net, theta, mask))
+  count = lambda which: jnp.stack(
+    [jnp.sum(x, dtype=jnp.int32) for x in which.values()]
+  )
+  report = {
+    'used_by_layer': count({n: state.active[n] | x for n, x in mask.items()}),
+    'new_by_layer': count({n: x & ~state.active[n] for n, x in mask.items()}),
+    'reused_by_layer': count(
+      {n: state.active[n] & (x > least[n]) for n, x in found.items()}
+    ),
+    'reached': accuracy >= target,
+    'pruned_accuracy': accuracy,
+    'target': target,
+    'evaluations': jnp.asarray(tried, jnp.int32),
+  }
+  return phi, state._replace(mask=mask), report
+
+
+def _highest(passes: Any, number: int) -> jax.Array:
+  """The highest index in [0, number) that passes, by halves; else −1."""
+
+  def step(_, bounds):
+    low, high = bounds  # low passes, high fails or is `number`
+    middle = (low + high) // 2
+    going = high - low > 1
+    ok = passes(jnp.clip(middle, 0, number - 1))
+    return (
+      jnp.where(going & ok, middle, low),
+      jnp.where(going & ~ok, middle, high),
+    )
+
+  tries = math.ceil(math.log2(number + 1))
+  start = jnp.asarray(-1, jnp.int32), jnp.asarray(number, jnp.int32)
+  return jax.lax.fori_loop(0, tries, step, start)[0]
+
+
+def archive(
+  net: _Net, ending: Ending, phi: Params, state: Neurons
+) -> tuple[Params, Neurons, Record]:
+  """Freezes the task's units, severs interference, and draws the rest anew."""
+  active = {n: state.active[n] | x for n, x in state.mask.items()}
+  fresh = trees.weights(ending.psi.to_phi(ending.fresh()), lambda *_: True)
+  old = trees.weights(phi, lambda *_: True)
+  new: dict[str, jax.Array] = {}
+  inputs: jax.Array | None = None
+  for name, layer in net.units.layers.items():
+    mine = active[name]
+    for leaf in (layer.kernel, *layer.own):
+      x = old[leaf]
+      if leaf == layer.kernel and inputs is not None:
+        x = jnp.where(_inputs(inputs, x.shape[-2]) | ~mine, x, 0)
+      new[leaf] = jnp.where(mine, x, fresh[leaf])
+    inputs = mine
+  others: dict[str, jax.Array] = {}
+  net_of_task = dict(state.mask)
+  if net.shared:
+    for leaf, read in _read(net, phi, active[net.last]).items():
+      new[leaf] = jnp.where(read, old[leaf], fresh[leaf])
+    others = {n: jnp.copy(old[n]) for n in net.biases}
+    new |= {n: fresh[n] for n in net.biases}
+    net_of_task[net.last] = state.mask[net.last] & ~state.active[net.last]
+  bits = jnp.packbits(jnp.concatenate(list(net_of_task.values())))
+  phi = trees.replace_weights(phi, new)
+  return (
+    phi,
+    Neurons(active, state.mask, state.ended + 1),
+    Record(bits, others),
+  )
+
+
+def units_of(net: _Net, record: Record) -> Which:
+  """By layer, the units of a task's net; see `Record`."""
+  sizes = [x.size for x in net.units.layers.values()]
+  row = jnp.unpackbits(record.bits, count=sum(sizes)).astype(bool)
+  parts = jnp.split(row, np.cumsum(sizes)[:-1].tolist())
+  return dict(zip(net.units.layers, parts, strict=True))
+
+
+def predict(net: _Net, theta: Params, record: Record) -> Params:
+  """The weights of the task whose record it is."""
+  theta = cut(net, theta, units_of(net, record))
+  return trees.replace_weights(theta, record.others)

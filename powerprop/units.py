@@ -1,0 +1,199 @@
+"""Hidden units of a net: what they answer, and which of its leaves are theirs.
+
+A net says what its units are, by passing the activations of every hidden layer
+through `publish`. Which leaves make them and which read them is read off the
+traced program, so that no layer needs a certain name.
+"""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import threading
+from typing import Any, NamedTuple
+
+import jax
+
+from powerprop import trees
+from powerprop.types import Params
+
+_local = threading.local()
+
+
+class Layer(NamedTuple):
+  """A hidden layer.
+
+  Attributes:
+    size: number C of units; of a convolution, its channels.
+    kernel: path of the weights that make them, [..., inputs, C]. Inputs are the
+      units of the layer before, or several of each one after a flattening: i is
+      then of unit i mod C'.
+    own: paths of the leaves [..., C] beside it: biases, scales, offsets.
+    state: paths of such leaves in the net's state: moving averages.
+  """
+
+  size: int
+  kernel: str
+  own: tuple[str, ...]
+  state: tuple[str, ...]
+
+
+class Units(NamedTuple):
+  """The hidden units of a net, layer by layer from the input.
+
+  Attributes:
+    layers: by the name that it was published under.
+    output: path of the kernel that reads the last of them.
+  """
+
+  layers: dict[str, Layer]
+  output: str
+
+
+def publish(name: str, x: jax.Array) -> jax.Array:
+  """Says that x are the activations of a hidden layer's units; changes nothing.
+
+  Args:
+    name: of the layer.
+    x: [batch, ..., C], after the non-linearity.
+
+  Returns:
+    x, which the net has to go on with.
+
+  Raises:
+    ValueError: if there is such a layer already.
+  """
+  found = getattr(_local, 'found', None)
+  if found is not None:
+    if name in found:
+      raise ValueError(f'two layers are published as {name!r}: name one anew')
+    found[name] = x
+  return x
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[dict[str, jax.Array]]:
+  before = getattr(_local, 'found', None)
+  _local.found = {}
+  try:
+    yield _local.found
+  finally:
+    _local.found = before
+
+
+def with_activations(fn: Callable[..., Any]) -> Callable[..., Any]:
+  """fn, which calls a net, with the net's activations beside what it returns.
+
+  Args:
+    fn: any function; it is to call one net once.
+
+  Returns:
+    (*args) -> (what fn returns, activations [batch, ..., C] by layer).
+  """
+
+  def both(*args, **kwargs):
+    with _listening() as found:
+      out = fn(*args, **kwargs)
+    return out, dict(found)
+
+  return both
+
+
+def find(
+  apply: Callable[[Params, Any, Any], jax.Array],
+  params: Params,
+  state: Any,
+  x: Any,
+) -> Units:
+  """The units of a net whose layers follow one another.
+
+  Args:
+    apply: (params, state, x) -> outputs [batch, n].
+    params: of the net, or their shapes.
+    state: of the net, or its shapes; its leaves have paths like params'.
+    x: a batch of inputs, or its shape.
+
+  Returns:
+    Its units.
+
+  Raises:
+    ValueError: if nothing is published, or a layer does not hang on the one
+      before alone, through one kernel: then a unit could not be cut off by
+      severing weights.
+  """
+  traced, (_, published) = jax.make_jaxpr(
+    with_activations(apply), return_shape=True
+  )(params, state, x)
+  if not published:
+    raise ValueError(
+      'the net publishes no activations: pass those of every hidden layer'
+      ' through powerprop.publish'
+    )
+  every = lambda tree: trees.weights(tree, lambda *_: True)
+  shapes = {n: leaf.shape for n, leaf in every(params).items()}
+  kernels = {n for n, leaf in every(params).items() if trees.is_weight(n, leaf)}
+  names = [
+    *(f'params:{n}' for n in shapes),
+    *(f'state:{n}' for n in every(state)),
+    *['input:'] * len(jax.tree.leaves(x)),
+  ]
+  sources = _sources(traced.jaxpr, names, list(published))
+  layers: dict[str, Layer] = {}
+  before, size, output = 'input:', 1, ''
+  for name in [*published, '']:
+    what = f'the layer {name!r}' if name else 'the output'
+    of = lambda kind, name=name: sorted(
+      n.partition(':')[2] for n in sources[name] if n.startswith(f'{kind}:')
+    )
+    made = [n for n in of('params') if n in kernels]
+    odd = sources[name] & {'input:', *(f'units:{n}' for n in layers)} - {before}
+    if odd or before not in sources[name] or len(made) != 1:
+      raise ValueError(
+        f'{what} must be made by one kernel out of {before} alone, but is made'
+        f' of {", ".join([*made, *sorted(odd)]) or "nothing"}: publish every'
+        ' hidden layer, and take a net without short cuts'
+      )
+    (kernel,) = made
+    width = published[name].shape[-1] if name else shapes[kernel][-1]
+    if shapes[kernel][-2] % size or any(
+      shapes[n][-1] != width for n in of('params')
+    ):
+      raise ValueError(
+        f'{what} has {width} units and the leaf {kernel!r} of shape'
+        f' {list(shapes[kernel])} after {size} units, which do not fit: the'
+        ' last axis of what makes a layer must be its units, the one before'
+        ' its inputs'
+      )
+    if kernel in (layer.kernel for layer in layers.values()):
+      raise ValueError(
+        f'{kernel} makes several layers: units that share weights cannot be'
+        ' cut off one by one'
+      )
+    output = kernel
+    if name:
+      own = tuple(n for n in of('params') if n != kernel)
+      layers[name] = Layer(width, kernel, own, tuple(of('state')))
+    before, size = f'units:{name}', width
+  return Units(layers, output)
+
+
+def _sources(
+  jaxpr: Any, names: list[str], published: list[str]
+) -> dict[str, set[str]]:
+  """What each published layer, and the output (''), is computed from.
+
+  Not through other layers: these are sources of their own, units:NAME.
+  """
+  known = {v: {n} for v, n in zip(jaxpr.invars, names, strict=True)}
+  *_, first = jaxpr.outvars[: len(jaxpr.outvars) - len(published)]
+  layers = dict(zip(jaxpr.outvars[-len(published) :], published, strict=True))
+  out = {}
+  for eqn in jaxpr.eqns:
+    here: set[str] = set().union(
+      *(known.get(v, set()) for v in eqn.invars if not hasattr(v, 'val'))
+    )
+    for v in eqn.outvars:
+      known[v] = here
+      if v in layers:
+        out[layers[v]] = here
+        known[v] = {f'units:{layers[v]}'}
+  out[''] = known[first]
+  return out

@@ -1,0 +1,205 @@
+"""CLNP: whole units for every task, and none of them changes again."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from powerprop import methods
+from powerprop import trees
+from powerprop.methods.continual import clnp as clnp_lib
+from powerprop.psi import Psi
+from tests import lifetime_tiny
+
+_HIDDEN = (9, 8)
+_LAYERS = ('hidden_0', 'hidden_1')
+_STEPS = 20
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _batches():
+  with lifetime_tiny.batches_in_turn():
+    yield
+
+
+class Task(NamedTuple):
+  """A member on its way through a task; `found` is of all tasks so far."""
+
+  before: Any
+  trained: Any
+  ended: Any
+  archived: Any
+  record: Any
+  report: Any
+  found: list[Any]
+
+
+def _setup(scenario, retrain_steps=0, **options):
+  return lifetime_tiny.setup(
+    functools.partial(methods.clnp, **options),
+    scenario,
+    retrain_steps=retrain_steps,
+    hidden=_HIDDEN,
+  )
+
+
+@functools.cache
+def _learned(scenario, alpha=1.0, retrain_steps=0, thresholds='shared'):
+  """Three tasks, with a margin that lets units go."""
+  setup = _setup(scenario, retrain_steps, margin=0.1, thresholds=thresholds)
+  life = setup.life
+  hyper = lifetime_tiny.hyper(alpha, rate=0.02, coefficient=1e-3)
+  chunk = jax.jit(life.chunk, static_argnums=4)
+  end, archive = jax.jit(life.end), jax.jit(life.archive)
+  recall = jax.jit(life.recall, static_argnums=3)
+  state, out = life.start(hyper, lifetime_tiny.source(0)), []
+  for t in range(3):
+    source = lifetime_tiny.source(t)
+    before = life.begin(state, hyper)
+    trained, _ = chunk(before, hyper, source, np.int32(0), _STEPS)
+    ended, report = end(trained, hyper, source)
+    again = ended
+    if life.rechunk is not None:
+      again, _ = jax.jit(life.rechunk, static_argnums=4)(
+        ended, hyper, source, np.int32(0), retrain_steps
+      )
+    state, record = archive(again, hyper, source)
+    found = [
+      recall(state, task.record, lifetime_tiny.source(j), 'validation')
+      for j, task in enumerate(out)
+    ]
+    found.append(recall(state, record, source, 'validation'))
+    out.append(Task(before, trained, again, state, record, report, found))
+  return setup, jax.device_get(out)
+
+
+def _leaves(tree):
+  return trees.weights(jax.device_get(tree), lambda *_: True)
+
+
+_RUNS = [
+  ('domain', 1.0, 0, 'shared'),
+  ('domain', 2.0, 0, 'layer'),
+  ('task', 1.0, 10, 'shared'),
+  ('task', 2.0, 0, 'shared'),
+]
+
+
+@pytest.mark.parametrize('run', _RUNS)
+def test_zero_forgetting_bitwise(run):
+  _, tasks = _learned(*run)
+  for j, first in enumerate(tasks):
+    for later in tasks[j + 1 :]:
+      np.testing.assert_array_equal(
+        later.found[j].fingerprint, first.found[j].fingerprint
+      )
+  # The second had something to learn with, and did.
+  before, after = _leaves(tasks[1].before.phi), _leaves(tasks[1].trained.phi)
+  assert any((before[f'{n}/w'] != after[f'{n}/w']).any() for n in _LAYERS)
+
+
+@pytest.mark.parametrize('run', _RUNS)
+def test_weights_into_active_units_never_change(run):
+  """And those from inactive to active ones are zero; the rest is drawn anew."""
+  _, tasks = _learned(*run)
+  for task in tasks:
+    active = task.archived.method.active
+    new, old = _leaves(task.archived.phi), _leaves(task.ended.phi)
+    fixed = _leaves(task.before.phi)
+    before = task.before.method.active
+    for name in _LAYERS:
+      for leaf in (f'{name}/w', f'{name}/b'):
+        was = np.broadcast_to(before[name], old[leaf].shape)
+        np.testing.assert_array_equal(old[leaf][was], fixed[leaf][was])
+        free = np.broadcast_to(~active[name], old[leaf].shape)
+        if leaf.endswith('w') and free.any():
+          assert (new[leaf][free] != old[leaf][free]).mean() > 0.9
+    w = new['hidden_1/w']
+    assert not w[np.ix_(~active['hidden_0'], active['hidden_1'])].any()
+    kept = w[np.ix_(active['hidden_0'], active['hidden_1'])]
+    was = old['hidden_1/w'][np.ix_(active['hidden_0'], active['hidden_1'])]
+    np.testing.assert_array_equal(kept, was)
+
+
+def test_a_single_head_reads_the_tasks_own_units_alone():
+  _, tasks = _learned('domain')
+  used = np.zeros(_HIDDEN[1], bool)
+  for task in tasks[:2]:
+    mine = np.asarray(task.archived.method.active['hidden_1']) & ~used
+    bits = np.unpackbits(task.record[0].bits, count=sum(_HIDDEN)).astype(bool)
+    np.testing.assert_array_equal(bits[_HIDDEN[0] :], mine)
+    used |= mine
+  assert list(tasks[0].record[0].others) == ['output/b']
+
+
+@pytest.mark.parametrize('thresholds', clnp_lib.THRESHOLDS)
+def test_the_threshold_is_the_highest_within_the_margin(thresholds):
+  """Against every threshold, where the score falls as units go."""
+  setup = _setup('task', margin=0.25, thresholds=thresholds)
+  activity = {
+    'hidden_0': jnp.arange(9.0),
+    'hidden_1': jnp.array([0.5, 3.5, 2.5, 1.5, 9.0, 8.5, 7.5, 6.5]),
+  }
+  found = setup.tasks.units()
+  net = clnp_lib._Net(found, False, ())
+  theta = jax.tree.map(lambda x: jnp.ones(x.shape), setup.tasks.shapes)
+  ending = _Ending(
+    # A unit is worth 1/17; those of the first layer are seen by their biases.
+    lambda w, examples=0: (
+      (jnp.sum(w['hidden_0']['b']) + jnp.sum(w['hidden_1']['b'])) / 17
+    ),
+    Psi(1.0),
+  )
+  options = clnp_lib.Options(0.25, thresholds, {})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(clnp_lib, 'activity', lambda *_: activity)
+    _, state, report = clnp_lib.end_task(
+      setup.tasks, net, options, ending, theta, clnp_lib.empty(net)
+    )
+  kept = {n: np.flatnonzero(x).tolist() for n, x in state.mask.items()}
+  if thresholds == 'shared':  # four of 17 may go: 0, 0.5, 1 and 1.5
+    wanted = {'hidden_0': list(range(2, 9)), 'hidden_1': [1, 2, 4, 5, 6, 7]}
+  else:  # all four are taken where the search begins
+    wanted = {'hidden_0': list(range(4, 9)), 'hidden_1': list(range(8))}
+  assert kept == wanted
+  assert report['new_by_layer'].tolist() == [len(x) for x in wanted.values()]
+  assert bool(report['reached'])
+
+
+class _Ending(NamedTuple):
+  score: Any
+  psi: Any
+
+
+def test_l1_is_of_the_weights_that_may_change():
+  setup = _setup('domain', l1={'output': 0.5, 'hidden_0': 0.0})
+  penalty = setup.method.continual.penalty
+  theta = jax.tree.map(lambda x: -jnp.ones(x.shape), setup.tasks.shapes)
+  _, state = setup.method.init(None, theta, Psi(1.0), None)
+  assert float(penalty.value(theta, state)) == 9 * 8 + 0.5 * 8 * 10
+  state = state._replace(active=state.active | {'hidden_1': jnp.arange(8) < 6})
+  assert float(penalty.value(theta, state)) == 9 * 2 + 0.5 * 2 * 10
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'margin': 1.0}, 'margin is 1.0'),
+    ({'margin': -0.1}, 'margin is -0.1'),
+    ({'thresholds': 'all'}, "thresholds is 'all'"),
+    ({'l1': {'hidden': -1.0}}, r"l1\['hidden'\] is -1.0"),
+    ({'l1': {'hiden': 1.0}}, "l1 has 'hiden'"),
+  ],
+)
+def test_what_is_out_of_range(options, message):
+  with pytest.raises(ValueError, match=message):
+    _setup('domain', **options)
+
+
+def test_a_net_that_publishes_no_units_is_refused():
+  tasks = _setup('domain').tasks._replace(units=None)
+  with pytest.raises(ValueError, match='does not say what the units'):
+    methods.clnp(tasks)

@@ -1,0 +1,133 @@
+"""Hidden units: published, and found in the traced net."""
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.engine import networks
+from powerprop import units
+
+
+def _found(net, shape=(6, 6, 2)):
+  x = jnp.zeros((1, *shape))
+  params, state = net.init(jax.random.key(0), x, is_training=True)
+  apply = lambda w, s, x: net.apply(w, s, None, x, is_training=False)[0]
+  return units.find(apply, params, state, x)
+
+
+def _net(forward):
+  return hk.transform_with_state(forward)
+
+
+def test_a_perceptrons_units_are_its_hidden_layers():
+  found = _found(networks.mlp(3, hidden=(4, 5)))
+  assert found == units.Units(
+    {
+      'hidden_0': units.Layer(4, 'hidden_0/w', ('hidden_0/b',), ()),
+      'hidden_1': units.Layer(5, 'hidden_1/w', ('hidden_1/b',), ()),
+    },
+    'output/w',
+  )
+
+
+def test_channels_have_their_normalisation():
+  found = _found(networks.small_conv(3, channels=(4,), hidden=(5,)))
+  assert list(found.layers) == ['conv_0', 'hidden_0']
+  layer = found.layers['conv_0']
+  assert (layer.size, layer.kernel) == (4, 'conv_0/w')
+  assert layer.own == ('conv_0/b', 'conv_0_norm/offset', 'conv_0_norm/scale')
+  assert layer.state == tuple(
+    f'conv_0_norm/~/{x}_ema/average' for x in ('mean', 'var')
+  )
+
+
+def test_a_flattened_channel_is_read_at_every_place():
+  """Input i of the next kernel is of channel i mod C."""
+  net = networks.small_conv(3, channels=(4,), hidden=(5,), norm=False)
+  x = jax.random.uniform(jax.random.key(1), (2, 6, 6, 2))
+  params, state = net.init(jax.random.key(0), x, is_training=True)
+  answer = units.with_activations(
+    lambda w: net.apply(w, state, None, x, is_training=False)[0]
+  )
+  logits, found = answer(params)
+  assert found['conv_0'].shape == (2, 3, 3, 4)
+  assert found['hidden_0'].shape == (2, 5)
+  channel = int(jnp.argmax(found['conv_0'].sum((0, 1, 2))))  # one that lives
+  rows = np.arange(3 * 3 * 4) % 4 == channel
+  cut = jax.tree.map(jnp.array, params)
+  cut['hidden_0']['w'] = cut['hidden_0']['w'].at[rows].set(0)
+  dead = jax.tree.map(jnp.array, params)
+  dead['conv_0'] = {
+    k: v.at[..., channel].set(0) for k, v in dead['conv_0'].items()
+  }
+  np.testing.assert_array_equal(answer(cut)[0], answer(dead)[0])
+  assert not np.array_equal(answer(cut)[0], logits)
+
+
+def test_publishing_changes_nothing_and_is_heard_once():
+  x = jnp.arange(3.0)
+  assert units.publish('a', x) is x
+  both = units.with_activations(lambda: units.publish('a', x).sum())
+  out, found = both()
+  assert out == 3 and list(found) == ['a']
+  with pytest.raises(ValueError, match="published as 'a'"):
+    units.with_activations(
+      lambda: (units.publish('a', x), units.publish('a', x))
+    )()
+  assert both()[0] == 3  # what failed is forgotten
+
+
+def _linear(size, name):
+  return hk.Linear(size, name=name)
+
+
+def _short_cut(x, is_training):
+  x = units.publish('a', jax.nn.relu(_linear(4, 'a')(x.reshape(len(x), -1))))
+  y = units.publish('b', jax.nn.relu(_linear(4, 'b')(x)))
+  return _linear(3, 'output')(x + y)
+
+
+def _unpublished(x, is_training):
+  x = jax.nn.relu(_linear(4, 'a')(x.reshape(len(x), -1)))
+  x = units.publish('b', jax.nn.relu(_linear(4, 'b')(x)))
+  return _linear(3, 'output')(x)
+
+
+def _silent(x, is_training):
+  return _linear(3, 'output')(x.reshape(len(x), -1))
+
+
+def _twice(x, is_training):
+  x = units.publish('a', jax.nn.relu(_linear(4, 'a')(x.reshape(len(x), -1))))
+  again = _linear(4, 'b')
+  x = units.publish('b', jax.nn.relu(again(x)))
+  x = units.publish('c', jax.nn.relu(again(x)))
+  return _linear(3, 'output')(x)
+
+
+def _not_its_units(x, is_training):
+  x = jax.nn.relu(_linear(4, 'a')(x.reshape(len(x), -1)))
+  x = units.publish('a', x.reshape(len(x), 2, 2))
+  return _linear(3, 'output')(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+  ('forward', 'message'),
+  [
+    (_short_cut, 'the output must be made .* but is made of output/w, units:a'),
+    (_unpublished, "the layer 'b' must be made .* but is made of a/w, b/w"),
+    (_silent, 'the net publishes no activations'),
+    (_twice, 'b/w makes several layers'),
+    (_not_its_units, "the layer 'a' has 2 units and the leaf 'a/w'"),
+  ],
+)
+def test_a_net_whose_units_cannot_be_cut_off_is_refused(forward, message):
+  with pytest.raises(ValueError, match=message):
+    _found(_net(forward))
+
+
+def test_residual_nets_are_refused():
+  with pytest.raises(ValueError, match='publishes no activations'):
+    _found(networks.wide_resnet(3, depth=10, width=1))
