@@ -7,10 +7,13 @@ traced program, so that no layer needs a certain name.
 
 from collections.abc import Callable, Iterator
 import contextlib
+import functools
 import threading
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from powerprop import trees
 from powerprop.types import Params
@@ -197,3 +200,42 @@ def _sources(
         known[v] = {f'units:{layers[v]}'}
   out[''] = known[first]
   return out
+
+
+def narrow(
+  units: Units, kept: dict[str, Any], params: Params, state: Any = ()
+) -> tuple[Params, Any]:
+  """The smaller net of some units, for the same net made with fewer.
+
+  Args:
+    units: of `find`.
+    kept: by layer, bool [C], which units stay; at least one of each.
+    params: of the net, in which the others answer 0 or are read by nobody.
+    state: of the net.
+
+  Returns:
+    Params and state. What makes a layer has its last axis shortened, what reads
+    it the axis before.
+
+  Raises:
+    ValueError: if a layer would have no unit.
+  """
+  taken: dict[str, dict[int, np.ndarray]] = {}
+  every = trees.weights(params, lambda *_: True)
+  readers = [x.kernel for x in units.layers.values()][1:] + [units.output]
+  for (name, layer), reader in zip(units.layers.items(), readers, strict=True):
+    which = np.asarray(kept[name], bool)
+    if not which.any():
+      raise ValueError(f'kept[{name!r}] has no unit, but a layer needs one')
+    for path in (layer.kernel, *layer.own, *layer.state):
+      taken.setdefault(path, {})[-1] = np.flatnonzero(which)
+    read = np.tile(which, every[reader].shape[-2] // layer.size)
+    taken.setdefault(reader, {})[-2] = np.flatnonzero(read)
+
+  def leaf(path, x):
+    for axis, rows in taken.get(trees.path_name(path), {}).items():
+      x = jnp.take(x, rows, axis)
+    return x
+
+  smaller = functools.partial(jax.tree_util.tree_map_with_path, leaf)
+  return smaller(params), smaller(state)

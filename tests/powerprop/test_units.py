@@ -1,5 +1,7 @@
 """Hidden units: published, and found in the traced net."""
 
+import functools
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -131,3 +133,39 @@ def test_a_net_whose_units_cannot_be_cut_off_is_refused(forward, message):
 def test_residual_nets_are_refused():
   with pytest.raises(ValueError, match='publishes no activations'):
     _found(networks.wide_resnet(3, depth=10, width=1))
+
+
+@pytest.mark.parametrize('norm', [False, True])
+def test_a_net_with_dead_units_is_the_narrow_net(norm):
+  """To the bit: with whole numbers no sum is rounded, in whatever order."""
+  make = functools.partial(networks.small_conv, 3, norm=norm)
+  net = make(channels=(4,), hidden=(5,))
+  x = jnp.asarray(np.random.default_rng(0).integers(0, 4, (2, 6, 6, 2)), float)
+  params, state = net.init(jax.random.key(0), x, is_training=True)
+  rng = np.random.default_rng(1)
+  whole = lambda a: jnp.asarray(rng.integers(-2, 3, a.shape), a.dtype)
+  params = jax.tree.map(whole, params)
+  found = _found(net)
+  kept = {
+    'conv_0': np.array([True, False, True, True]),
+    'hidden_0': np.array([False, True, True, False, True]),
+  }
+  for name, layer in found.layers.items():
+    for leaf in (layer.kernel, *layer.own):
+      module, last = leaf.rsplit('/', 1)
+      params[module][last] = jnp.where(kept[name], params[module][last], 0)
+  smaller, its_state = units.narrow(found, kept, params, state)
+  assert smaller['conv_0']['w'].shape == (3, 3, 2, 3)
+  assert smaller['hidden_0']['w'].shape == (3 * 3 * 3, 3)
+  other = make(channels=(3,), hidden=(3,))
+  wide, thin = (
+    n.apply(w, s, None, x, is_training=False)[0]
+    for n, w, s in ((net, params, state), (other, smaller, its_state))
+  )
+  if norm:  # divides, so that sums are rounded
+    np.testing.assert_allclose(wide, thin, rtol=1e-5, atol=1e-5)
+  else:
+    np.testing.assert_array_equal(wide, thin)
+  assert np.ptp(wide) > 0
+  with pytest.raises(ValueError, match='conv_0.* has no unit'):
+    units.narrow(found, kept | {'conv_0': np.zeros(4, bool)}, params)

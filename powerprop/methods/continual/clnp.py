@@ -419,15 +419,18 @@ def archive(
   )
 
 
-def units_of(net: _Net, record: Record) -> Which:
-  """By layer, the units of a task's net; see `Record`."""
-  sizes = [x.size for x in net.units.layers.values()]
+def units_of(found: units_lib.Units, record: Record) -> Which:
+  """By layer, the units of a task's net; see `Record`.
+
+  With them `powerprop.units.narrow` takes that net out of `predict`'s weights.
+  """
+  sizes = [x.size for x in found.layers.values()]
   row = jnp.unpackbits(record.bits, count=sum(sizes)).astype(bool)
   parts = jnp.split(row, np.cumsum(sizes)[:-1].tolist())
-  return dict(zip(net.units.layers, parts, strict=True))
+  return dict(zip(found.layers, parts, strict=True))
 
 
 def predict(net: _Net, theta: Params, record: Record) -> Params:
   """The weights of the task whose record it is."""
-  theta = cut(net, theta, units_of(net, record))
+  theta = cut(net, theta, units_of(net.units, record))
   return trees.replace_weights(theta, record.others)

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.engine import networks
 from powerprop import methods
 from powerprop import trees
+from powerprop import units as units_lib
 from powerprop.methods.continual import clnp as clnp_lib
 from powerprop.psi import Psi
 from tests import lifetime_tiny
@@ -133,6 +135,27 @@ def test_a_single_head_reads_the_tasks_own_units_alone():
     np.testing.assert_array_equal(bits[_HIDDEN[0] :], mine)
     used |= mine
   assert list(tasks[0].record[0].others) == ['output/b']
+
+
+@pytest.mark.parametrize('scenario', ['domain', 'task'])
+def test_a_tasks_net_is_taken_out_as_the_narrow_net_that_it_is(scenario):
+  setup, tasks = _learned(scenario, *_RUNS[2][1:] if scenario == 'task' else ())
+  found = setup.tasks.units()
+  image = jax.random.uniform(jax.random.key(0), (5, 8, 8, 1))
+  for task in tasks[:2]:
+    kept = clnp_lib.units_of(found, task.record[0])
+    sizes = tuple(int(x.sum()) for x in kept.values())
+    assert 0 < sum(sizes) < sum(_HIDDEN)
+    theta = setup.method.continual.predict(
+      Psi(1.0).to_theta(tasks[-1].archived.phi), task.record[0]
+    )
+    smaller, _ = units_lib.narrow(found, kept, theta)
+    net = networks.mlp(setup.sequence.num_outputs, hidden=sizes)
+    wide, thin = (
+      n.apply(w, {}, None, image, is_training=False)[0]
+      for n, w in ((setup.pictures.net, theta), (net, smaller))
+    )
+    np.testing.assert_allclose(wide, thin, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize('thresholds', clnp_lib.THRESHOLDS)
