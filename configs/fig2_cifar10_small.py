@@ -9,7 +9,7 @@ the length: 10 and 20 epochs are
   python -m experiments.sparse_training --config=configs/fig2_cifar10_small.py \
     --config.training_multiplier=2
 
-and 4. α = 3 diverges at larger rates (configs/large_alpha.py).
+and 4. What α = 3 needs is the question of configs/large_alpha.py.
 """
 
 import ml_collections

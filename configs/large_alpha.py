@@ -1,4 +1,4 @@
-"""Why a large α diverges with momentum, and what prevents it: five ways.
+"""Why a large α diverges with momentum, and what prevents it: four ways.
 
 A step of θ is about Ψ'(φ)² = α²|θ|^(2−2/α) times what the optimiser asks for:
 below 1 for small weights, above it for large ones, which so grow unstable at a

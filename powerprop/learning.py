@@ -152,8 +152,8 @@ def _by_task(
   name: str, given: int | Sequence[int], tasks: int
 ) -> tuple[int, tuple[int, ...]]:
   """The largest number, and, where they differ, that of each task."""
-  if isinstance(given, int):
-    return given, ()
+  if not isinstance(given, Sequence):
+    return int(given), ()
   numbers = tuple(int(n) for n in given)
   if len(numbers) != tasks:
     raise ValueError(
@@ -261,6 +261,7 @@ def averages_of(
 
   def averages(w, net_state, key, batch, number):
     del net_state
+    key = jax.random.fold_in(key, number)  # batch i has that of i
     step = lambda i, state: loss(
       w, state, jax.random.fold_in(key, i), batch(i)
     )[1]

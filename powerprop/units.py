@@ -45,14 +45,19 @@ class Units(NamedTuple):
   Attributes:
     layers: by the name that it was published under.
     output: path of the kernel that reads the last of them.
+    output_own: paths of the leaves beside it, such as the outputs' biases.
   """
 
   layers: dict[str, Layer]
   output: str
+  output_own: tuple[str, ...] = ()
 
 
 def publish(name: str, x: jax.Array) -> jax.Array:
   """Says that x are the activations of a hidden layer's units; changes nothing.
+
+  Call it where the net is traced, and not within a `jit` or a checkpoint of the
+  net's own.
 
   Args:
     name: of the layer.
@@ -122,10 +127,17 @@ def find(
       before alone, through one kernel: then a unit could not be cut off by
       severing weights.
   """
-  traced, (_, published) = jax.make_jaxpr(
-    with_activations(apply), return_shape=True
-  )(params, state, x)
-  if not published:
+  order: list[str] = []
+
+  def both(params, state, x):
+    out, found = with_activations(apply)(params, state, x)
+    order.extend(found)  # a pytree of them has them by name
+    return out, list(found.values())
+
+  traced, (_, answers) = jax.make_jaxpr(both, return_shape=True)(
+    params, state, x
+  )
+  if not order:
     raise ValueError(
       'the net publishes no activations: pass those of every hidden layer'
       ' through powerprop.publish'
@@ -138,10 +150,10 @@ def find(
     *(f'state:{n}' for n in every(state)),
     *['input:'] * len(jax.tree.leaves(x)),
   ]
-  sources = _sources(traced.jaxpr, names, list(published))
+  sources, early = _sources(traced.jaxpr, names, order)
   layers: dict[str, Layer] = {}
-  before, size, output = 'input:', 1, ''
-  for name in [*published, '']:
+  before, size, seen = 'input:', 1, set[str]()
+  for name in [*order, '']:
     what = f'the layer {name!r}' if name else 'the output'
     of = lambda kind, name=name: sorted(
       n.partition(':')[2] for n in sources[name] if n.startswith(f'{kind}:')
@@ -155,9 +167,10 @@ def find(
         ' hidden layer, and take a net without short cuts'
       )
     (kernel,) = made
-    width = published[name].shape[-1] if name else shapes[kernel][-1]
+    width = answers[len(layers)].shape[-1] if name else shapes[kernel][-1]
+    own = tuple(n for n in of('params') if n != kernel)
     if shapes[kernel][-2] % size or any(
-      shapes[n][-1] != width for n in of('params')
+      shapes[n][-1:] != (width,) for n in (kernel, *own)
     ):
       raise ValueError(
         f'{what} has {width} units and the leaf {kernel!r} of shape'
@@ -165,41 +178,77 @@ def find(
         ' last axis of what makes a layer must be its units, the one before'
         ' its inputs'
       )
-    if kernel in (layer.kernel for layer in layers.values()):
+    if twice := seen.intersection((kernel, *own)):
       raise ValueError(
-        f'{kernel} makes several layers: units that share weights cannot be'
-        ' cut off one by one'
+        f'{", ".join(sorted(twice))} makes several layers: units that share'
+        ' weights cannot be cut off one by one'
       )
-    output = kernel
+    if mixed := early.get(kernel, set()):
+      raise ValueError(
+        f'{", ".join(sorted(mixed))} acts on what the kernel {kernel!r} reads,'
+        ' and so is of the units before it: publish these after it'
+      )
+    seen |= {kernel, *own}
     if name:
-      own = tuple(n for n in of('params') if n != kernel)
       layers[name] = Layer(width, kernel, own, tuple(of('state')))
     before, size = f'units:{name}', width
-  return Units(layers, output)
+  _check_at_zero(both, (params, state, x), order)
+  return Units(layers, kernel, own)
+
+
+def _check_at_zero(
+  both: Callable[..., Any], args: Any, order: list[str]
+) -> None:
+  """Raises ValueError if units without weights answer anything but 0."""
+  names = list(order)
+  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), args)
+  for name, answer in zip(names, both(*zeros)[1], strict=True):
+    if jnp.any(answer != 0):
+      raise ValueError(
+        f'units of the layer {name!r} do not answer 0 when all their weights'
+        ' are 0, so that they cannot be cut off: take a non-linearity that is 0'
+        ' at 0, as ReLU is'
+      )
 
 
 def _sources(
   jaxpr: Any, names: list[str], published: list[str]
-) -> dict[str, set[str]]:
+) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
   """What each published layer, and the output (''), is computed from.
 
-  Not through other layers: these are sources of their own, units:NAME.
+  Not through other layers: these are sources of their own, units:NAME. The
+  second dict has by path of a leaf that is multiplied, or so, with what comes
+  from them the other leaves that come with it.
   """
   known = {v: {n} for v, n in zip(jaxpr.invars, names, strict=True)}
-  *_, first = jaxpr.outvars[: len(jaxpr.outvars) - len(published)]
-  layers = dict(zip(jaxpr.outvars[-len(published) :], published, strict=True))
-  out = {}
+  first = jaxpr.outvars[0]
+  layers = dict(zip(jaxpr.outvars[1:], published, strict=True))
+  fed = lambda sources: any(n.startswith(('units:', 'input:')) for n in sources)
+  leaves = lambda sources: {
+    n.partition(':')[2] for n in sources if n.startswith('params:')
+  }
+  out: dict[str, set[str]] = {}
+  early: dict[str, set[str]] = {}
   for eqn in jaxpr.eqns:
-    here: set[str] = set().union(
-      *(known.get(v, set()) for v in eqn.invars if not hasattr(v, 'val'))
-    )
+    read = [known.get(v, set()) for v in eqn.invars if not hasattr(v, 'val')]
+    here: set[str] = set().union(*read)
+    for mine in read:
+      if len(mine) == 1 and not fed(mine):
+        for leaf in leaves(mine):
+          others = set().union(*(x for x in read if fed(x)))
+          early.setdefault(leaf, set()).update(leaves(others))
     for v in eqn.outvars:
       known[v] = here
       if v in layers:
         out[layers[v]] = here
         known[v] = {f'units:{layers[v]}'}
   out[''] = known[first]
-  return out
+  if lost := [n for n in published if n not in out]:
+    raise ValueError(
+      f'the layer {lost[0]!r} is the input, or published twice: publish what'
+      ' a layer answers, once'
+    )
+  return out, early
 
 
 def narrow(

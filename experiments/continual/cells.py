@@ -65,6 +65,12 @@ class Course(NamedTuple):
   layers: tuple[str, ...]
   layer_sizes: tuple[int, ...]
 
+  @property
+  def trial_steps(self) -> int:
+    """Of the method's trial before a task, all its ways together."""
+    trial = self.method.continual.trial
+    return trial.steps * trial.ways if trial else 0
+
 
 def make_plan(
   s: ContinualSettings, name: str, sequence: data.Sequence
@@ -143,14 +149,15 @@ def efforts(plans: Mapping[str, Course]) -> dict[str, dict[str, Any]]:
 
   Returns:
     "steps" of a task and "retrain_steps" under its new mask (the mean of the
-    tasks where they differ), their "batch_size", whether the method "rehearses"
-    (each step has a second batch, of its memory), and whether it is "joint"
-    (batches are of all tasks so far).
+    tasks where they differ), "trial_steps" before it, their "batch_size",
+    whether the method "rehearses" (each step has a second batch, of its
+    memory), and whether it is "joint" (batches are of all tasks so far).
   """
   return {
     name: {
       'steps': round(sum(plan.steps) / len(plan.steps)),
       'retrain_steps': round(sum(plan.retrain_steps) / len(plan.steps)),
+      'trial_steps': plan.trial_steps,
       'batch_size': plan.recipe.batch_size,
       'rehearses': plan.method.continual.rehearsal is not None,
       'joint': plan.method.continual.joint,

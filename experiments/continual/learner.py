@@ -165,11 +165,10 @@ class Learner:
       return {}
     ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), self._plan.shapes)
     masked = self._plan.method.continual.predict(ones, kept)
-    return {
-      name: np.asarray(x) != 0
-      for name, x in trees.weights(masked, lambda *_: True).items()
-      if name in self._plan.layers
-    }
+    every = trees.weights(masked, lambda *_: True)
+    # Where layers are of units (CLNP), masks are of the weights that make them.
+    governed = set(self._plan.layers) & set(every) or trees.weights(masked)
+    return {n: np.asarray(x) != 0 for n, x in every.items() if n in governed}
 
   def _learn(self) -> None:
     """One task: train, end, archive, evaluate, write down."""

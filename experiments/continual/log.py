@@ -137,8 +137,10 @@ class Log:
           ' of %.4f that were asked for.',
           member.name,
           task + 1,
-          entry['pruned_accuracy'][m],
-          entry['target'][m],
+          *(
+            entry.get(x, [np.nan] * (m + 1))[m]
+            for x in ('pruned_accuracy', 'target')
+          ),
         )
 
   def _consequence(self) -> str:

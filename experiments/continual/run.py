@@ -214,6 +214,7 @@ def _of_cells(
     on_disk += 2 * 2 * packed + records
     members = population.count([cell])
     of_tasks = np.add(plan.steps, plan.retrain_steps)[: cell.plan.num_tasks]
+    of_tasks = of_tasks + plan.trial_steps
     mine = int(of_tasks.sum()) * members
     steps += mine
     flops += 3.0 * cost * plan.recipe.batch_size * mine
@@ -311,7 +312,9 @@ def _speed(plans, rows, seconds: float) -> dict[str, Any]:
   for name, plan in plans.items():
     forward = plan.recipe.problem.flops(plan.shapes, plan.net_state)
     steps = sum(
-      r['attempts'] * plan.steps[r['task']] + plan.retrain_steps[r['task']]
+      r['attempts'] * plan.steps[r['task']]
+      + plan.retrain_steps[r['task']]
+      + plan.trial_steps
       for r in rows
       if r['method'] == name
     )

@@ -197,6 +197,8 @@ def _steps(
     text += f' of {mine["batch_size"]}'
   if mine['retrain_steps']:
     text += f' + {mine["retrain_steps"]:,} retraining'
+  if mine.get('trial_steps'):
+    text += f' + {mine["trial_steps"]:,} of trial'
   text += ', each with a batch of memory' if mine['rehearses'] else ''
   return text + (', on all tasks so far' if mine['joint'] else '')
 

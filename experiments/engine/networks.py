@@ -1,8 +1,9 @@
 """Plain Haiku nets: image [B, H, W, C] -> logits [B, classes].
 
-They know nothing of Powerprop. Every function takes the number of classes and
-returns a `hk.TransformedWithState` whose apply is called with (params, state,
-rng, images, is_training). The last layer is always called `output`.
+They know nothing of Ψ. Every function takes the number of classes and returns a
+`hk.TransformedWithState` whose apply is called with (params, state, rng,
+images, is_training). The last layer is always called `output`; nets without
+short cuts publish their hidden units.
 """
 
 from collections.abc import Callable

@@ -157,7 +157,7 @@ def check_options(
     if not options:
       raise ConfigError(
         f'option of {method} {name!r} is unknown: {path} is {given}, but'
-        ' it has no options; remove it.'
+        f' {method} has no options; remove it.'
       )
     known(f'option of {method}', name, options)
   check_types(path, fn, given)

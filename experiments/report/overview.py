@@ -132,6 +132,10 @@ def _cells(results: Row, row: Row) -> tuple[str, ...]:
     dict(setting)['alpha']: differences.paired(reference, seeds)
     for setting, seeds in other.items()
   }
+  if len(gaps) < len(other):
+    raise ValueError(
+      'several nets of one alpha fit, and no validation chooses.'
+    )
   names = row.get('names', (None, None))
   return (
     row['method'].format(density=f'{100 * where.get("density", 1):.3g}%'),

@@ -121,8 +121,8 @@ def powerprop(
     step_bound: c ≥ 1, or None for no bound, as in the paper; an option of ours.
       θ moves by about α²|φ|^{2(α−1)} times what `inner` asks for, so that a
       large weight takes larger steps than with α = 1, and grows by them. With a
-      bound no weight takes steps of more than c times: the slope s that Δφ is
-      multiplied by becomes min(s, c/s).
+      bound none takes more than c times as large ones, to first order in the
+      step: the slope s that Δφ is multiplied by becomes min(s, c/s).
 
   Returns:
     An optax transformation whose state is a `PowerpropState`.

@@ -31,7 +31,13 @@ def test_a_perceptrons_units_are_its_hidden_layers():
       'hidden_1': units.Layer(5, 'hidden_1/w', ('hidden_1/b',), ()),
     },
     'output/w',
+    ('output/b',),
   )
+
+
+def test_layers_are_in_the_nets_order_whatever_their_names():
+  found = _found(networks.mlp(3, hidden=(2,) * 11))
+  assert list(found.layers) == [f'hidden_{i}' for i in range(11)]
 
 
 def test_channels_have_their_normalisation():
@@ -115,9 +121,58 @@ def _not_its_units(x, is_training):
   return _linear(3, 'output')(x.reshape(len(x), -1))
 
 
+class _Leaf(hk.Module):
+  """Multiplies by, or adds, a leaf of its own."""
+
+  def __init__(self, name, times):
+    super().__init__(name)
+    self._times = times
+
+  def __call__(self, x):
+    leaf = hk.get_parameter('leaf', x.shape[-1:], init=jnp.zeros)
+    return x * leaf if self._times else x + leaf
+
+
+def _scaled_input(x, is_training):
+  x = units.publish('a', jax.nn.relu(_linear(4, 'a')(x.reshape(len(x), -1))))
+  x = _Leaf('scale', True)(x)
+  x = units.publish('b', jax.nn.relu(_linear(4, 'b')(x)))
+  return _linear(3, 'output')(x)
+
+
+def _shared_bias(x, is_training):
+  bias = _Leaf('bias', False)
+  x = _linear(4, 'a')(x.reshape(len(x), -1))
+  x = units.publish('a', jax.nn.relu(bias(x)))
+  x = units.publish('b', jax.nn.relu(bias(_linear(4, 'b')(x))))
+  return _linear(3, 'output')(x)
+
+
+def _sigmoid(x, is_training):
+  x = units.publish('a', jax.nn.sigmoid(_linear(4, 'a')(x.reshape(len(x), -1))))
+  return _linear(3, 'output')(x)
+
+
+def _input_published(x, is_training):
+  x = units.publish('a', x)
+  return _linear(3, 'output')(x.reshape(len(x), -1))
+
+
+def test_leaves_beside_the_outputs_kernel_are_told():
+  def forward(x, is_training):
+    x = units.publish('z', jax.nn.relu(_linear(4, 'z')(x.reshape(len(x), -1))))
+    return _Leaf('bias', False)(_linear(3, 'output')(x))
+
+  assert _found(_net(forward)).output_own == ('bias/leaf', 'output/b')
+
+
 @pytest.mark.parametrize(
   ('forward', 'message'),
   [
+    (_scaled_input, "scale/leaf acts on what the kernel 'b/w' reads"),
+    (_shared_bias, 'bias/leaf makes several layers'),
+    (_sigmoid, "the layer 'a' do not answer 0"),
+    (_input_published, "'a' is the input, or published twice"),
     (_short_cut, 'the output must be made .* but is made of output/w, units:a'),
     (_unpublished, "the layer 'b' must be made .* but is made of a/w, b/w"),
     (_silent, 'the net publishes no activations'),

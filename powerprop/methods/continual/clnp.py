@@ -90,7 +90,8 @@ def clnp(
   At its end the mean activation E(N) over its training data ranks the units
   that no task has: those up to a threshold θ are cut off, where θ is the
   highest at which the validation score is still at most `margin` below that of
-  the net with all units. What is left, and all units of earlier tasks, is
+  the net with all units (found by halves, as if all thresholds below one that
+  is good enough were). What is left, and all units of earlier tasks, is
   active: weights into active units are never changed again, and those from
   inactive to active ones (interference) are severed, so that no later task can
   change what the earlier answer, bit for bit. All other weights are drawn anew.
@@ -135,36 +136,33 @@ def clnp(
         f' ({", ".join(layer.state)}), which change what frozen units answer:'
         ' choose a net without batch normalisation'
       )
-  leaves = trees.weights(tasks.shapes, lambda *_: True)
-  heads = found.output in tasks.heads
-  head = found.output.rpartition('/')[0]
-  biases = (
-    ()
-    if heads
-    else tuple(
-      n for n in leaves if n.rpartition('/')[0] == head and n != found.output
-    )
-  )
-  net = _Net(found, not heads, biases)
+  shared = found.output not in tasks.heads
+  biases = found.output_own if shared else ()
+  net = _Net(found, shared, biases)
   kernels = {x.kernel: 1.0 for x in found.layers.values()} | {found.output: 1.0}
   factors = targets.matches('l1', options.l1, kernels)
   free = lambda s: {n: ~x for n, x in s.active.items()}
+  added = lambda s: {n: x & ~s.active[n] for n, x in s.mask.items()}
 
   def masked(which) -> dict[str, Any]:
-    # What the optimiser sees, and may change, is that of free units.
+    # What the optimiser sees, and may change, is that of these units.
     return {
       'gradients': lambda dense, theta, s: hold(net, dense, which(s)),
       'constrain': lambda updates, s: hold(net, updates, which(s)),
     }
 
-  def l1_norm(theta, state):
-    held = trees.weights(hold(net, theta, free(state)), lambda *_: True)
-    return sum(factors.get(n, 1.0) * jnp.sum(jnp.abs(held[n])) for n in kernels)
+  def l1_of(which) -> Penalty:
+    def norm(theta, state):
+      held = trees.weights(hold(net, theta, which(state)), lambda *_: True)
+      sizes = {n: jnp.sum(jnp.abs(held[n])) for n in kernels}
+      return sum(factors.get(n, 1.0) * x for n, x in sizes.items())
+
+    return Penalty(norm)
 
   base = sequential.method(
     lambda key, phi, psi, gradient: (phi, empty(net)),
     weights=functools.partial(computing, net),
-    penalty=Penalty(l1_norm),
+    penalty=l1_of(free),
     end_task=functools.partial(end_task, tasks, net, options),
     archive=functools.partial(archive, net),
     predict=functools.partial(predict, net),
@@ -179,7 +177,8 @@ def clnp(
   again = base._replace(
     weights=lambda theta, s: cut(net, computing(net, theta, s), s.mask),
     masks=lambda state: Masks({}, {}),
-    **masked(lambda s: {n: x & ~s.active[n] for n, x in s.mask.items()}),
+    continual=base.continual._replace(penalty=l1_of(added)),
+    **masked(added),
   )
   return base._replace(continual=base.continual._replace(retraining=again))
 
@@ -253,11 +252,13 @@ def _read(net: _Net, tree: Params, which: jax.Array) -> dict[str, jax.Array]:
 
 
 def cut(net: _Net, theta: Params, kept: Which) -> Params:
-  """θ without the other units: they answer 0."""
-  made: dict[str, jax.Array] = {}
+  """θ without the other units: they answer 0, and shared outputs pass them."""
+  left: dict[str, jax.Array] = {}
   for name, layer in net.units.layers.items():
-    made |= _made_by(layer, kept[name])
-  return _where(theta, made)
+    left |= _made_by(layer, kept[name])
+  if net.shared:
+    left |= _read(net, theta, kept[net.last])
+  return _where(theta, left)
 
 
 def computing(net: _Net, theta: Params, state: Neurons) -> Params:
@@ -329,7 +330,9 @@ def end_task(
   target = dense - options.margin
   passes = lambda least: ending.score(cut(net, theta, kept(least))) >= target
   groups = (
-    [tuple(found)] if options.thresholds == 'shared' else [(n,) for n in found]
+    [tuple(net.units.layers)]
+    if options.thresholds == 'shared'
+    else [(n,) for n in net.units.layers]
   )
   least, tried = none, 0
   for group in groups:
@@ -351,14 +354,15 @@ def end_task(
   mask = kept(least)
   accuracy = ending.score(cut(net, theta, mask))
   count = lambda which: jnp.stack(
-    [jnp.sum(x, dtype=jnp.int32) for x in which.values()]
+    [jnp.sum(which[n], dtype=jnp.int32) for n in net.units.layers]
   )
+  reused = {n: state.active[n] & (x > least[n]) for n, x in found.items()}
+  if net.shared:
+    reused[net.last] = jnp.zeros_like(state.active[net.last])
   report = {
     'used_by_layer': count({n: state.active[n] | x for n, x in mask.items()}),
     'new_by_layer': count({n: x & ~state.active[n] for n, x in mask.items()}),
-    'reused_by_layer': count(
-      {n: state.active[n] & (x > least[n]) for n, x in found.items()}
-    ),
+    'reused_by_layer': count(reused),
     'reached': accuracy >= target,
     'pruned_accuracy': accuracy,
     'target': target,
@@ -407,10 +411,13 @@ def archive(
   if net.shared:
     for leaf, read in _read(net, phi, active[net.last]).items():
       new[leaf] = jnp.where(read, old[leaf], fresh[leaf])
-    others = {n: jnp.copy(old[n]) for n in net.biases}
+    theta = trees.weights(ending.psi.to_theta(phi), lambda *_: True)
+    others = {n: jnp.copy(theta[n]) for n in net.biases}
     new |= {n: fresh[n] for n in net.biases}
     net_of_task[net.last] = state.mask[net.last] & ~state.active[net.last]
-  bits = jnp.packbits(jnp.concatenate(list(net_of_task.values())))
+  bits = jnp.packbits(
+    jnp.concatenate([net_of_task[n] for n in net.units.layers])
+  )
   phi = trees.replace_weights(phi, new)
   return (
     phi,

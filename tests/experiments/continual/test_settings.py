@@ -321,7 +321,7 @@ _BAD = [
   ),
   (
     {'sequence_kwargs': {'classes': [[1]]}},
-    ["option of permuted 'classes'", 'it has no options'],
+    ["option of permuted 'classes'", 'permuted has no options'],
   ),
   ({'sequence_kwargs': 3}, ['sequence_kwargs is 3', 'a dict']),
   ({'batch_size': 1_258}, ['batch_size is 1258', 'at most 1257']),

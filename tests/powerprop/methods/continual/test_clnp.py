@@ -3,12 +3,15 @@
 import functools
 from typing import Any, NamedTuple
 
+import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.engine import networks
+import powerprop
 from powerprop import methods
 from powerprop import trees
 from powerprop import units as units_lib
@@ -195,6 +198,60 @@ def test_the_threshold_is_the_highest_within_the_margin(thresholds):
 class _Ending(NamedTuple):
   score: Any
   psi: Any
+
+
+def test_a_net_of_ones_own_with_all_leaves_under_psi_forgets_nothing():
+  """Names that do not sort, a bias in its own module, and NaN elsewhere."""
+
+  def forward(x, is_training):
+    for name, size in (('z', 6), ('a', 5)):
+      x = jax.nn.relu(hk.Linear(size, name=name)(x))
+      x = powerprop.publish(name, x)
+    return hk.Bias(name='bias')(hk.Linear(3, False, name='output')(x))
+
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(60, 4)).astype(np.float32)
+  sources = []
+  for t in range(2):
+    y = np.argmax(x @ rng.normal(size=(4, 3)), axis=1).astype(np.int32)
+    split = powerprop.Labelled(x, y)
+    names = ('train', 'validation', 'test')
+    sources.append({'task': np.int32(t), **dict.fromkeys(names, split)})
+  net = hk.transform_with_state(forward)
+  learned = powerprop.learn(
+    powerprop.classifier(net, x[:1]),
+    functools.partial(methods.clnp, margin=0.2),
+    sources,
+    optax.adam,
+    steps=40,
+    batch_size=20,
+    learning_rate=0.02,
+    psi=Psi(2.0, where=lambda *_: True),
+    coefficient=1e-3,
+  )
+  assert learned.scores[1, 0] == learned.scores[0, 0] > 0.5
+  layers = learned.reports[0]['used_by_layer']
+  bits = np.unpackbits(learned.records[0][0].bits, count=11)
+  assert layers.tolist() == [bits[:6].sum(), bits[6:].sum()]  # z, then a
+  assert learned.reports[1]['reused_by_layer'][1] == 0
+  # What the second task has added is read by nobody in the first one's net.
+  mine = learned.weights(0)
+  spoilt = jax.tree.map(lambda p: p, learned.state.phi)
+  spoilt['output']['w'] = jnp.where(
+    bits[6:, None] == 1, spoilt['output']['w'], jnp.nan
+  )
+  setup = methods.clnp(
+    methods.Tasks(spoilt, 2, (), 60, 20, units=_units_of(net, x))
+  )
+  theta = Psi(2.0, where=lambda *_: True).to_theta(spoilt)
+  again = setup.continual.predict(theta, learned.records[0][0])
+  logits = [net.apply(w, {}, None, x, False)[0] for w in (mine, again)]
+  np.testing.assert_array_equal(*logits)
+  assert np.isfinite(logits[0]).all()
+
+
+def _units_of(net, x):
+  return powerprop.classifier(net, x[:1]).units
 
 
 def test_l1_is_of_the_weights_that_may_change():
