@@ -19,6 +19,7 @@ from powerprop import methods
 from powerprop import reparam
 from powerprop import transforms
 from powerprop import trees
+from powerprop import units
 from powerprop.methods import masked
 from powerprop.methods import step as steps_lib
 from powerprop.methods.continual import packing
@@ -230,8 +231,15 @@ def _make(name, **more):
     brief = methods.Brief(methods.make_target(_LAYERS, 0.5), 20, 0.01)
     return getattr(methods, name)(brief)
   options = {'space': space} if space else _CONTINUAL.get(name, {})
+  found = units.Units({'a': units.Layer(5, 'a/w', ('a/b',), ())}, 'b/w')
   tasks = methods.Tasks(
-    _LAYERS, 2, endings.example((2, 3, 1), 4), 4, 2, retrain_steps=1
+    _LAYERS,
+    2,
+    endings.example((2, 3, 1), 4),
+    4,
+    2,
+    retrain_steps=1,
+    units=lambda: found,
   )
   return getattr(methods, name)(tasks, **options | more)
 
@@ -369,11 +377,12 @@ def test_what_methods_say_of_themselves():
   names = sorted({*_functions('tasks')})
   made = {name: _make(name).continual for name in names}
   packs = {name for name in names if made[name].layers}
-  assert packs == {*_PACKING}
+  assert packs == {*_PACKING, 'clnp'}
   assert made['packnet'].layers == {'a/w': 30, 'b/w': 20}
   keep = {name for name in names if made[name].zero_forgetting}
   need = {name for name in names if made[name].needs_identity}
-  assert keep == need == {*_PACKING, 'single'}
+  assert keep == need == {*_PACKING, 'clnp', 'single'}
+  assert made['clnp'].layers == {'a': 5}
   free = _make('packnet', biases='free').continual
   assert not free.zero_forgetting and free.layers == made['packnet'].layers
 

@@ -13,6 +13,7 @@ from experiments import data
 from powerprop import methods
 from powerprop import reparam
 from powerprop import trees
+from powerprop import units
 from powerprop.methods import masked
 from powerprop.methods import step as steps_lib
 from powerprop.methods.continual import efficient_packnet
@@ -109,8 +110,16 @@ def test_alpha_is_nothing_to_a_sparse_method_where_no_leaf_is_under_psi(
 
 def _tasks(where=trees.is_weight):
   shapes = jax.eval_shape(_params)
+  width = shapes['a']['w'].shape[-1]
+  found = units.Units({'a': units.Layer(width, 'a/w', (), ())}, 'b/w', ('b/b',))
   return methods.Tasks(
-    shapes, 2, endings.example((1, 2, 1), 8), 6, 2, where=where
+    shapes,
+    2,
+    endings.example((1, 2, 1), 8),
+    6,
+    2,
+    where=where,
+    units=lambda: found,
   )
 
 
@@ -120,10 +129,13 @@ def _examples(split, rows):
   return data.Examples(image[:, None, :, None], rows % 8, jnp.ones(8, bool))
 
 
-def _logits(w, examples):
+def _activations(w, examples):
   x = examples.image.reshape(-1, 2).astype(jnp.float32)
-  x = jnp.tanh(jnp.tile(x, 3) @ w['a']['w'])
-  return x @ w['b']['w'] + w['b']['b']
+  return {'a': jnp.tanh(jnp.tile(x, 3) @ w['a']['w'])}
+
+
+def _logits(w, examples):
+  return _activations(w, examples)['a'] @ w['b']['w'] + w['b']['b']
 
 
 def _life(name, psi, **options):
@@ -150,7 +162,7 @@ def _life(name, psi, **options):
       task=1,
       score=lambda w: jnp.mean(w['b']['b']),
       fresh=_params,
-    )._replace(psi=psi)
+    )._replace(psi=psi, activations=_activations)
     phi, state, report = method.continual.end_task(ending, phi, state)
     phi, state, record = method.continual.archive(ending, phi, state)
     theta = psi.to_theta(phi)
