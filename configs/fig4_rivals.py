@@ -15,6 +15,7 @@ Not run yet.
 import ml_collections
 
 from configs import fig4_permuted_mnist
+from configs import permuted_mnist_10_fair
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -26,11 +27,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.seeds = 2
     config.alphas = (1.0,)
     config.methods = ('online_ewc', 'ewc', 'si')
-    config.learning_rate = (1e-4, 3e-4, 1e-3)
+    config.learning_rate = permuted_mnist_10_fair.RATES
     config.method_kwargs = {
-      'online_ewc': {'coefficient': (250.0, 25.0, 2.5)},
-      'ewc': {'coefficient': (150.0, 15.0, 1.5)},
-      'si': {'coefficient': (10.0, 1.0, 100.0)},
+      name: {'coefficient': permuted_mnist_10_fair.COEFFICIENTS[name]}
+      for name in config.methods
     }
     config.method_training = {}
     config.labels = {}

@@ -20,7 +20,7 @@ from configs import permuted_mnist_10
 
 _EPOCHS = 3.0
 # The first are the protocol's, as is the first rate.
-_COEFFICIENTS = {
+COEFFICIENTS = {
   'l2': (0.02, 0.002, 0.2),
   'ewc': (150.0, 15.0, 1.5),
   'online_ewc': (250.0, 25.0, 2.5),
@@ -29,7 +29,7 @@ _COEFFICIENTS = {
   'mas': (0.1, 0.01, 1.0),
   'vcl': (1.0,),  # the bound itself
 }
-_RATES = (1e-4, 3e-4, 1e-3)
+RATES = (1e-4, 3e-4, 1e-3)
 # By momentum; a third of their steps is under the mask.
 _PACKING = {'packnet': (0.1, 0.03, 0.3), 'epn_retrained': (0.3, 0.1, 1.0)}
 
@@ -40,12 +40,12 @@ def get_config() -> ml_collections.ConfigDict:
   training = config.method_training.to_dict()
   others = ('naive', 'experience_replay', 'a_gem', 'single', 'joint')
   with config.ignore_type():
-    config.methods = (*_COEFFICIENTS, *others, *_PACKING)
+    config.methods = (*COEFFICIENTS, *others, *_PACKING)
     config.epochs = _EPOCHS
     config.network_kwargs.hidden = (400, 400)
-    config.learning_rate = _RATES
+    config.learning_rate = RATES
     config.seeds = 3
-    for name, several in _COEFFICIENTS.items():
+    for name, several in COEFFICIENTS.items():
       config.method_kwargs[name] = {'coefficient': several}
     config.method_training = {
       name: training[name]

@@ -160,7 +160,7 @@ def _by_task(
       f'{name} are {len(numbers)} numbers but there are {tasks} tasks: give one'
       ' number for all, or one for each'
     )
-  return max(numbers), numbers if min(numbers) < max(numbers) else ()
+  return max(numbers), train.where_they_differ(numbers)
 
 
 class Labelled(NamedTuple):
@@ -213,11 +213,6 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
   x = jax.ShapeDtypeStruct(example.shape, example.dtype)
   zeros = functools.partial(jnp.zeros, x.shape, x.dtype)
   init = lambda key: net.init(key, zeros(), is_training=True)
-
-  def units_of():
-    w, net_state = jax.eval_shape(init, jax.random.key(0))
-    return units.find(logits, w, net_state, x)
-
   return Problem(
     init=init,
     task=lambda source: jnp.asarray(source['task'], jnp.int32),
@@ -238,7 +233,7 @@ def classifier(net: hk.TransformedWithState, example: Any) -> Problem:
     activations=lambda w, net_state, batch: units.with_activations(logits)(
       w, net_state, batch.x
     )[1],
-    units=units_of,
+    units=units_of(init, logits, x),
   )
 
 
@@ -268,6 +263,20 @@ def averages_of(
     return jax.lax.fori_loop(0, number, step, init(key)[1])
 
   return averages
+
+
+def units_of(
+  init: Callable[[jax.Array], tuple[Params, Any]],
+  apply: Callable[[Params, Any, Any], jax.Array],
+  x: Any,
+) -> Callable[[], units.Units]:
+  """`Problem.units` of a net, from its init and what `units.find` takes."""
+
+  def found():
+    w, net_state = jax.eval_shape(init, jax.random.key(0))
+    return units.find(apply, w, net_state, x)
+
+  return found
 
 
 def mean_log_p(

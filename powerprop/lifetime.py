@@ -229,8 +229,6 @@ def _averaged(
   examples: int,
 ) -> Any:
   """The net's own state as it is for w; see `train.averaged`."""
-  if not examples or not jax.tree.leaves(net_state):
-    return net_state
   key = jax.random.key(of_task(recipe.problem, hyper, source, 4).seed)
   return train.averaged(recipe, w, net_state, key, source, examples)
 
@@ -278,9 +276,7 @@ def ending(
     recalled=lambda batch: problem.recalled(batch, source),
     fresh=lambda: _anew(recipe, key)[0],
     augment=problem.augment or (lambda key, batch: batch),
-    activations=lambda w, batch: (problem.activations or _silent)(
-      w, net, batch
-    ),
+    activations=lambda w, batch: problem.activations(w, net, batch),
   )
 
 
@@ -288,9 +284,3 @@ def _anew(recipe: Recipe, key: jax.Array) -> tuple[Params, Any]:
   """θ and the net's state, drawn anew; the key is that of an ending."""
   bits = jax.random.bits(jax.random.fold_in(key, 1), (), jnp.uint32)
   return train.initial_theta(recipe, bits)
-
-
-def _silent(w: Params, net_state: Any, batch: Any) -> dict[str, jax.Array]:
-  """Activations of a problem that does not say any."""
-  del w, net_state, batch
-  return {}

@@ -3,7 +3,7 @@
 The one place where problem, method, Ψ and optimiser meet.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -225,6 +225,11 @@ def at_start(psi: Psi, hyper: Hyper) -> Psi:
   return psi if psi.alpha is not None else psi._replace(alpha=hyper.alpha)
 
 
+def where_they_differ(steps: Sequence[int]) -> tuple[int, ...]:
+  """`Recipe.task_steps` of tasks with so many steps each."""
+  return tuple(steps) if min(steps) < max(steps) else ()
+
+
 def _own_steps(recipe: Recipe, source: Any) -> jax.Array:
   """How many steps the source's task takes, of `task_steps`."""
   every = jnp.asarray(recipe.task_steps, jnp.int32)
@@ -240,7 +245,7 @@ def _optimiser(it: _Member, hyper: Hyper, source: Any, step: Any) -> Any:
     if recipe.task_steps:
       at = at * (max(recipe.task_steps) / _own_steps(recipe, source))
     rate = rate * recipe.schedule(at)
-  return at_start(it.psi, hyper).optimizer(it.recipe.optimizer(rate))
+  return at_start(it.psi, hyper).optimizer(recipe.optimizer(rate))
 
 
 def _rows(

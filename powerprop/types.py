@@ -159,7 +159,7 @@ class Problem(NamedTuple):
       for w, as in training, from batch(0), …, batch(number − 1). None is not
       said: then a net that has a state is not pruned and scored in one go.
     activations: (w, net state, batch) -> by layer what its hidden units answer,
-      [batch, ..., C], as in evaluation; None is not said.
+      [batch, ..., C], as in evaluation; {} is not said.
     units: () -> `powerprop.units.Units` of the net; it raises ValueError where
       the net has none that could be told apart.
   """
@@ -180,7 +180,7 @@ class Problem(NamedTuple):
   resting: Callable[[Any, bool], Callable[[Params], Params]] | None = None
   own: tuple[str, ...] = ()
   averages: Callable[..., Any] | None = None
-  activations: Callable[..., dict[str, jax.Array]] | None = None
+  activations: Callable[..., dict[str, jax.Array]] = lambda *_: {}
   units: Callable[[], Any] | None = None
 
 

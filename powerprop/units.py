@@ -131,7 +131,7 @@ def find(
 
   def both(params, state, x):
     out, found = with_activations(apply)(params, state, x)
-    order.extend(found)  # a pytree of them has them by name
+    order[:] = found  # a pytree of them has them by name
     return out, list(found.values())
 
   traced, (_, answers) = jax.make_jaxpr(both, return_shape=True)(
@@ -200,9 +200,8 @@ def _check_at_zero(
   both: Callable[..., Any], args: Any, order: list[str]
 ) -> None:
   """Raises ValueError if units without weights answer anything but 0."""
-  names = list(order)
   zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), args)
-  for name, answer in zip(names, both(*zeros)[1], strict=True):
+  for name, answer in zip(order, both(*zeros)[1], strict=True):
     if jnp.any(answer != 0):
       raise ValueError(
         f'units of the layer {name!r} do not answer 0 when all their weights'

@@ -107,7 +107,7 @@ def make_plan(
   )
   fitting.check_data(mine.training, dataset)
   recipe = classification.make_recipe(mine.training, dataset, sequence)
-  recipe = recipe._replace(task_steps=_where_they_differ(steps))
+  recipe = recipe._replace(task_steps=train.where_they_differ(steps))
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   if mine.clip_norm:
     plain = recipe.optimizer
@@ -164,10 +164,6 @@ def efforts(plans: Mapping[str, Course]) -> dict[str, dict[str, Any]]:
     }
     for name, plan in plans.items()
   }
-
-
-def _where_they_differ(steps: tuple[int, ...]) -> tuple[int, ...]:
-  return steps if min(steps) < max(steps) else ()
 
 
 def forgetting(plans: Mapping[str, Course]) -> list[str]:
@@ -303,7 +299,7 @@ def make_life(plan: Course, transform: str, alpha: float | None) -> Life:
     plan.method,
     plan.settings.reset_optimizer,
     again,
-    _where_they_differ(plan.retrain_steps),
+    train.where_they_differ(plan.retrain_steps),
   )
 
 

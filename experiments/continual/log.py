@@ -1,6 +1,8 @@
 """What the host knows of a cell's sequence, and the rows that it gives."""
 
 from collections.abc import Mapping
+import functools
+import itertools
 from typing import Any
 
 from absl import logging
@@ -130,17 +132,14 @@ class Log:
           task + 1,
           self._consequence() if self.full()[m] else '',
         )
-      entry = self._tasks[task]
-      if entry.get('reached', [True] * (m + 1))[m] is False:
+      if self._get(task, m, 'reached') is False:
         logging.warning(
           '%s: the mask of task %d misses its target: %.4f on validation data,'
           ' of %.4f that were asked for.',
           member.name,
           task + 1,
-          *(
-            entry.get(x, [np.nan] * (m + 1))[m]
-            for x in ('pruned_accuracy', 'target')
-          ),
+          self._get(task, m, 'pruned_accuracy', np.nan),
+          self._get(task, m, 'target', np.nan),
         )
 
   def _consequence(self) -> str:
@@ -225,14 +224,18 @@ class Log:
       out.append(self._row(task, m))
     return out
 
+  def _get(self, t: int, m: int, name: str, default: Any = None) -> Any:
+    """What is known of a member's task."""
+    entry = self._tasks[t]
+    return entry[name][m] if name in entry else default
+
   def _row(self, t: int, m: int) -> dict[str, Any]:
     entry = self._tasks[t]
     member = self._cell.members[m]
     plan = self._cell.plan
-    get = lambda name, default=None: (
-      entry[name][m] if name in entry else default
-    )
+    get = functools.partial(self._get, t, m)
     final = lambda split: self._final(split, t, m)
+    named = lambda flags: [*itertools.compress(plan.layers, flags)]
     layers = bool(plan.layers)
     size = sum(plan.layer_sizes)
     total = lambda name: sum(entry[name][m]) if layers else 0
@@ -264,20 +267,8 @@ class Log:
       'target': get('target'),
       'pruned_accuracy': get('pruned_accuracy'),
       'reached': get('reached'),
-      'without': [
-        n
-        for n, off in zip(
-          plan.layers,
-          get('without_by_layer') or [False] * len(plan.layers),
-          strict=True,
-        )
-        if off
-      ],
-      'full_layers': [
-        n
-        for n, full in zip(plan.layers, self._full_layers(t, m), strict=True)
-        if full
-      ],
+      'without': named(get('without_by_layer') or []),
+      'full_layers': named(self._full_layers(t, m)),
       'failed': get('failed'),
       'attempts': get('attempts'),
       'learning_rate_used': member.learning_rate * get('factor'),

@@ -23,7 +23,7 @@ from powerprop.types import Method, Params, Problem
 
 _EXAMPLE = 'configs/digits_continual.py'
 # Fields of `Settings` that mean nothing here, and what stands in for them.
-_UNUSED = {
+UNUSED = {
   'steps': 10**9,  # follows from the epochs; schedules are checked with it
   'densities': (1.0,),
   'output_density_factor': 1.0,
@@ -153,7 +153,7 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
       range.
   """
   s: ContinualSettings = settings.check_extended(
-    config, ContinualSettings, _UNUSED, _EXAMPLE
+    config, ContinualSettings, UNUSED, _EXAMPLE
   )
   for name in ('method_kwargs', 'method_training'):
     value = getattr(s, name)
@@ -234,9 +234,7 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with all defaults; see `settings.resolved`."""
-  shared = settings.resolved(given)
-  for name in _UNUSED:
-    shared.pop(name, None)
+  shared = settings.resolved(given, UNUSED)
   out = {**ContinualSettings._field_defaults, **shared}
   of_sequence = named.if_there(out.get('sequence'), data.SEQUENCES)
   out['sequence_kwargs'] = validation.with_defaults(

@@ -6,6 +6,7 @@ from experiments.data.augment import crop_flip
 from experiments.data.datasets import load
 from experiments.data.datasets import names
 from experiments.data.pixels import normalise
+from experiments.data.sequences import all_take_part
 from experiments.data.sequences import checked_sequence
 from experiments.data.sequences import examples
 from experiments.data.sequences import SCENARIOS
@@ -32,6 +33,7 @@ __all__ = (
   'Source',
   'Split',
   'checked',
+  'all_take_part',
   'checked_sequence',
   'crop_flip',
   'examples',

@@ -88,15 +88,20 @@ def visible_outputs(
   Reference: Hsu et al., Re-evaluating continual learning scenarios, 2018,
     section 2; van de Ven and Tolias, 2019.
   """
+  if all_take_part(sequence):
+    return jnp.ones(sequence.num_outputs, bool)
   if sequence.scenario == 'domain':
-    if not np.ndim(sequence.num_classes):
-      return jnp.ones(sequence.num_outputs, bool)
     own = jnp.asarray(classes(sequence))[task]
     return jnp.arange(sequence.num_outputs) < own
   owner = jnp.asarray(
     np.repeat(np.arange(sequence.num_tasks, dtype=np.int32), classes(sequence))
   )
   return owner == task if sequence.scenario == 'task' else owner <= now
+
+
+def all_take_part(sequence: Sequence) -> bool:
+  """Whether every task has all outputs."""
+  return sequence.scenario == 'domain' and not np.ndim(sequence.num_classes)
 
 
 def classes(sequence: Sequence) -> np.ndarray:

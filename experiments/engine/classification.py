@@ -14,7 +14,6 @@ from experiments import data
 from experiments.data import Examples
 from experiments.engine import fitting
 from experiments.engine import making
-from experiments.engine import named
 from experiments.engine import networks
 from experiments.engine.settings import Settings
 from powerprop import learning
@@ -66,6 +65,10 @@ def classification(it: Pictures) -> Problem:
     A problem.
   """
   of = lambda fn: functools.partial(fn, it)
+  image = jax.ShapeDtypeStruct((1, *it.image_shape), jnp.float32)
+  logits = lambda w, state, x: it.net.apply(
+    w, state, None, x, is_training=False
+  )[0]
   return Problem(
     init=of(init),
     task=lambda source: jnp.int32(0) if it.sequence is None else source.task,
@@ -86,7 +89,7 @@ def classification(it: Pictures) -> Problem:
     own=it.heads,
     averages=learning.averages_of(of(init), of(loss)),
     activations=of(activations),
-    units=of(units_of_net),
+    units=learning.units_of(of(init), logits, image),
   )
 
 
@@ -119,8 +122,7 @@ def of_settings(
   if sequence is not None and sequence.scenario != 'domain':
     shapes, _ = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
     heads = fitting.output_leaves(s, shapes, width)
-    if named.is_own(s.network):
-      fitting.check_outputs(s, it.net, it.image_shape, heads)
+    fitting.check_outputs(s, it.net, it.image_shape, heads)
     it = it._replace(heads=tuple(heads))
   return classification(it)
 
@@ -216,14 +218,6 @@ def activations(
   """What the net's hidden units answer in evaluation; see `Problem`."""
   answer = units.with_activations(functools.partial(_forward, it))
   return answer(w, net_state, None, examples.image)[1]
-
-
-def units_of_net(it: Pictures) -> units.Units:
-  """The net's hidden units; see `powerprop.units.find`."""
-  w, state = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
-  image = jax.ShapeDtypeStruct((1, *it.image_shape), jnp.float32)
-  apply = functools.partial(it.net.apply, is_training=False)
-  return units.find(lambda *a: apply(*a[:2], None, a[2])[0], w, state, image)
 
 
 def score(
@@ -367,8 +361,7 @@ def _smoothed(it, label, number, visible):
   share of a label there would swamp the loss, and make the others drift.
   """
   target = jax.nn.one_hot(label, number)
-  s = it.sequence
-  if s is None or (s.scenario == 'domain' and not np.ndim(s.num_classes)):
+  if it.sequence is None or data.all_take_part(it.sequence):
     return optax.smooth_labels(target, it.label_smoothing)
   count = jnp.sum(visible, axis=-1, keepdims=True)
   share = jnp.where(visible, it.label_smoothing / count, 0)

@@ -59,7 +59,10 @@ BINARIES = {
     'digits_continual',
     ('continual.settings.ContinualSettings',),
     without=(
-      *('steps', 'densities', 'output_density_factor', 'near_zero'),
+      'steps',
+      'densities',
+      'output_density_factor',
+      'near_zero',
       'average_examples',
     ),
   ),

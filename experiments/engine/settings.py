@@ -180,8 +180,13 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     )
   validation.check_whole(
     s,
-    {'seeds': 1, 'steps': 0, 'batch_size': 1, 'chunk_steps': 1}
-    | {'average_examples': 0},
+    {
+      'seeds': 1,
+      'steps': 0,
+      'batch_size': 1,
+      'chunk_steps': 1,
+      'average_examples': 0,
+    },
   )
   validation.check_ranges(
     s,
@@ -301,11 +306,14 @@ def check_labels(s: Settings, methods: Collection[str]) -> None:
     )
 
 
-def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+def resolved(
+  given: Mapping[str, Any], unused: Collection[str] = ()
+) -> dict[str, Any]:
   """A config with every field, and all defaults of what it names.
 
   Args:
     given: a config, as a dict; also of an earlier version.
+    unused: fields that the experiment has not.
 
   Returns:
     The same with the fields that it leaves out, and the keyword arguments that
@@ -328,7 +336,7 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
       made = validation.with_defaults(fn, kwargs.get(name, {}))
       kwargs = {**kwargs, name: made}
     out['transform_kwargs'] = kwargs
-  return out
+  return {name: value for name, value in out.items() if name not in unused}
 
 
 def rules(s: Settings) -> Rules:

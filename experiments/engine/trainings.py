@@ -51,8 +51,8 @@ class Report(NamedTuple):
   training_flops_ratio: Any
 
 
-# Which arguments have a member axis, as `jax.vmap` has it.
 _AVERAGES = 6  # after the keys of a training
+# Which arguments have a member axis, as `jax.vmap` has it.
 _AXES: dict[str, tuple[Any, ...]] = {
   'init': (0, None),
   'begin': (0, None, 0, 0),
@@ -288,7 +288,11 @@ def own_states(
 
 
 def weights_of(
-  state: TrainState, theta: Params, masks: Mapping[str, Any], own: Any
+  state: TrainState,
+  theta: Params,
+  masks: Mapping[str, Any],
+  own_state: Callable[..., Any],
+  seed: int,
 ) -> Weights:
   """A member's net.
 
@@ -296,7 +300,8 @@ def weights_of(
     state: of `unstack`.
     theta: likewise.
     masks: by layer path.
-    own: (w, net state) -> the net's state as it was measured with.
+    own_state: of `own_states`.
+    seed: the member's.
 
   Returns:
     NumPy arrays: w is θ under the masks.
@@ -306,7 +311,7 @@ def weights_of(
   return Weights(
     params=host(w),
     masks=host(dict(masks)),
-    state=host(own(w, state.net)),
+    state=host(own_state(w, state.net, seed)),
     phi=host(state.phi),
     alpha=float(transforms.current_alpha(state.opt)),
   )

@@ -3,7 +3,6 @@
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 3, Figure 1.
 """
 
-import functools
 import itertools
 import pathlib
 from typing import Any
@@ -256,8 +255,7 @@ def weights(
       )
       masks = magnitude.masks(state.phi, {n: k[0] for n, k in kept.items()})
       own_state = trainings.own_states(s, recipe, dataset)
-      own = functools.partial(own_state, seed=member.seed)
-      return trainings.weights_of(state, theta, masks, own)
+      return trainings.weights_of(state, theta, masks, own_state, member.seed)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 

@@ -192,8 +192,7 @@ def of_config(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
   )
   # What only a training needs does not matter here.
   unused = _UNUSED._asdict()
-  for name in ('output_density_factor', 'output_layer'):
-    del unused[name]
+  unused = {k: v for k, v in unused.items() if k not in sparse_settings.UNUSED}
   s = sparse_settings.check(ml_collections.ConfigDict({**unused, **given}))
   t = s.training
   net = making.network(t.network, t.network_kwargs, num_classes)

@@ -288,8 +288,7 @@ def weights(
     for names, masks in _nets(s, member, state, choose, made.sparse):
       if naming.net_name(member.row() | names._asdict()) == name:
         own_state = trainings.own_states(s.training, made.recipe, made.dataset)
-        own = functools.partial(own_state, seed=member.seed)
-        return trainings.weights_of(state, theta, masks, own)
+        return trainings.weights_of(state, theta, masks, own_state, member.seed)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 
 

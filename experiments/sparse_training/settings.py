@@ -33,7 +33,7 @@ class Variant(NamedTuple):
 
 
 # Fields of `Settings` that mean nothing here, and what stands in for them.
-_UNUSED = {'output_density_factor': 1.0, 'output_layer': 'output'}
+UNUSED = {'output_density_factor': 1.0, 'output_layer': 'output'}
 
 
 class SparseSettings(NamedTuple):
@@ -94,7 +94,7 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
   s: SparseSettings = settings.check_extended(
     config,
     SparseSettings,
-    _UNUSED,
+    UNUSED,
     'configs/digits_sparse.py',
   )
   training = s.training
@@ -167,9 +167,7 @@ def check(config: ml_collections.ConfigDict) -> SparseSettings:
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with all defaults; see `settings.resolved`."""
-  shared = settings.resolved(given)
-  for name in _UNUSED:
-    shared.pop(name, None)
+  shared = settings.resolved(given, UNUSED)
   out = {**SparseSettings._field_defaults, **shared}
   kwargs = out.get('method_kwargs')
   if isinstance(kwargs, dict):

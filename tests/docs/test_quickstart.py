@@ -402,7 +402,7 @@ def test_continual_page_has_the_fields_of_a_config():
   )
   assert set(re.findall(r'`(\w+)`', others)) == {*continual_settings.OVERRIDES}
   (unused,) = re.findall(r'but for (`steps`.*?); and', text, re.S)
-  assert re.findall(r'`(\w+)`', unused) == [*continual_settings._UNUSED]
+  assert re.findall(r'`(\w+)`', unused) == [*continual_settings.UNUSED]
   optional = own._field_defaults
   assert fields[-len(optional) :] == [*optional]
   assert 'Those from\n`method_training` on may be left out' in text

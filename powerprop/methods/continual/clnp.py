@@ -10,6 +10,7 @@ import numpy as np
 
 from powerprop import trees
 from powerprop import units as units_lib
+from powerprop.methods import magnitude
 from powerprop.methods import targets
 from powerprop.methods.continual import sequential
 from powerprop.types import Ending, Masks, Method, Params, Penalty
@@ -27,12 +28,10 @@ class Neurons(NamedTuple):
   Attributes:
     active: the units of earlier tasks' nets.
     mask: those of the net of the task that ended last.
-    ended: int32, how many tasks have ended.
   """
 
   active: Which
   mask: Which
-  ended: jax.Array
 
 
 class Record(NamedTuple):
@@ -147,13 +146,13 @@ def clnp(
   def masked(which) -> dict[str, Any]:
     # What the optimiser sees, and may change, is that of these units.
     return {
-      'gradients': lambda dense, theta, s: hold(net, dense, which(s)),
-      'constrain': lambda updates, s: hold(net, updates, which(s)),
+      'gradients': lambda dense, theta, s: only(net, dense, which(s)),
+      'constrain': lambda updates, s: only(net, updates, which(s)),
     }
 
   def l1_of(which) -> Penalty:
     def norm(theta, state):
-      held = trees.weights(hold(net, theta, which(state)), lambda *_: True)
+      held = trees.weights(only(net, theta, which(state)), lambda *_: True)
       sizes = {n: jnp.sum(jnp.abs(held[n])) for n in kernels}
       return sum(factors.get(n, 1.0) * x for n, x in sizes.items())
 
@@ -175,7 +174,7 @@ def clnp(
   if not tasks.retrain_steps:
     return base
   again = base._replace(
-    weights=lambda theta, s: cut(net, computing(net, theta, s), s.mask),
+    weights=lambda theta, s: only(net, computing(net, theta, s), s.mask),
     masks=lambda state: Masks({}, {}),
     continual=base.continual._replace(penalty=l1_of(added)),
     **masked(added),
@@ -202,22 +201,7 @@ def empty(net: _Net) -> Neurons:
   none = lambda: {
     n: jnp.zeros(x.size, bool) for n, x in net.units.layers.items()
   }
-  return Neurons(none(), none(), jnp.zeros((), jnp.int32))
-
-
-def _where(tree: Params, kept: dict[str, jax.Array]) -> Params:
-  """Zeros where `kept`, by path and as it broadcasts to the leaf, is false."""
-  return trees.map_where(
-    lambda x, keep: jnp.where(keep, x, jnp.zeros((), x.dtype)),
-    lambda path, _: path in kept,
-    tree,
-    trees.replace_weights(tree, kept),
-  )
-
-
-def _made_by(layer: units_lib.Layer, which: jax.Array) -> dict[str, jax.Array]:
-  """The leaves that make units, with `which` of their last axis."""
-  return dict.fromkeys((layer.kernel, *layer.own), which)
+  return Neurons(none(), none())
 
 
 def _inputs(which: jax.Array, inputs: int) -> jax.Array:
@@ -225,40 +209,30 @@ def _inputs(which: jax.Array, inputs: int) -> jax.Array:
   return jnp.tile(which, inputs // len(which))[:, None]
 
 
-def hold(net: _Net, tree: Params, moving: Which) -> Params:
-  """The tree with zeros where it makes other units than the moving ones.
+def only(net: _Net, tree: Params, which: Which) -> Params:
+  """The tree with zeros in what makes other units.
 
   Args:
     net: of the method.
     tree: like the parameters.
-    moving: the units whose weights move.
+    which: units.
 
   Returns:
-    A tree like `tree`. Of shared outputs those weights are left that read
-    moving units; heads are as they are: each is its task's.
+    A tree like `tree`. Shared outputs have zeros where they read other units;
+    heads are as they are: each is its task's. Of θ the other units answer 0.
   """
   kept: dict[str, jax.Array] = {}
   for name, layer in net.units.layers.items():
-    kept |= _made_by(layer, moving[name])
+    kept |= dict.fromkeys((layer.kernel, *layer.own), which[name])
   if net.shared:
-    kept |= _read(net, tree, moving[net.last])
-  return _where(tree, kept)
+    kept |= _read(net, tree, which[net.last])
+  return magnitude.prune(tree, kept)
 
 
 def _read(net: _Net, tree: Params, which: jax.Array) -> dict[str, jax.Array]:
   """The outputs' kernel, where it reads these units of the last layer."""
   kernel = trees.weights(tree, lambda path, _: path == net.units.output)
   return {n: _inputs(which, x.shape[-2]) for n, x in kernel.items()}
-
-
-def cut(net: _Net, theta: Params, kept: Which) -> Params:
-  """θ without the other units: they answer 0, and shared outputs pass them."""
-  left: dict[str, jax.Array] = {}
-  for name, layer in net.units.layers.items():
-    left |= _made_by(layer, kept[name])
-  if net.shared:
-    left |= _read(net, theta, kept[net.last])
-  return _where(theta, left)
 
 
 def computing(net: _Net, theta: Params, state: Neurons) -> Params:
@@ -268,7 +242,7 @@ def computing(net: _Net, theta: Params, state: Neurons) -> Params:
   """
   if not net.shared:
     return theta
-  return _where(theta, _read(net, theta, ~state.active[net.last]))
+  return magnitude.prune(theta, _read(net, theta, ~state.active[net.last]))
 
 
 def activity(
@@ -319,7 +293,6 @@ def end_task(
   if net.shared:  # its outputs read none of the units that are there
     ranked[net.last] = jnp.where(state.active[net.last], -1, found[net.last])
   best = {n: jnp.arange(len(x)) == jnp.argmax(x) for n, x in ranked.items()}
-  none = {n: jnp.asarray(-jnp.inf) for n in found}
 
   def kept(least):
     return {
@@ -328,34 +301,34 @@ def end_task(
 
   dense = ending.score(theta)
   target = dense - options.margin
-  passes = lambda least: ending.score(cut(net, theta, kept(least))) >= target
-  groups = (
-    [tuple(net.units.layers)]
-    if options.thresholds == 'shared'
-    else [(n,) for n in net.units.layers]
-  )
-  least, tried = none, 0
-  for group in groups:
+  passes = lambda least: ending.score(only(net, theta, kept(least))) >= target
+
+  def highest(group, least):
     # Only activations of units that are free can be a threshold.
     values = jnp.sort(
       jnp.concatenate(
         [jnp.where(state.active[n], -jnp.inf, found[n]) for n in group]
       )
     )
-    at = lambda i, group=group, values=values, least=least: (
-      least
-      | {
-        n: jnp.where(i < 0, -jnp.inf, values[jnp.maximum(i, 0)]) for n in group
-      }
-    )
-    highest = _highest(lambda i, at=at: passes(at(i)), len(values))
-    least = at(highest)
-    tried += math.ceil(math.log2(len(values) + 1))
+
+    def at(i):  # −1 is no threshold
+      value = jnp.where(i < 0, -jnp.inf, values[jnp.maximum(i, 0)])
+      return least | dict.fromkeys(group, value)
+
+    fails, tries = sequential.lowest(lambda i: ~passes(at(i)), len(values))
+    return at(fails - 1), tries
+
+  groups = [tuple(net.units.layers)]
+  if options.thresholds == 'layer':
+    groups = [(n,) for n in net.units.layers]
+  least = dict.fromkeys(found, jnp.asarray(-jnp.inf))
+  tried = jnp.zeros((), jnp.int32)
+  for group in groups:
+    least, tries = highest(group, least)
+    tried = tried + tries
   mask = kept(least)
-  accuracy = ending.score(cut(net, theta, mask))
-  count = lambda which: jnp.stack(
-    [jnp.sum(which[n], dtype=jnp.int32) for n in net.units.layers]
-  )
+  accuracy = ending.score(only(net, theta, mask))
+  count = lambda which: sequential.count(which, net.units.layers)
   reused = {n: state.active[n] & (x > least[n]) for n, x in found.items()}
   if net.shared:
     reused[net.last] = jnp.zeros_like(state.active[net.last])
@@ -366,27 +339,9 @@ def end_task(
     'reached': accuracy >= target,
     'pruned_accuracy': accuracy,
     'target': target,
-    'evaluations': jnp.asarray(tried, jnp.int32),
+    'evaluations': tried,
   }
   return phi, state._replace(mask=mask), report
-
-
-def _highest(passes: Any, number: int) -> jax.Array:
-  """The highest index in [0, number) that passes, by halves; else −1."""
-
-  def step(_, bounds):
-    low, high = bounds  # low passes, high fails or is `number`
-    middle = (low + high) // 2
-    going = high - low > 1
-    ok = passes(jnp.clip(middle, 0, number - 1))
-    return (
-      jnp.where(going & ok, middle, low),
-      jnp.where(going & ~ok, middle, high),
-    )
-
-  tries = math.ceil(math.log2(number + 1))
-  start = jnp.asarray(-1, jnp.int32), jnp.asarray(number, jnp.int32)
-  return jax.lax.fori_loop(0, tries, step, start)[0]
 
 
 def archive(
@@ -419,11 +374,7 @@ def archive(
     jnp.concatenate([net_of_task[n] for n in net.units.layers])
   )
   phi = trees.replace_weights(phi, new)
-  return (
-    phi,
-    Neurons(active, state.mask, state.ended + 1),
-    Record(bits, others),
-  )
+  return phi, state._replace(active=active), Record(bits, others)
 
 
 def units_of(found: units_lib.Units, record: Record) -> Which:
@@ -439,5 +390,5 @@ def units_of(found: units_lib.Units, record: Record) -> Which:
 
 def predict(net: _Net, theta: Params, record: Record) -> Params:
   """The weights of the task whose record it is."""
-  theta = cut(net, theta, units_of(net.units, record))
+  theta = only(net, theta, units_of(net.units, record))
   return trees.replace_weights(theta, record.others)

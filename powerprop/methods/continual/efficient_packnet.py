@@ -94,8 +94,13 @@ def efficient_packnet(
     et al., Optimal brain damage, 1989, for it.
   """
   options = Options(
-    *(gamma, rates, search, reuse, curvature_examples, compare),
-    average_examples=average_examples,
+    gamma,
+    rates,
+    search,
+    reuse,
+    curvature_examples,
+    compare,
+    average_examples,
   )
   _check(options)
   where = packing.layout(tasks, biases, without, trial_steps)
@@ -342,21 +347,7 @@ def _linear(accuracy_at, passes, last):
 
 def _binary(accuracy_at, passes, last):
   """By halves, as if all above one that passes passed: (index, tries)."""
-
-  def step(_, bounds):
-    low, high = bounds  # low fails or is −1, high passes or is last + 1
-    middle = (low + high) // 2
-    going = high - low > 1
-    ok = passes(accuracy_at(jnp.clip(middle, 0, last)))
-    return (
-      jnp.where(going & ~ok, middle, low),
-      jnp.where(going & ok, middle, high),
-    )
-
-  tries = math.ceil(math.log2(last + 2))
-  start = (jnp.asarray(-1, jnp.int32), jnp.asarray(last + 1, jnp.int32))
-  _, high = jax.lax.fori_loop(0, tries, step, start)
-  return high, jnp.asarray(tries, jnp.int32)
+  return sequential.lowest(lambda i: passes(accuracy_at(i)), last + 1)
 
 
 def _taylor(accuracy_at, added, dense, target, gamma, last):

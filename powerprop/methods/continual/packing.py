@@ -358,9 +358,7 @@ def report(where: Layout, state: Packing, mask: Layers) -> dict[str, jax.Array]:
     the task did without weights in use.
   """
   names = list(where.shapes)
-  count = lambda layers: jnp.stack(
-    [jnp.sum(layers[n], dtype=jnp.int32) for n in names]
-  )
+  count = lambda layers: sequential.count(layers, names)
   found = {}
   if where.without:
     off = left_out(where, state)

@@ -1,7 +1,11 @@
 """What the continual-learning methods have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+import math
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from powerprop import trees
 from powerprop.methods import masked
@@ -64,3 +68,37 @@ def method(
     or (penalty is not None and penalty.space == 'phi'),
   )
   return dense._replace(continual=continual, **fields)
+
+
+def lowest(
+  ok: Callable[[jax.Array], jax.Array], number: int
+) -> tuple[jax.Array, jax.Array]:
+  """The lowest index that is ok, by halves, as if all above it were.
+
+  Args:
+    ok: int32 in [0, number) -> bool.
+    number: of indices, ≥ 1; static.
+
+  Returns:
+    int32 scalars: the index, `number` where none is ok; how many were tried.
+  """
+
+  def step(_, bounds):
+    low, high = bounds  # low is not ok or is −1, high is ok or is `number`
+    middle = (low + high) // 2
+    going = high - low > 1
+    found = ok(jnp.clip(middle, 0, number - 1))
+    return (
+      jnp.where(going & ~found, middle, low),
+      jnp.where(going & found, middle, high),
+    )
+
+  tries = math.ceil(math.log2(number + 1))
+  start = (jnp.asarray(-1, jnp.int32), jnp.asarray(number, jnp.int32))
+  _, high = jax.lax.fori_loop(0, tries, step, start)
+  return high, jnp.asarray(tries, jnp.int32)
+
+
+def count(masks: Mapping[str, jax.Array], names: Iterable[str]) -> jax.Array:
+  """How many entries of each mask are true, int32 [layers], in that order."""
+  return jnp.stack([jnp.sum(masks[n], dtype=jnp.int32) for n in names])

@@ -202,7 +202,7 @@ def test_a_record_has_all_defaults(tmp_path, experiment):
     'sparse_training': sparse_settings.SparseSettings._fields,
     'continual': continual_settings.ContinualSettings._fields,
   }[experiment]
-  unused = set(getattr(lib, '_UNUSED', {})) | {'training'}
+  unused = set(getattr(lib, 'UNUSED', {})) | {'training'}
   wanted = {*settings.Settings._fields, *own} - unused
   assert set(saved) == wanted
   assert saved['l2'] == 0
