@@ -51,6 +51,19 @@ def test_committed_tables_are_those_of_their_records():
   assert len(paths) > 15 and not old, f'run make figures: {old} are old'
 
 
+def test_records_name_no_folder_of_the_machine_that_made_them():
+  # A command names its --workdir as it was typed.
+  found = [
+    path.parent.name
+    for path in _RESULTS.glob('*/results.json')
+    if re.search(
+      r'=/|(?<!\S)/',
+      json.loads(path.read_bytes()).get('environment', {}).get('command', ''),
+    )
+  ]
+  assert not found
+
+
 @pytest.mark.parametrize('page', _RUNS, ids=lambda p: p.parent.name)
 def test_a_page_has_the_numbers_of_its_record(page):
   text = page.read_text(encoding='utf-8')
@@ -130,6 +143,12 @@ def _differences(folder, baseline, other):
       'method=epn',
       'method=taylor',
       'it costs {} points at α = 1, and is not told apart at α = 2 (−{}, no',
+    ),
+    (
+      'packnet_limit',
+      'method=packnet_300,alpha=1',
+      'method=packnet_300_global,alpha=1',
+      'the same number of weights has {} (α = 1)',
     ),
     (
       'packnet_limit',
