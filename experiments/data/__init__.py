@@ -1,5 +1,6 @@
 """Data sets as arrays, sequences of tasks, batches as functions of a key."""
 
+from experiments.data.arrays import joined
 from experiments.data.arrays import of_arrays
 from experiments.data.augment import AUGMENTATIONS
 from experiments.data.augment import crop_flip
@@ -37,6 +38,7 @@ __all__ = (
   'checked_sequence',
   'crop_flip',
   'examples',
+  'joined',
   'load',
   'names',
   'normalise',

@@ -1,6 +1,6 @@
-"""Data sets of arrays: those of an .npz file, or of a user's function."""
+"""Data sets of arrays: of an .npz file, of a user's function, of several."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
@@ -98,6 +98,53 @@ def of_arrays(name: str, arrays: Any) -> Dataset:
       ),
       scale=_number(name, given, 'scale', 1 / 255),
     )
+  )
+
+
+def joined(name: str, several: Sequence[Dataset]) -> Dataset:
+  """One data set of several, whose classes follow one another.
+
+  Args:
+    name: what it is called.
+    several: at least one, with pictures of one shape and one scale.
+
+  Returns:
+    Each split is theirs, one after the other. Class c of the second is class
+    n + c, where the first has n classes, and so on.
+
+  Raises:
+    DataError: if their pictures differ in shape or scale.
+  """
+
+  def same(what: str, of: Any, remedy: str) -> None:
+    values = {d.name: of(d) for d in several}
+    if len(set(values.values())) > 1:
+      each = ', '.join(f'{v} of {n!r}' for n, v in values.items())
+      raise DataError(
+        f'the data sets of {name!r} have pictures of different {what} ({each}),'
+        f' and cannot be joined: {remedy}, or join others.'
+      )
+
+  same(
+    'shapes',
+    lambda d: ' x '.join(map(str, d.train.image.shape[1:])),
+    'resize them in a function of your own',
+  )
+  same('scales', lambda d: d.scale, 'bring their pixels to one scale')
+  counts = [d.num_classes for d in several]
+  firsts = [sum(counts[:i]) for i in range(len(counts))]
+
+  def split(which: str) -> Split:
+    parts = [getattr(d, which) for d in several]
+    labels = [s.label + n for s, n in zip(parts, firsts, strict=True)]
+    return Split(
+      np.concatenate([s.image for s in parts]),
+      np.concatenate(labels).astype(np.int32),
+    )
+
+  train, validation, test = map(split, _SPLITS)
+  return checked(
+    Dataset(name, train, validation, test, sum(counts), several[0].scale)
   )
 
 

@@ -40,8 +40,12 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   and a network. The decoded arrays are cached in `$XDG_CACHE_HOME` or
   `~/.cache`, under `powerprop/data`, and can be deleted at any time.
 
+  Several names joined by '+', such as 'cifar10+cifar100', are one data set: see
+  `arrays.joined`.
+
   Args:
-    name: one of `names()`, or the path of an .npz file.
+    name: one of `names()`, several of them joined by '+', or the path of an
+      .npz file.
     data_dir: where TFDS's prepared data are or will be; the default is the
       environment's TFDS_DATA_DIR, else `~/tensorflow_datasets`. Embedded data
       ignore it.
@@ -55,6 +59,9 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   """
   if name.endswith('.npz'):
     return arrays.read(name)
+  if '+' in name:
+    several = [load(part, data_dir) for part in name.split('+')]
+    return arrays.joined(name, several)
   if name == 'digits':
     return checked(_digits())
   if name in _TFDS:

@@ -195,7 +195,12 @@ def permuted(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
 
 
 def split(
-  dataset: Dataset, num_tasks: int, scenario: str, *, classes: Any = ()
+  dataset: Dataset,
+  num_tasks: int,
+  scenario: str,
+  *,
+  classes: Any = (),
+  per_task: int = 0,
 ) -> Sequence:
   """Some classes for each task: split MNIST is 5 tasks of 2.
 
@@ -206,6 +211,8 @@ def split(
     classes: for each task the classes that it has, in the order of its outputs;
       none may be in two. () is all of them in turn, as many in each task as in
       another: where they do not divide evenly the first tasks have one more.
+    per_task: so many classes for each task, in turn, where `classes` is ();
+      what is left of the data set is in no task. 0 leaves none out.
 
   Returns:
     A sequence; it is the same for all seeds.
@@ -216,7 +223,7 @@ def split(
   Reference: Zenke et al., Synaptic intelligence, ICML 2017, section 5.1; Hsu et
     al. 2018, section 4, where pictures are padded and normalised as well.
   """
-  groups = _groups(dataset, num_tasks, classes)
+  groups = _groups(dataset, num_tasks, classes, per_task)
   mean, std = 0.0, 1.0
   if dataset.name == 'mnist':
     dataset = _padded(dataset, 2)
@@ -270,9 +277,19 @@ def split(
   )
 
 
-def _groups(dataset: Dataset, num_tasks: int, classes: Any) -> list[list[int]]:
+def _groups(
+  dataset: Dataset, num_tasks: int, classes: Any, per_task: int
+) -> list[list[int]]:
   """The classes of each task; see `split`."""
   there = dataset.num_classes
+  if per_task:
+    if classes or not 0 < per_task * num_tasks <= there:
+      raise DataError(
+        f'per_task is {per_task} but {num_tasks} tasks of so many classes must'
+        f' fit the {there} of {dataset.name}, and classes be left out: change'
+        ' per_task or num_tasks.'
+      )
+    return np.arange(per_task * num_tasks).reshape(num_tasks, -1).tolist()
   if not classes:
     if num_tasks > there:
       raise DataError(

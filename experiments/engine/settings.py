@@ -24,8 +24,8 @@ class Settings(NamedTuple):
   instead, as 'package.module:function': see docs/own_code.md.
 
   Attributes:
-    dataset: a name in `experiments.data.names()`, the path of an .npz file, or
-      a function of your own that returns arrays.
+    dataset: a name in `experiments.data.names()`, several joined by '+', the
+      path of an .npz file, or a function of your own that returns arrays.
     network: a function of `experiments.engine.networks`, or your own.
     network_kwargs: its keyword arguments.
     optimizer: an optax alias, or a function of your own.
@@ -136,7 +136,9 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     value = getattr(s, name)
     validation.require(isinstance(value, dict), name, repr(value), 'a dict')
   if not str(s.dataset).endswith('.npz'):
-    named.check('data set', s.dataset, list(data.names()))
+    whole = not isinstance(s.dataset, str) or named.is_own(s.dataset)
+    for part in [s.dataset] if whole else s.dataset.split('+'):
+      named.check('data set', part, list(data.names()))
   named.check('network', s.network, list(networks.NETWORKS))
   named.check('optimizer', s.optimizer, making.optimizers())
   chosen = validation.names('transforms', s.transforms)

@@ -135,3 +135,69 @@ def test_a_missing_file_is_a_sentence(tmp_path):
   s = settings.check(tiny.config(dataset=str(tmp_path / 'no.npz')))
   with pytest.raises(data.DataError, match='there is no file .*no.npz'):
     making.dataset(s.dataset)
+
+
+def _of(name, numbers, classes=2, side=4, scale=1 / 255):
+  """Pictures of which each says its data set, split and place."""
+  parts = [
+    data.Split(
+      np.full((n, side, side, 3), 10 * i + len(name), np.uint8),
+      np.arange(n, dtype=np.int32) % classes,
+    )
+    for i, n in enumerate(numbers)
+  ]
+  return data.Dataset(name, *parts, classes, scale)
+
+
+def test_data_sets_are_joined_one_after_the_other():
+  first, second = _of('a', (8, 4, 6)), _of('bcd', (30, 10, 15), classes=5)
+  found = data.joined('a+bcd', [first, second])
+  assert (found.name, found.num_classes, found.scale) == ('a+bcd', 7, 1 / 255)
+  for which in data.SPLITS:
+    mine, one, two = (getattr(d, which) for d in (found, first, second))
+    np.testing.assert_array_equal(
+      mine.image, np.concatenate([one.image, two.image])
+    )
+    np.testing.assert_array_equal(
+      mine.label, np.concatenate([one.label, two.label + 2])
+    )
+  # Tasks of two data sets, and of two sizes, in one sequence.
+  groups = [[0, 1], [2, 3], [4, 6]]
+  tasks = data.SEQUENCES['split'](found, 3, 'task', classes=groups)
+  np.testing.assert_array_equal(tasks.sizes['train'], [8, 12, 12])
+  assert (tasks.num_classes, tasks.num_outputs) == (2, 6)
+  image, label = tasks.pick(
+    tasks.tables(0), found.train, 'train', 2, np.arange(12)
+  )
+  assert (image == 3).all() and set(np.asarray(label)) == {0, 1}
+
+
+@pytest.mark.parametrize(
+  'other, parts',
+  [
+    (
+      {'side': 5},
+      ['different shapes', "4 x 4 x 3 of 'a', 5 x 5 x 3 of 'b'", 'resize'],
+    ),
+    ({'scale': 1 / 16}, ['different scales', "0.0625 of 'b'"]),
+  ],
+)
+def test_what_cannot_be_joined(other, parts):
+  with pytest.raises(data.DataError) as error:
+    data.joined('a+b', [_of('a', (8, 4, 6)), _of('b', (8, 4, 6), **other)])
+  text = str(error.value)
+  assert all(part in text for part in ["data sets of 'a+b'", *parts]), text
+  assert text.endswith('.') and '\n' not in text and len(text) < 300
+
+
+def test_a_config_may_join_data_sets():
+  s = settings.check(tiny.config(dataset='digits+digits'))
+  found = making.dataset(s.dataset)
+  assert found.num_classes == 20 and found.name == 'digits+digits'
+  one = data.load('digits').test
+  np.testing.assert_array_equal(found.test.label[len(one.label) :] - 10, one[1])
+  for wrong in ('digits+cifar', 'digits+', '+'):
+    with pytest.raises(settings.ConfigError, match='^data set .* is unknown'):
+      settings.check(tiny.config(dataset=wrong))
+  with pytest.raises(data.DataError, match="^Unknown data set 'cifar'"):
+    data.load('digits+cifar')

@@ -369,6 +369,13 @@ def test_missing_data(tmp_path, monkeypatch, obstacle):
   )
 
 
+def test_one_of_those_that_are_joined_is_missing(small_dir, monkeypatch):
+  reason = _no_tensorflow(monkeypatch)
+  with pytest.raises(data.DataError) as error:
+    data.load('mnist+cifar10', small_dir)
+  _assert_one_sentence(error, "'cifar10' is not prepared", small_dir, reason)
+
+
 def test_missing_data_are_prepared(small_dir, tmp_path, monkeypatch):
   import tensorflow_datasets as tfds
 

@@ -209,6 +209,26 @@ def test_the_classes_of_each_task_may_be_given(scenario):
     first += 0 if scenario == 'domain' else len(group)
 
 
+def test_so_many_classes_for_each_task():
+  """In turn, and the rest in none."""
+  mine = data.SEQUENCES['split'](_dataset(), 2, 'class', per_task=2)
+  same = data.SEQUENCES['split'](
+    _dataset(), 2, 'class', classes=[[0, 1], [2, 3]]
+  )
+  assert mine.num_classes == 2 and mine.num_outputs == 4
+  for split, sizes in same.sizes.items():
+    np.testing.assert_array_equal(mine.sizes[split], sizes)
+  for task in range(2):
+    jax.tree.map(
+      np.testing.assert_array_equal, _take(mine, task), _take(same, task)
+    )
+  for tasks, per_task, classes in ((3, 3, ()), (2, -1, ()), (1, 2, [[0, 1]])):
+    with pytest.raises(data.DataError, match=f'per_task is {per_task} but'):
+      data.SEQUENCES['split'](
+        _dataset(), tasks, 'task', classes=classes, per_task=per_task
+      )
+
+
 @pytest.mark.parametrize(
   ('num_tasks', 'classes', 'match'),
   [
