@@ -14,13 +14,12 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
+from experiments.engine.convolution import INIT
+from experiments.engine.convolution import SlicedConv2D
 from powerprop import costs
 from powerprop import units
 from powerprop.types import Params
 
-# Truncated normal, fan-in, scale 1: Haiku divides by 0.8796, which makes the
-# standard deviation after truncation √(1/fan_in).
-_INIT = hk.initializers.VarianceScaling(1.0, 'fan_in', 'truncated_normal')
 _HE = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
 # What all batch normalisation here is made with.
 _NORM: dict[str, Any] = {
@@ -69,53 +68,6 @@ def mlp(
   return hk.transform_with_state(net)
 
 
-class SlicedConv2D(hk.Module):
-  """A convolution as slices and one matrix product; `hk.Conv2D`'s values.
-
-  On CPU, XLA's own convolution took 99 ms a step inside a scan against 8 ms
-  outside it, this one 6 ms in both; under vmap it stays a batched product where
-  XLA's becomes a slow grouped convolution. Padding is 'SAME'.
-  """
-
-  def __init__(self, channels: int, kernel: int, stride: int, name: str):
-    """Constructs the module.
-
-    Args:
-      channels: number of output channels.
-      kernel: side of the square kernel.
-      stride: step between output pixels.
-      name: the module's name.
-    """
-    super().__init__(name)
-    self._channels, self._kernel, self._stride = channels, kernel, stride
-
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, H, W, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, channels]."""
-    k, step = self._kernel, self._stride
-    shape = (k, k, x.shape[-1], self._channels)
-    w = hk.get_parameter('w', shape, x.dtype, _INIT)
-    b = hk.get_parameter('b', shape[-1:], x.dtype, jnp.zeros)
-    out_h, out_w = -(-x.shape[1] // step), -(-x.shape[2] // step)
-    spare = [
-      max((out - 1) * step + k - size, 0)
-      for out, size in ((out_h, x.shape[1]), (out_w, x.shape[2]))
-    ]
-    x = jnp.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in spare), (0, 0)])
-    patches = jnp.concatenate(
-      [
-        x[
-          :,
-          i : i + (out_h - 1) * step + 1 : step,
-          j : j + (out_w - 1) * step + 1 : step,
-        ]
-        for i in range(k)
-        for j in range(k)
-      ],
-      axis=-1,
-    )
-    return patches @ w.reshape(-1, self._channels) + b
-
-
 def _conv_net(
   num_classes: int,
   channels: tuple[int, ...],
@@ -154,8 +106,8 @@ def _conv_net(
     x = jnp.reshape(x, (x.shape[0], -1))
     for i, size in enumerate(hidden):
       name = f'hidden_{i}'
-      x = active(hk.Linear(size, w_init=_INIT, name=name)(x), name)
-    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+      x = active(hk.Linear(size, w_init=INIT, name=name)(x), name)
+    return hk.Linear(num_classes, w_init=INIT, name='output')(x)
 
   return hk.transform_with_state(net)
 
@@ -236,6 +188,121 @@ def small_alexnet(num_classes: int) -> hk.TransformedWithState:
   return _conv_net(num_classes, channels=(64, 64), hidden=(384, 192), pool=True)
 
 
+def block_conv(
+  num_classes: int,
+  channels: tuple[int, ...] = (32, 32, 64, 64),
+  hidden: tuple[int, ...] = (512,),
+  kernel: int = 3,
+  pool_every: int = 2,
+  dropout: tuple[float, float] = (0.25, 0.5),
+) -> hk.TransformedWithState:
+  """Blocks of convolutions that end with a max pool, then a ReLU perceptron.
+
+  By default the narrow net of CLNP's split CIFAR, which is that of synaptic
+  intelligence. Convolutions keep the picture's size; the 3x3 pools halve it.
+
+  Args:
+    num_classes: width of the output layer.
+    channels: of the convolutions, each with ReLU.
+    hidden: widths of the hidden layers.
+    kernel: side of the kernels.
+    pool_every: convolutions in a block, ≥ 1.
+    dropout: rates in [0, 1) after each block and after each hidden layer, in
+      training alone. Units are published before it.
+
+  Returns:
+    The transformed net; on 32x32x3 pictures it has 2,167,648 weights.
+
+  Raises:
+    ValueError: if an option is out of range.
+
+  Reference: Golkar et al., Continual learning via neural pruning (2019), table
+    2, whose paddings and strides it has; it does not say how weights start.
+  """
+  if pool_every < 1:
+    raise ValueError(f'pool_every is {pool_every} but must be at least 1')
+  after_block, after_hidden = dropout
+  if not all(0 <= rate < 1 for rate in dropout):
+    raise ValueError(f'dropout is {dropout} but must be rates in [0, 1)')
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    def thinned(x, rate):
+      if is_training and rate:
+        return hk.dropout(hk.next_rng_key(), rate, x)
+      return x
+
+    x = image
+    for i, size in enumerate(channels):
+      name = f'conv_{i}'
+      x = jax.nn.relu(SlicedConv2D(size, kernel, 1, name=name)(x))
+      x = units.publish(name, x)
+      if (i + 1) % pool_every == 0:
+        # Where all are ≥ 0, zeros around them change no maximum.
+        x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'VALID')
+        x = thinned(x, after_block)
+    x = jnp.reshape(x, (x.shape[0], -1))
+    for i, size in enumerate(hidden):
+      name = f'hidden_{i}'
+      x = jax.nn.relu(hk.Linear(size, w_init=INIT, name=name)(x))
+      x = thinned(units.publish(name, x), after_hidden)
+    return hk.Linear(num_classes, w_init=INIT, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+def fully_conv(
+  num_classes: int,
+  channels: tuple[int, ...] = (128, 256, 512, 1024, 2048),
+  strides: tuple[int, ...] = (1, 2, 1, 2, 1),
+  paddings: tuple[int, ...] = (1, 0, 0, 1, 0),
+  kernel: int = 3,
+  norm: bool = True,
+) -> hk.TransformedWithState:
+  """Convolutions alone: the output layer is one, and a mean over its picture.
+
+  By default the wide net of CLNP's split CIFAR.
+
+  Args:
+    num_classes: channels of the last convolution, which has stride 1 and no
+      padding.
+    channels: of the others, each with ReLU.
+    strides: theirs.
+    paddings: theirs, pixels on every side.
+    kernel: side of the kernels.
+    norm: whether batch normalisation comes before every ReLU.
+
+  Returns:
+    The transformed net; it has 25,255,296 weights for 10 classes.
+
+  Raises:
+    ValueError: if there are not as many strides and paddings as channels.
+
+  Reference: Golkar et al., Continual learning via neural pruning (2019), table
+    3; it does not say how weights start.
+  """
+  if not len(channels) == len(strides) == len(paddings):
+    raise ValueError(
+      f'there are {len(channels)} channels, {len(strides)} strides and'
+      f' {len(paddings)} paddings, but each layer needs one of each'
+    )
+
+  def net(image: jax.Array, is_training: bool) -> jax.Array:
+    x = image
+    for i, (size, *how) in enumerate(
+      zip(channels, strides, paddings, strict=True)
+    ):
+      name = f'conv_{i}'
+      x = SlicedConv2D(size, kernel, how[0], name, padding=how[1])(x)
+      if norm:
+        x = _norm_relu(x, is_training, f'{name}_norm')
+      x = units.publish(name, x if norm else jax.nn.relu(x))
+    x = SlicedConv2D(num_classes, kernel, 1, 'output', padding=0)(x)
+    return jnp.mean(x, axis=(1, 2))
+
+  return hk.transform_with_state(net)
+
+
 def _norm_relu(x: jax.Array, is_training: bool, name: str) -> jax.Array:
   return jax.nn.relu(hk.BatchNorm(name=name, **_NORM)(x, is_training))
 
@@ -299,7 +366,7 @@ def wide_resnet(
         x = block(x, 2**group * 16 * width, stride, is_training, name)
     x = _norm_relu(x, is_training, 'norm')
     x = jnp.mean(x, axis=(1, 2))
-    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+    return hk.Linear(num_classes, w_init=INIT, name='output')(x)
 
   return hk.transform_with_state(net)
 
@@ -328,7 +395,7 @@ def _resnet(
       )
       x = group(x, is_training, test_local_stats=False)
     x = jnp.mean(x, axis=(1, 2))
-    return hk.Linear(num_classes, w_init=_INIT, name='output')(x)
+    return hk.Linear(num_classes, w_init=INIT, name='output')(x)
 
   return hk.transform_with_state(net)
 
@@ -377,6 +444,8 @@ NETWORKS: dict[str, Callable[..., hk.TransformedWithState]] = {
     cifar10_conv,
     small_conv,
     small_alexnet,
+    block_conv,
+    fully_conv,
     wide_resnet,
     resnet18,
     resnet50,

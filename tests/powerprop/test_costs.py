@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.engine import networks
+from experiments.engine import convolution
 from powerprop import costs
 from powerprop import reparam
 
@@ -83,7 +83,7 @@ def test_dense_layers_with_biases_and_a_batch():
       6 * 5 * 9 * 4 * 8,
     ),
     (
-      lambda: networks.SlicedConv2D(8, 3, 2, name='c'),
+      lambda: convolution.SlicedConv2D(8, 3, 2, name='c'),
       (1, 6, 5, 4),
       3 * 3 * 9 * 4 * 8,
     ),

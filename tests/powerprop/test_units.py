@@ -74,6 +74,24 @@ def test_a_flattened_channel_is_read_at_every_place():
   assert not np.array_equal(answer(cut)[0], logits)
 
 
+def test_an_output_layer_may_be_a_convolution():
+  net = networks.fully_conv(3, channels=(4,), strides=(2,), paddings=(1,))
+  found = _found(net, (9, 9, 2))
+  assert {n: (x.size, x.kernel) for n, x in found.layers.items()} == {
+    'conv_0': (4, 'conv_0/w')
+  }
+  assert (found.output, found.output_own) == ('output/w', ('output/b',))
+
+
+def test_pools_and_dropout_lie_between_layers():
+  found = _found(networks.block_conv(3, channels=(4, 5), hidden=(6,)))
+  assert {n: (x.size, x.kernel) for n, x in found.layers.items()} == {
+    'conv_0': (4, 'conv_0/w'),
+    'conv_1': (5, 'conv_1/w'),
+    'hidden_0': (6, 'hidden_0/w'),
+  }
+
+
 def test_publishing_changes_nothing_and_is_heard_once():
   x = jnp.arange(3.0)
   assert units.publish('a', x) is x

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.engine import convolution
 from experiments.engine import networks
 from powerprop import trees
+from powerprop import units
 
 _SHAPES = {
   'mlp': (28, 28, 1),
@@ -18,6 +20,7 @@ _SHAPES = {
   'cifar10_conv': (32, 32, 3),
   'small_conv': (32, 32, 3),
   'small_alexnet': (32, 32, 3),
+  'block_conv': (32, 32, 3),
 }
 # With residual blocks; their tests are apart.
 _RESIDUAL = {
@@ -25,6 +28,7 @@ _RESIDUAL = {
   'resnet18': (32, 32, 3),
   'resnet50': (224, 224, 3),
 }
+_WIDE = {'fully_conv': (32, 32, 3)}  # too large to be made in a test
 # Weights without biases, layer by layer.
 _LAYERS = {
   'mlp': [784 * 300, 300 * 100, 100 * 10],
@@ -44,6 +48,14 @@ _LAYERS = {
     384 * 192,
     192 * 10,
   ],
+  'block_conv': [
+    9 * 3 * 32,
+    9 * 32 * 32,
+    9 * 32 * 64,
+    9 * 64 * 64,
+    8 * 8 * 64 * 512,
+    512 * 10,
+  ],
 }
 _TOTALS = {
   'mlp': 266_200,
@@ -51,6 +63,7 @@ _TOTALS = {
   'cifar10_conv': 136_650,
   'small_conv': 155_824,
   'small_alexnet': 1_755_712,
+  'block_conv': 2_167_648,
 }
 
 
@@ -68,7 +81,7 @@ def _init(name):
 
 
 def test_every_network_is_in_the_table():
-  assert set(networks.NETWORKS) == {*_SHAPES, *_RESIDUAL}
+  assert set(networks.NETWORKS) == {*_SHAPES, *_RESIDUAL, *_WIDE}
 
 
 @pytest.mark.parametrize('name', _SHAPES)
@@ -108,7 +121,8 @@ def test_initial_weights(name):
 def _shapes(name, num_classes=10, **kwargs):
   """The net with the shapes of its parameters and state; nothing is made."""
   net = networks.NETWORKS[name](num_classes, **kwargs)
-  image = jax.ShapeDtypeStruct((1, *_RESIDUAL[name]), jnp.float32)
+  shape = (_RESIDUAL | _WIDE)[name]
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
   init = functools.partial(net.init, is_training=True)
   return net, *jax.eval_shape(init, _key(0), image)
 
@@ -286,23 +300,126 @@ def test_max_pools_halve_the_picture():
   assert products[:2] == [(1, 32, 32, 64), (1, 16, 16, 64)]
 
 
+def _answers(net, params, state, shape):
+  """What the hidden layers' units give for one picture: their shapes."""
+  image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+  apply = functools.partial(net.apply, is_training=False)
+  run = lambda w, s, x: apply(w, s, None, x)[0]
+  logits, found = jax.eval_shape(
+    units.with_activations(run), params, state, image
+  )
+  return logits.shape[1:], {n: x.shape[1:] for n, x in found.items()}
+
+
+def test_block_conv_is_the_papers_narrow_net():
+  """CLNP's table 2: pools of padding 1 halve 32 to 16 and 8."""
+  net, params, state = _init('block_conv')
+  assert _answers(net, params, state, (32, 32, 3)) == (
+    (10,),
+    {
+      'conv_0': (32, 32, 32),
+      'conv_1': (32, 32, 32),
+      'conv_2': (16, 16, 64),
+      'conv_3': (16, 16, 64),
+      'hidden_0': (512,),
+    },
+  )
+  # The paper says that 95% of the parameters are in the dense layer.
+  share = params['hidden_0']['w'].size / sum(
+    x.size for layer in params.values() for x in layer.values()
+  )
+  assert 0.95 < share < 0.97
+
+
+def test_fully_conv_is_the_papers_wide_net():
+  """CLNP's table 3, layer by layer; the output layer is a convolution."""
+  net, params, state = _shapes('fully_conv')
+  widths = [3, 128, 256, 512, 1024, 2048, 10]
+  kernels = [
+    (3, 3, *pair) for pair in zip(widths[:-1], widths[1:], strict=True)
+  ]
+  found = trees.weights(params)
+  assert [w.shape for w in found.values()] == kernels
+  assert list(found)[-1] == 'output/w'
+  assert sum(w.size for w in found.values()) == 25_255_296
+  sides = [32, 15, 13, 7, 5]
+  assert _answers(net, params, state, (32, 32, 3)) == (
+    (10,),
+    {f'conv_{i}': (side, side, widths[i + 1]) for i, side in enumerate(sides)},
+  )
+  assert set(state) == {
+    f'conv_{i}_norm/~/{x}_ema' for i in range(5) for x in ('mean', 'var')
+  }
+
+
+def test_a_picture_that_a_kernel_does_not_fit_is_a_sentence():
+  net = networks.fully_conv(10)
+  image = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+  init = functools.partial(net.init, is_training=True)
+  with pytest.raises(
+    ValueError, match='kernel does not fit the picture of 1x1'
+  ):
+    jax.eval_shape(init, _key(0), image)
+
+
+def test_dropout_is_in_training_alone():
+  image = jax.random.uniform(_key(0), (4, 8, 8, 3))
+  net = networks.block_conv(3, channels=(4,), hidden=(8,), pool_every=1)
+  init = functools.partial(net.init, is_training=True)
+  params, state = jax.jit(init)(_key(1), image)
+  apply = jax.jit(net.apply, static_argnames='is_training')
+  run = lambda seed: apply(params, state, _key(seed), image, is_training=True)
+  plain = apply(params, state, None, image, is_training=False)[0]
+  assert np.any(run(0)[0] != run(1)[0]) and np.any(run(0)[0] != plain)
+  np.testing.assert_array_equal(run(0)[0], run(0)[0])
+  without = networks.block_conv(
+    3, channels=(4,), hidden=(8,), pool_every=1, dropout=(0.0, 0.0)
+  )
+  trained = jax.jit(functools.partial(without.apply, is_training=True))
+  # It asks for no key, and is the same function.
+  np.testing.assert_array_equal(trained(params, state, None, image)[0], plain)
+
+
 @pytest.mark.parametrize(
-  'kernel, stride, size, channels',
+  'make, message',
   [
-    (1, 1, (5, 5), 1),
-    (3, 2, (8, 7), 3),
-    (5, 2, (28, 28), 1),
-    (2, 3, (7, 7), 2),
-    (5, 1, (3, 3), 2),  # larger than the picture
+    (lambda: networks.block_conv(3, dropout=(0.1, 1.0)), 'dropout is .*1.0'),
+    (lambda: networks.block_conv(3, pool_every=0), 'pool_every is 0'),
+    (
+      lambda: networks.fully_conv(3, channels=(4, 4)),
+      '2 channels, 5 strides and 5 paddings',
+    ),
   ],
 )
-def test_sliced_convolution_is_haikus(kernel, stride, size, channels):
+def test_options_out_of_range(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+@pytest.mark.parametrize(
+  'kernel, stride, size, channels, padding',
+  [
+    (1, 1, (5, 5), 1, None),
+    (3, 2, (8, 7), 3, None),
+    (5, 2, (28, 28), 1, None),
+    (2, 3, (7, 7), 2, None),
+    (5, 1, (3, 3), 2, None),  # larger than the picture
+    (3, 2, (8, 7), 3, 0),
+    (3, 2, (7, 8), 2, 1),
+    (3, 1, (3, 4), 2, 0),
+  ],
+)
+def test_sliced_convolution_is_haikus(kernel, stride, size, channels, padding):
   def net(make):
     return hk.without_apply_rng(hk.transform(lambda x: make()(x)))
 
-  ours = net(lambda: networks.SlicedConv2D(4, kernel, stride, name='c'))
+  init = convolution.INIT
+  same = 'SAME' if padding is None else [(padding, padding)] * 2
+  ours = net(
+    lambda: convolution.SlicedConv2D(4, kernel, stride, 'c', padding=padding)
+  )
   theirs = net(
-    lambda: hk.Conv2D(4, kernel, stride, w_init=networks._INIT, name='c')
+    lambda: hk.Conv2D(4, kernel, stride, padding=same, w_init=init, name='c')
   )
   x_key, key = jax.random.split(_key(0))
   x = jax.random.normal(x_key, (2, *size, channels))

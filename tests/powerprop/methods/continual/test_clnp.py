@@ -250,6 +250,50 @@ def test_a_net_of_ones_own_with_all_leaves_under_psi_forgets_nothing():
   assert np.isfinite(logits[0]).all()
 
 
+@pytest.mark.parametrize(
+  'net',
+  [
+    networks.block_conv(
+      3, channels=(4,), hidden=(9,), pool_every=1, dropout=(0.1, 0.1)
+    ),
+    networks.fully_conv(
+      3, channels=(5, 16), strides=(1, 2), paddings=(1, 0), norm=False
+    ),
+  ],
+  ids=['block_conv', 'fully_conv'],
+)
+def test_convolutions_forget_nothing(net):
+  """Under dropout, and where the shared outputs are a convolution's."""
+  rng = np.random.default_rng(0)
+  y = np.arange(60, dtype=np.int32) % 3
+  sources = []
+  for t in range(2):
+    x = rng.integers(0, 100, (60, 8, 8, 1)).astype(np.float32)
+    x[np.arange(60), y + 2 * t] += 150  # which row is bright
+    split = powerprop.Labelled(x / 255, y)
+    names = ('train', 'validation', 'test')
+    sources.append({'task': np.int32(t), **dict.fromkeys(names, split)})
+  learned = powerprop.learn(
+    powerprop.classifier(net, x[:1]),
+    functools.partial(methods.clnp, margin=0.3),
+    sources,
+    optax.adam,
+    steps=60,
+    batch_size=20,
+    learning_rate=0.02,
+    coefficient=1e-4,
+  )
+  assert learned.scores[1, 0] == learned.scores[0, 0] > 0.5
+  first, second = learned.reports
+  assert (np.asarray(second['new_by_layer']) > 0).any()
+  # The units that the first task has not are severed from its outputs.
+  sizes = [x.size for x in _units_of(net, x)().layers.values()]
+  bits = np.unpackbits(learned.records[0][0].bits, count=sum(sizes))
+  read = np.asarray(learned.weights(0)['output']['w'])
+  assert not read[..., bits[-sizes[-1] :] == 0, :].any()
+  assert int(first['used_by_layer'][-1]) == bits[-sizes[-1] :].sum()
+
+
 def _units_of(net, x):
   return powerprop.classifier(net, x[:1]).units
 
