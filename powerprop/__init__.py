@@ -6,6 +6,7 @@ from powerprop.learning import classifier
 from powerprop.learning import Labelled
 from powerprop.learning import learn
 from powerprop.methods.sparse.pruning import prune
+from powerprop.modules import BatchNorm
 from powerprop.modules import PowerPropConv1D
 from powerprop.modules import PowerPropConv1DTranspose
 from powerprop.modules import PowerPropConv2D
@@ -39,6 +40,7 @@ from powerprop.units import publish
 __version__ = '0.1.0'
 
 __all__ = (
+  'BatchNorm',
   'Labelled',
   'PowerPropConv1D',
   'PowerPropConv1DTranspose',

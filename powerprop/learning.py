@@ -255,12 +255,12 @@ def averages_of(
   """
 
   def averages(w, net_state, key, batch, number):
-    del net_state
     key = jax.random.fold_in(key, number)  # batch i has that of i
     step = lambda i, state: loss(
       w, state, jax.random.fold_in(key, i), batch(i)
     )[1]
-    return jax.lax.fori_loop(0, number, step, init(key)[1])
+    start = units.hold(init(key)[1], net_state)  # what is frozen stays
+    return jax.lax.fori_loop(0, number, step, start)
 
   return averages
 

@@ -176,6 +176,9 @@ def _archive(
     net_state = _averaged(
       it.recipe, w, net_state, hyper, source, continual.average_examples
     )
+  if continual.freeze is not None:
+    net = continual.freeze(state.net, net_state, kept)
+    after = after._replace(net=net)
   if continual.anew:
     seed = of_task(it.recipe.problem, hyper, source, 3).seed
     after = after._replace(net=_anew(it.recipe, jax.random.key(seed))[1])

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 
 import haiku as hk
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from powerprop import checks
 from powerprop import reparam
 from powerprop import trees
+from powerprop import units
 from powerprop.types import Alpha, Where
 
 _TRANSFORMED = (
@@ -201,3 +204,87 @@ class PowerPropSeparableDepthwiseConv2D(
   _PowerProp, hk.SeparableDepthwiseConv2D
 ):
   """`hk.SeparableDepthwiseConv2D` with θ = Ψ(φ); both kernels are under Ψ."""
+
+
+class _Average(hk.ExponentialMovingAverage):
+  """A moving average that stays as it is where its state has 'frozen'."""
+
+  def goes_on(self, value: jax.Array) -> jax.Array:
+    """Takes in a batch's value.
+
+    Args:
+      value: [..., C].
+
+    Returns:
+      What to normalise the batch by: the value, and where it is frozen the
+      average.
+    """
+    try:
+      frozen = hk.get_state('frozen')
+    except ValueError:  # no method has put it there
+      self(value)
+      return value
+    before = {name: hk.get_state(name) for name in ('hidden', 'average')}
+    self(value)
+    for name, old in before.items():
+      hk.set_state(name, jnp.where(frozen, old, hk.get_state(name)))
+    return jnp.where(frozen, before['average'].astype(value.dtype), value)
+
+  def kept(self) -> jax.Array:
+    """The average."""
+    units.freezes(self.module_name)
+    return self.average
+
+
+class BatchNorm(hk.Module):
+  """`hk.BatchNorm` over all axes but the last, of which channels can be frozen.
+
+  A frozen channel is normalised by its moving averages in training too, and
+  these stay as they are: it answers an input as it did when it was frozen. What
+  is frozen is in the net's state, where a method has put it (CLNP does).
+  Otherwise it computes what `hk.BatchNorm` does, and its state is the same.
+  """
+
+  def __init__(
+    self,
+    create_scale: bool,
+    create_offset: bool,
+    decay_rate: float,
+    eps: float = 1e-5,
+    name: str | None = None,
+  ):
+    """Constructs the module.
+
+    Args:
+      create_scale: whether channels have a scale, which starts at 1.
+      create_offset: whether they have an offset, which starts at 0.
+      decay_rate: of the moving averages, in [0, 1).
+      eps: what is added to a variance, > 0.
+      name: the module's name.
+    """
+    super().__init__(name)
+    self._scale, self._offset, self._eps = create_scale, create_offset, eps
+    self.mean_ema = _Average(decay_rate, name='mean_ema')
+    self.var_ema = _Average(decay_rate, name='var_ema')
+
+  def __call__(self, inputs: jax.Array, is_training: bool) -> jax.Array:
+    """[..., C] -> [..., C]."""
+    axis = [*range(inputs.ndim - 1)]
+    if is_training:
+      mean = jnp.mean(inputs, axis, keepdims=True)
+      squares = jnp.mean(jnp.square(inputs), axis, keepdims=True)
+      var = squares - jnp.square(mean)
+      mean, var = self.mean_ema.goes_on(mean), self.var_ema.goes_on(var)
+    else:
+      mean = self.mean_ema.kept().astype(inputs.dtype)
+      var = self.var_ema.kept().astype(inputs.dtype)
+    shape, dtype = (1,) * len(axis) + inputs.shape[-1:], inputs.dtype
+    scale: Any = np.ones([], dtype)
+    offset: Any = np.zeros([], dtype)
+    if self._scale:
+      scale = hk.get_parameter('scale', shape, dtype, jnp.ones)
+    if self._offset:
+      offset = hk.get_parameter('offset', shape, dtype, jnp.zeros)
+    eps = jax.lax.convert_element_type(self._eps, var.dtype)
+    inv = scale * jax.lax.rsqrt(var + eps)
+    return (inputs - mean) * inv + offset

@@ -299,6 +299,8 @@ def _begin(
   phi, method_state = it.method.init(
     keys.init, psi.to_phi(theta), psi, gradient
   )
+  if (freeze := it.method.continual.freeze) is not None:
+    net_state = freeze(net_state, net_state, method_state)
   return TrainState(
     phi=phi,
     net=net_state,

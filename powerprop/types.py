@@ -156,8 +156,9 @@ class Problem(NamedTuple):
       last axis.
     averages: (w, net state, key, batch, number) -> the net state with what it
       averages over training examples (batch normalisation's means) made anew
-      for w, as in training, from batch(0), …, batch(number − 1). None is not
-      said: then a net that has a state is not pruned and scored in one go.
+      for w, as in training, from batch(0), …, batch(number − 1); where some of
+      them are frozen, those stay. None is not said: then a net that has a state
+      is not pruned and scored in one go.
     activations: (w, net state, batch) -> by layer what its hidden units answer,
       [batch, ..., C], as in evaluation; {} is not said.
     units: () -> `powerprop.units.Units` of the net; it raises ValueError where
@@ -313,6 +314,9 @@ class Continual(NamedTuple):
     average_examples: training examples from which averages in the net's own
       state are made anew for what `predict` gives of a task; 0 keeps them as
       training left them.
+    freeze: (net state, the task's own, state) -> net state: what training goes
+      on with, as it is frozen in what the task keeps. Before the first task
+      both are the net's as it starts. None leaves it alone.
     layers: by path, the sizes of the layers that a task's mask is of, in the
       order in which the report counts by layer; {} where tasks have no masks.
     needed: one of these without which no task can be learned when it is full;
@@ -337,6 +341,7 @@ class Continual(NamedTuple):
   needs_identity: bool = False
   zero_forgetting: bool = False
   average_examples: int = 0
+  freeze: Callable[[Any, Any, Any], Any] | None = None
   layers: Mapping[str, int] = {}
   needed: str = ''
 

@@ -5,7 +5,7 @@ through `publish`. Which leaves make them and which read them is read off the
 traced program, so that no layer needs a certain name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
 import threading
@@ -31,12 +31,14 @@ class Layer(NamedTuple):
       then of unit i mod C'.
     own: paths of the leaves [..., C] beside it: biases, scales, offsets.
     state: paths of such leaves in the net's state: moving averages.
+    frozen: the modules of these that can be frozen, see `freezes`.
   """
 
   size: int
   kernel: str
   own: tuple[str, ...]
   state: tuple[str, ...]
+  frozen: tuple[str, ...] = ()
 
 
 class Units(NamedTuple):
@@ -77,14 +79,28 @@ def publish(name: str, x: jax.Array) -> jax.Array:
   return x
 
 
+def freezes(module: str) -> None:
+  """Says that a module's averages stay where its state has 'frozen', bool [C].
+
+  `powerprop.BatchNorm` does. Call it where its averages are read.
+
+  Args:
+    module: as the net's state names it.
+  """
+  freezing = getattr(_local, 'freezing', None)
+  if freezing is not None:
+    freezing.add(module)
+
+
 @contextlib.contextmanager
 def _listening() -> Iterator[dict[str, jax.Array]]:
-  before = getattr(_local, 'found', None)
-  _local.found = {}
+  names = ('found', 'freezing')
+  before = {name: getattr(_local, name, None) for name in names}
+  _local.found, _local.freezing = {}, set()
   try:
     yield _local.found
   finally:
-    _local.found = before
+    vars(_local).update(before)
 
 
 def with_activations(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,9 +144,12 @@ def find(
       severing weights.
   """
   order: list[str] = []
+  freezing: set[str] = set()
 
   def both(params, state, x):
-    out, found = with_activations(apply)(params, state, x)
+    with _listening() as found:
+      out = apply(params, state, x)
+      freezing.update(_local.freezing)
     order[:] = found  # a pytree of them has them by name
     return out, list(found.values())
 
@@ -190,7 +209,10 @@ def find(
       )
     seen |= {kernel, *own}
     if name:
-      layers[name] = Layer(width, kernel, own, tuple(of('state')))
+      averages = tuple(of('state'))
+      modules = dict.fromkeys(n.rpartition('/')[0] for n in averages)
+      frozen = tuple(n for n in modules if n in freezing)
+      layers[name] = Layer(width, kernel, own, averages, frozen)
     before, size = f'units:{name}', width
   _check_at_zero(both, (params, state, x), order)
   return Units(layers, kernel, own)
@@ -270,12 +292,20 @@ def narrow(
   """
   taken: dict[str, dict[int, np.ndarray]] = {}
   every = trees.weights(params, lambda *_: True)
+  own_state = trees.weights(state, lambda *_: True)
   readers = [x.kernel for x in units.layers.values()][1:] + [units.output]
   for (name, layer), reader in zip(units.layers.items(), readers, strict=True):
     which = np.asarray(kept[name], bool)
     if not which.any():
       raise ValueError(f'kept[{name!r}] has no unit, but a layer needs one')
-    for path in (layer.kernel, *layer.own, *layer.state):
+    # With an average goes what it is computed from.
+    modules = {n.rpartition('/')[0] for n in layer.state}
+    beside = [
+      n
+      for n, x in own_state.items()
+      if n.rpartition('/')[0] in modules and x.shape[-1:] == (layer.size,)
+    ]
+    for path in (layer.kernel, *layer.own, *beside):
       taken.setdefault(path, {})[-1] = np.flatnonzero(which)
     read = np.tile(which, every[reader].shape[-2] // layer.size)
     taken.setdefault(reader, {})[-2] = np.flatnonzero(read)
@@ -287,3 +317,26 @@ def narrow(
 
   smaller = functools.partial(jax.tree_util.tree_map_with_path, leaf)
   return smaller(params), smaller(state)
+
+
+def hold(state: Any, kept: Any) -> Any:
+  """A net's state in which what another has frozen is as it is there.
+
+  Args:
+    state: of the net, by module, as Haiku has it.
+    kept: likewise; of a module that has 'frozen', bool [C], those channels of
+      all leaves [..., C] are kept, and 'frozen' itself.
+
+  Returns:
+    The state.
+  """
+  held = {}
+  for module, old in kept.items() if isinstance(kept, Mapping) else ():
+    if isinstance(old, Mapping) and 'frozen' in old:
+      which = old['frozen']
+      held[module] = {
+        n: jnp.where(which, old[n], x) if x.shape[-1:] == which.shape else x
+        for n, x in state[module].items()
+        if n != 'frozen'
+      } | {'frozen': jnp.copy(which)}
+  return {**state, **held} if held else state

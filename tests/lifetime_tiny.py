@@ -129,6 +129,7 @@ def setup(
   transform: Callable[..., Any] = transforms.powerprop,
   retrain_steps: int = 0,
   hidden: tuple[int, ...] = HIDDEN,
+  network: Callable[[int], Any] | None = None,
 ) -> Setup:
   """A life of a method.
 
@@ -141,12 +142,14 @@ def setup(
     transform: what stands for `powerprop`.
     retrain_steps: that the method is told.
     hidden: widths of the net's hidden layers.
+    network: number of outputs -> the net; None is a perceptron.
 
   Returns:
     The life, and all that it is made of.
   """
   s = sequence(scenario, num_tasks)
-  net = networks.mlp(s.num_outputs, hidden=hidden)
+  network = network or functools.partial(networks.mlp, hidden=hidden)
+  net = network(s.num_outputs)
   image_shape = s.dataset.train.image.shape[1:]
   own = () if scenario == 'domain' else ('output/b', 'output/w')
   pictures = classification.Pictures(

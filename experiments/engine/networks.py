@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from experiments.engine.convolution import INIT
 from experiments.engine.convolution import SlicedConv2D
 from powerprop import costs
+from powerprop import modules
 from powerprop import units
 from powerprop.types import Params
 
@@ -304,7 +305,7 @@ def fully_conv(
 
 
 def _norm_relu(x: jax.Array, is_training: bool, name: str) -> jax.Array:
-  return jax.nn.relu(hk.BatchNorm(name=name, **_NORM)(x, is_training))
+  return jax.nn.relu(modules.BatchNorm(name=name, **_NORM)(x, is_training))
 
 
 def wide_resnet(

@@ -454,3 +454,57 @@ def test_vmapped_over_alpha_is_looped(kind):
   for i, alpha in enumerate(alphas):
     one = jax.tree.map(lambda a, i=i: a[i], together)
     _assert_close(one, single(alpha), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize('is_training', [True, False])
+@pytest.mark.parametrize(
+  'leaves', [(True, True), (False, True), (False, False)]
+)
+def test_batch_norm_is_haikus_program(leaves, is_training):
+  """Where nothing is frozen: the same steps, on the same state."""
+
+  def program(module):
+    def forward(x, is_training):
+      return module(*leaves, 0.9, name='norm')(x, is_training)
+
+    net = hk.transform_with_state(forward)
+    init = lambda x: net.init(None, x, True)
+    shapes = jax.eval_shape(init, x)
+
+    def run(params, state, x):
+      loss = lambda w, x: net.apply(w, state, None, x, is_training)
+      out, pullback, state = jax.vjp(loss, params, x, has_aux=True)
+      return out, state, pullback(out)
+
+    programs = jax.make_jaxpr(init)(x), jax.make_jaxpr(run)(*shapes, x)
+    return shapes, str(programs)
+
+  x = jnp.ones((4, 3, 3, 2))
+  assert program(pp.BatchNorm) == program(hk.BatchNorm)
+
+
+def test_frozen_channels_are_normalised_by_averages_that_stay():
+  net = hk.transform_with_state(
+    lambda x, is_training: pp.BatchNorm(True, True, 0.9)(x, is_training)
+  )
+  x = jnp.asarray(np.random.default_rng(0).normal(2.0, 3.0, (20, 3)), float)
+  params, state = net.init(None, x, True)
+  _, state = net.apply(params, state, None, x, True)
+  frozen = jnp.array([True, False, True])
+  held = {k: v | {'frozen': frozen} for k, v in state.items()}
+  grads, (out, after) = jax.grad(
+    lambda w: (
+      jnp.sum(jnp.square((found := net.apply(w, held, None, x[:5], True))[0])),
+      found,
+    ),
+    has_aux=True,
+  )(params)
+  evaluated, _ = net.apply(params, state, None, x[:5], False)
+  plain, free = net.apply(params, state, None, x[:5], True)
+  _assert_close(out, jnp.where(frozen, evaluated, plain))
+  for module, old in state.items():
+    for name in ('average', 'hidden'):
+      expected = jnp.where(frozen, old[name], free[module][name])
+      np.testing.assert_array_equal(after[module][name], expected)
+    np.testing.assert_array_equal(after[module]['frozen'], frozen)
+  assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))

@@ -208,6 +208,10 @@ def test_residual_nets_are_refused():
     _found(networks.wide_resnet(3, depth=10, width=1))
 
 
+# Averages by which nothing is rounded: var + ε is 1.
+_ONE = {'mean_ema': 2.0, 'var_ema': np.float32(1) - np.float32(1e-5)}
+
+
 @pytest.mark.parametrize('norm', [False, True])
 def test_a_net_with_dead_units_is_the_narrow_net(norm):
   """To the bit: with whole numbers no sum is rounded, in whatever order."""
@@ -218,6 +222,16 @@ def test_a_net_with_dead_units_is_the_narrow_net(norm):
   rng = np.random.default_rng(1)
   whole = lambda a: jnp.asarray(rng.integers(-2, 3, a.shape), a.dtype)
   params = jax.tree.map(whole, params)
+  # To divide by √1 rounds nothing either.
+  state = {
+    module: jax.tree.map(jnp.ones_like, leaves)
+    | {
+      'average': jnp.full_like(
+        leaves['average'], _ONE[module.rpartition('/')[2]]
+      )
+    }
+    for module, leaves in state.items()
+  }
   found = _found(net)
   kept = {
     'conv_0': np.array([True, False, True, True]),
@@ -235,10 +249,22 @@ def test_a_net_with_dead_units_is_the_narrow_net(norm):
     n.apply(w, s, None, x, is_training=False)[0]
     for n, w, s in ((net, params, state), (other, smaller, its_state))
   )
-  if norm:  # divides, so that sums are rounded
-    np.testing.assert_allclose(wide, thin, rtol=1e-5, atol=1e-5)
-  else:
-    np.testing.assert_array_equal(wide, thin)
+  np.testing.assert_array_equal(wide, thin)
+  thin = other.init(jax.random.key(0), x, is_training=True)
+  shapes = lambda tree: jax.tree.map(jnp.shape, tree)
+  assert shapes((smaller, its_state)) == shapes(thin)
   assert np.ptp(wide) > 0
   with pytest.raises(ValueError, match='conv_0.* has no unit'):
     units.narrow(found, kept | {'conv_0': np.zeros(4, bool)}, params)
+
+
+def test_what_is_frozen_is_held_in_arrays_of_its_own():
+  frozen = jnp.array([True, False])
+  old = {'a': {'average': jnp.array([[1.0, 2.0]]), 'count': jnp.int32(3)}}
+  new = {'a': {'average': jnp.array([[5.0, 6.0]]), 'count': jnp.int32(9)}}
+  held = units.hold(new, {'a': old['a'] | {'frozen': frozen}})
+  assert held['a'].pop('frozen') is not frozen
+  assert jax.tree.map(jnp.ndarray.tolist, held) == {
+    'a': {'average': [[1.0, 6.0]], 'count': 9}
+  }
+  assert units.hold(new, old) is new and units.hold((), ()) == ()

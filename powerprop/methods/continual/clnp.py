@@ -12,6 +12,7 @@ from powerprop import trees
 from powerprop import units as units_lib
 from powerprop.methods import magnitude
 from powerprop.methods import targets
+from powerprop.methods.continual import packing
 from powerprop.methods.continual import sequential
 from powerprop.types import Ending, Masks, Method, Params, Penalty
 
@@ -74,6 +75,7 @@ class Options(NamedTuple):
   margin: float
   thresholds: str
   l1: dict[str, float]
+  average_examples: int = 0
 
 
 def clnp(
@@ -82,6 +84,7 @@ def clnp(
   margin: float = 5e-4,
   l1: dict[str, float] | tuple[tuple[str, float], ...] = (),
   thresholds: str = 'shared',
+  average_examples: int = packing.AVERAGE_EXAMPLES,
 ) -> Method:
   r"""CLNP: tasks take whole units, as many as they need.
 
@@ -99,6 +102,11 @@ def clnp(
   active units. Where they share them (a single head) a task's outputs read
   those units of the last hidden layer alone that the task has added.
 
+  Under batch normalisation (`powerprop.BatchNorm`) an active channel has the
+  averages of the net of the task that it is of: later tasks are normalised by
+  them there, in training too, so that they read what that task computed. The
+  paper does not say what becomes of them.
+
   A training phase under the new mask (`retrain_epochs` in a config) is the
   paper's fine-tuning.
 
@@ -111,29 +119,33 @@ def clnp(
       of L1 there, or pairs of these; 1 where none is found.
     thresholds: 'shared': one θ for all layers. 'layer': one for each, found in
       turn from the input on.
+    average_examples: ≥ 0, as in `packing.method`: training examples from which
+      the averages of channels that are not yet active are made anew for every
+      candidate, and for the net that a task keeps.
 
   Returns:
     A method. Its coefficient is that of L1.
 
   Raises:
     ValueError: if an option is out of range, or the net has no units that can
-      be cut off (see `powerprop.units.find`) or has batch normalisation.
+      be cut off (see `powerprop.units.find`) or averages that cannot be frozen.
 
   Reference: Golkar, Kagan and Cho, Continual learning via neural pruning, 2019,
     section 2 and algorithm 1. Its text has E(N), the algorithm E|N|: the same
     after ReLU; here it is E|N|.
   """
-  options = Options(margin, thresholds, dict(l1))
+  options = Options(margin, thresholds, dict(l1), average_examples)
   _check(options)
   if tasks.units is None:
     raise ValueError('the problem does not say what the units of its net are')
   found = tasks.units()
   for name, layer in found.layers.items():
-    if layer.state:
+    loose = [n for n in layer.state if n.rpartition('/')[0] not in layer.frozen]
+    if loose:
       raise ValueError(
-        f'the layer {name!r} has averages of its own'
-        f' ({", ".join(layer.state)}), which change what frozen units answer:'
-        ' choose a net without batch normalisation'
+        f'the layer {name!r} has averages ({", ".join(loose)}) that cannot be'
+        ' frozen with its units: make the net with powerprop.BatchNorm, or'
+        ' without batch normalisation'
       )
   shared = found.output not in tasks.heads
   biases = found.output_own if shared else ()
@@ -167,6 +179,8 @@ def clnp(
     predict=functools.partial(predict, net),
     needs_identity=True,
     zero_forgetting=True,
+    average_examples=average_examples,
+    freeze=functools.partial(freeze, net),
     layers={n: x.size for n, x in found.layers.items()},
     needed=net.last if net.shared else '',
     **masked(free),
@@ -191,6 +205,7 @@ def _check(options: Options) -> None:
       f'thresholds is {options.thresholds!r} but must be one of'
       f' {", ".join(THRESHOLDS)}'
     )
+  packing.check_average_examples(options.average_examples)
   for name, factor in options.l1.items():
     if not 0 <= factor < math.inf:
       raise ValueError(f'l1[{name!r}] is {factor} but must be at least 0')
@@ -301,7 +316,10 @@ def end_task(
 
   dense = ending.score(theta)
   target = dense - options.margin
-  passes = lambda least: ending.score(only(net, theta, kept(least))) >= target
+  score = lambda mask: ending.score(
+    only(net, theta, mask), options.average_examples
+  )
+  passes = lambda least: score(kept(least)) >= target
 
   def highest(group, least):
     # Only activations of units that are free can be a threshold.
@@ -327,7 +345,7 @@ def end_task(
     least, tries = highest(group, least)
     tried = tried + tries
   mask = kept(least)
-  accuracy = ending.score(only(net, theta, mask))
+  accuracy = score(mask)
   count = lambda which: sequential.count(which, net.units.layers)
   reused = {n: state.active[n] & (x > least[n]) for n, x in found.items()}
   if net.shared:
@@ -375,6 +393,26 @@ def archive(
   )
   phi = trees.replace_weights(phi, new)
   return phi, state._replace(active=active), Record(bits, others)
+
+
+def freeze(net: _Net, live: Any, own: Any, state: Neurons) -> Any:
+  """The net's state, the averages of active units frozen as a task has them.
+
+  Args:
+    net: of the method.
+    live: the state as training left it.
+    own: the state of the task's net.
+    state: with the task's units active.
+
+  Returns:
+    What later tasks go on with.
+  """
+  frozen = {
+    module: {**own[module], 'frozen': state.active[name]}
+    for name, layer in net.units.layers.items()
+    for module in layer.frozen
+  }
+  return units_lib.hold(live, frozen)
 
 
 def units_of(found: units_lib.Units, record: Record) -> Which:

@@ -183,6 +183,15 @@ def trial(where: Layout) -> Trial | None:
   )
 
 
+def check_average_examples(number: int) -> None:
+  """Raises ValueError if it is below 0; see `method`."""
+  if number < 0:
+    raise ValueError(
+      f'average_examples is {number} but must be at least 0, which tries masks'
+      ' with the averages of the dense net'
+    )
+
+
 def method(
   where: Layout,
   end_task: Any,
@@ -219,11 +228,7 @@ def method(
 
   Reference: Schwarz et al. 2021, section 4 and Algorithm 1, lines 4, 12 to 14.
   """
-  if average_examples < 0:
-    raise ValueError(
-      f'average_examples is {average_examples} but must be at least 0, which'
-      ' tries masks with the averages of the dense net'
-    )
+  check_average_examples(average_examples)
   if not 0 <= fresh_scale < float('inf') or (fresh_scale and not reinitialise):
     raise ValueError(
       f'fresh_scale is {fresh_scale} and reinitialise is {reinitialise} but the'

@@ -327,3 +327,17 @@ def test_a_net_that_publishes_no_units_is_refused():
   tasks = _setup('domain').tasks._replace(units=None)
   with pytest.raises(ValueError, match='does not say what the units'):
     methods.clnp(tasks)
+
+
+def test_a_net_whose_averages_cannot_be_frozen_is_refused():
+  def forward(x, is_training):
+    x = hk.Linear(4, name='a')(x.reshape(len(x), -1))
+    x = hk.BatchNorm(True, True, 0.9, name='norm')(x, is_training)
+    return hk.Linear(10)(powerprop.publish('a', jax.nn.relu(x)))
+
+  with pytest.raises(
+    ValueError, match="'a' has averages .norm.* powerprop.BatchNorm"
+  ):
+    lifetime_tiny.setup(
+      methods.clnp, network=lambda _: hk.transform_with_state(forward)
+    )
