@@ -268,19 +268,51 @@ def _batch(
   it: _Member, hyper: Hyper, source: Any, step: Any, rows: jax.Array
 ) -> Any:
   """What a step learns from."""
-  problem = it.recipe.problem
-  if it.method.continual.joint:
-    key = jax.random.fold_in(_keys(hyper).method, step)
+  problem, continual = it.recipe.problem, it.method.continual
+  key = jax.random.fold_in(_keys(hyper).method, step)
+  if continual.joint and not continual.shares:
     source = problem.any_task(source, key)
     if it.recipe.unequal:  # rows are of the task that is being learned
       size = problem.size(source, 'train')
       key = jax.random.fold_in(key, 1)
       rows = jax.random.randint(key, rows.shape, 0, size)
-  examples = problem.batch(source, 'train', rows)
+  if continual.shares:
+    examples = _mixed(problem, continual.shares, source, key, len(rows))
+  else:
+    examples = problem.batch(source, 'train', rows)
   if problem.augment is None:
     return examples
   key = jax.random.fold_in(_keys(hyper).augment, step)
   return problem.augment(key, examples)
+
+
+def _mixed(
+  problem: Problem,
+  shares: tuple[float, ...],
+  source: Any,
+  key: jax.Array,
+  number: int,
+) -> Any:
+  """A batch of all tasks so far, of each its share, to the next example."""
+  at = problem.at
+  if at is None:
+    raise ValueError(
+      'the problem does not say how to go to another task (Problem.at): leave'
+      ' out shares'
+    )
+  so_far = jnp.arange(len(shares)) <= problem.task(source)
+  ends = jnp.cumsum(jnp.where(so_far, jnp.asarray(shares, jnp.float32), 0))
+  places = (jnp.arange(number) + 0.5) / number * ends[-1]
+  tasks = jnp.searchsorted(ends, places, side='right').astype(jnp.int32)
+
+  def one(task, key):
+    source_of = at(source, task)
+    size = problem.size(source_of, 'train')
+    row = jax.random.randint(key, (1,), 0, size)
+    example = problem.batch(source_of, 'train', row)
+    return jax.tree.map(lambda x: x[0], example)
+
+  return jax.vmap(one)(tasks, jax.random.split(key, number))
 
 
 def _begin(

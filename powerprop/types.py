@@ -149,6 +149,8 @@ class Problem(NamedTuple):
     flops: (θ, net state) -> FLOPs of one example's forward pass, by path.
     recalled: (batch, source) -> the batch, of earlier tasks, as it counts now.
     any_task: (source, key) -> a source of one of the tasks so far, at random.
+    at: (source, task) -> a source of that task, one of those so far; None is
+      not said: then there are no batches of several tasks.
     resting: (source, whether earlier tasks are learned as well) -> a function
       that zeroes what in a tree like θ belongs to tasks that are not learned
       now; None where all is everybody's.
@@ -178,6 +180,7 @@ class Problem(NamedTuple):
   flops: Callable[[Params, Any], dict[str, float]]
   recalled: Callable[[Any, Any], Any] = lambda batch, source: batch
   any_task: Callable[[Any, jax.Array], Any] = lambda source, key: source
+  at: Callable[[Any, jax.Array], Any] | None = None
   resting: Callable[[Any, bool], Callable[[Params], Params]] | None = None
   own: tuple[str, ...] = ()
   averages: Callable[..., Any] | None = None
@@ -297,6 +300,8 @@ class Continual(NamedTuple):
     expected: (theta, state) -> w to evaluate in mid-training, where `weights`
       are drawn at random; None is `weights`.
     joint: whether batches come from all tasks so far.
+    shares: by task, how much of every such batch is of it, relative to the
+      others so far; () is that each batch is of one task. Needs `Problem.at`.
     anew: whether each task has a net of its own, with which the optimiser and
       the net's state start again; `archive` draws it.
     trial: of several ways to learn a task; None where there is but one.
@@ -328,6 +333,7 @@ class Continual(NamedTuple):
   track: Callable[[Updates, Params, Params, Any], Any] | None = None
   expected: Callable[[Params, Any], Params] | None = None
   joint: bool = False
+  shares: tuple[float, ...] = ()
   anew: bool = False
   trial: Trial | None = None
   end_task: Callable[[Ending, Params, Any], tuple[Params, Any, Any]] = (

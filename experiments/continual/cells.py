@@ -1,6 +1,6 @@
 """Populations that learn sequences: which members run as one program."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import itertools
 from typing import Any, NamedTuple
 
@@ -97,7 +97,9 @@ def make_plan(
     f'at most {int(sequence.sizes["train"].min())}, the training examples of'
     ' the smallest task',
   )
-  steps = continual_settings.steps(mine, sequence, mine.epochs)
+  steps = continual_settings.steps(
+    mine, sequence, mine.epochs, mine.task_epochs
+  )
   most = max(steps)
   mine = mine._replace(training=mine.training._replace(steps=most))
   validation.attempt(
@@ -278,6 +280,17 @@ def make_cells(
   return out
 
 
+def retrain_schedule(plan: Course) -> Callable[[Any], Any] | None:
+  """step -> factor on the learning rate of a retraining; None is 1."""
+  factor, kwargs = plan.settings.retrain_factor, {'kind': 'constant'}
+  if most := max(plan.retrain_steps):
+    kwargs = plan.settings.training.learning_rate_schedule
+  made = making.schedule(kwargs, most)
+  if made is None:
+    return None if factor == 1 else lambda step: factor
+  return made if factor == 1 else lambda step: factor * made(step)
+
+
 def make_life(plan: Course, transform: str, alpha: float | None) -> Life:
   """The functions of one member, not jitted.
 
@@ -289,16 +302,14 @@ def make_life(plan: Course, transform: str, alpha: float | None) -> Life:
   Returns:
     A life.
   """
-  again, t = None, plan.settings.training
-  if most := max(plan.retrain_steps):
-    again = making.schedule(t.learning_rate_schedule, most)
+  t = plan.settings.training
   psis = making.psis(t.transforms, t.transform_kwargs)
   return lifetime.make_life(
     plan.recipe,
     psis[transform]._replace(alpha=alpha),
     plan.method,
     plan.settings.reset_optimizer,
-    again,
+    retrain_schedule(plan),
     train.where_they_differ(plan.retrain_steps),
   )
 

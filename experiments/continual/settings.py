@@ -41,7 +41,9 @@ OVERRIDES = (
   'l2',
   'label_smoothing',
   'epochs',
+  'task_epochs',
   'retrain_epochs',
+  'retrain_factor',
   'clip_norm',
   'reset_optimizer',
   'num_tasks',
@@ -82,6 +84,8 @@ class ContinualSettings(NamedTuple):
       after the last.
     forward_transfer: whether each task is evaluated before it is learned too.
     retries: how often a task that failed is tried again.
+    task_epochs: by task, what `epochs` is of it; () is the same for all.
+    retrain_factor: > 0, on the learning rate of the retraining.
     retry_factor: in (0, 1), on the learning rate of each further try.
     failure_accuracy: a task whose net has at most this validation accuracy
       before pruning counts as failed, as one that diverged does.
@@ -106,6 +110,8 @@ class ContinualSettings(NamedTuple):
   evaluate_every: int = 1
   forward_transfer: bool = True
   retries: int = 2
+  task_epochs: tuple[float, ...] = ()
+  retrain_factor: float = 1.0
   retry_factor: float = 0.3
   failure_accuracy: float = 0.0
 
@@ -277,11 +283,24 @@ def _check_numbers(s: ContinualSettings) -> None:
     },
   )
   at_least_0 = 'a number of at least 0', lambda x: x >= 0
+  above_0 = 'a number above 0', lambda x: x > 0
+  several = s.task_epochs
+  validation.require(
+    isinstance(several, tuple | list), 'task_epochs', repr(several), 'a tuple'
+  )
+  for x in several:
+    validation.require(
+      validation.is_number(x) and 0 < x <= validation.LARGEST_FLOAT,
+      'task_epochs',
+      repr(several),
+      'a number above 0 for each task, finite in float32',
+    )
   validation.check_ranges(
     s,
     {
-      'epochs': ('a number above 0', lambda x: x > 0),
+      'epochs': above_0,
       'retrain_epochs': at_least_0,
+      'retrain_factor': above_0,
       'clip_norm': at_least_0,
       'retry_factor': ('a number in (0, 1)', lambda x: 0 < x < 1),
       'failure_accuracy': ('a number in [0, 1)', lambda x: 0 <= x < 1),
@@ -345,15 +364,38 @@ def make_sequence(s: ContinualSettings, dataset: data.Dataset) -> data.Sequence:
 
 
 def steps(
-  s: ContinualSettings, sequence: data.Sequence, epochs: float
+  s: ContinualSettings,
+  sequence: data.Sequence,
+  epochs: float,
+  several: tuple[float, ...] = (),
 ) -> tuple[int, ...]:
-  """By task, the steps of so many epochs over its own examples."""
-  per_epoch = [int(n) // s.training.batch_size for n in sequence.sizes['train']]
-  numbers = [max(1, round(epochs * n)) if epochs else 0 for n in per_epoch]
+  """By task, the steps of so many epochs over its own examples.
+
+  Args:
+    s: settings.
+    sequence: of the tasks.
+    epochs: of every task.
+    several: of each task, where they differ.
+
+  Raises:
+    ConfigError: if there are not as many as tasks, or they are too long.
+  """
+  sizes = sequence.sizes['train']
+  validation.require(
+    len(several) in (0, len(sizes)),
+    'task_epochs',
+    several,
+    f'a number for each of the {len(sizes)} tasks',
+  )
+  numbers = [
+    max(1, round(e * (int(n) // s.training.batch_size))) if e else 0
+    for e, n in zip(several or [epochs] * len(sizes), sizes, strict=True)
+  ]
   validation.require(
     max(numbers) <= validation.LARGEST,
     'the number of epochs',
-    f'{epochs:g}, which makes {max(numbers):g} steps a task,',
+    f'{max(several, default=epochs):g}, which makes {max(numbers):g} steps a'
+    ' task,',
     f'lower: {validation.LARGEST} steps at most',
   )
   return tuple(numbers)

@@ -85,6 +85,7 @@ def classification(it: Pictures) -> Problem:
     ),
     recalled=of(recalled),
     any_task=of(any_task),
+    at=None if it.sequence is None else at,
     resting=of(resting) if it.heads and it.sequence is not None else None,
     own=it.heads,
     averages=learning.averages_of(of(init), of(loss)),
@@ -264,6 +265,11 @@ def any_task(it: Pictures, source: Any, key: jax.Array) -> Any:
   if it.sequence is None:
     return source
   return source._replace(task=jax.random.randint(key, (), 0, source.task + 1))
+
+
+def at(source: data.Source, task: jax.Array) -> data.Source:
+  """The source of another task."""
+  return source._replace(task=task)
 
 
 def resting(

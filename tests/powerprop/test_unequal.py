@@ -51,18 +51,19 @@ _COUNTING = Problem(
   any_task=lambda source, key: {
     'task': jax.random.randint(key, (), 0, source['task'] + 1)
   },
+  at=lambda source, task: {'task': task},
 )
 _SOURCES = [{'task': jnp.int32(t)} for t in range(len(_SIZES))]
 
 
-def _learn(method, steps):
+def _learn(method, steps, batch_size=_BATCH):
   learned = powerprop.learn(
     _COUNTING,
     method,
     _SOURCES,
     optax.sgd,
     steps=steps,
-    batch_size=_BATCH,
+    batch_size=batch_size,
     learning_rate=1.0,
     psi=powerprop.Psi(1.0),
   )
@@ -89,6 +90,23 @@ def test_joint_learning_takes_the_rows_of_the_task_that_it_chose():
   for row, size in zip(seen, _SIZES, strict=True):
     assert (row[:size] > 0).all() and (row[size:] == 0).all()
   assert seen.sum() == len(_SIZES) * 40 * _BATCH
+
+
+def test_joint_batches_may_have_their_share_of_every_task():
+  """Of 8 rows all, then 6 and 2, then 4, 2 and 2: three of the first to one."""
+  mixed = lambda tasks: methods.joint(tasks, shares=(3, 1))
+  seen = _learn(mixed, [0, 0, 40], batch_size=10)
+  for row, size, each in zip(seen, _SIZES, (6, 2, 2), strict=True):
+    assert (row[:size] > 0).all() and (row[size:] == 0).all()
+    assert row.sum() == 40 * each
+  seen = _learn(mixed, [0, 5, 0], batch_size=8)
+  assert seen.sum(axis=1).tolist() == [30, 10, 0]
+
+
+def test_shares_that_cannot_be():
+  for shares in ((0.0,), (1.0, -1.0), (float('inf'),), (1, 1, 1, 1)):
+    with pytest.raises(ValueError, match='shares is .* above 0, for the 3'):
+      methods.joint(_TASKS, shares=shares)
 
 
 def test_steps_are_one_number_or_one_for_each_task():

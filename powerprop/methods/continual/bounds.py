@@ -1,5 +1,7 @@
 """What every continual-learning method is compared with: three baselines."""
 
+import math
+
 from powerprop.methods.continual import sequential
 from powerprop.types import Method
 
@@ -20,22 +22,36 @@ def naive(tasks: sequential.Tasks) -> Method:
   return sequential.method()
 
 
-def joint(tasks: sequential.Tasks) -> Method:
+def joint(tasks: sequential.Tasks, *, shares: tuple[float, ...] = ()) -> Method:
   """Fine-tuning on batches from all tasks so far: nothing is ever gone.
 
-  Each batch is of one of them, each as likely as another; where tasks differ in
-  size its examples are drawn with replacement.
+  Each batch is of one of them, each as likely as another, or has examples of
+  them all; where tasks differ in size, and in such mixtures, examples are drawn
+  with replacement.
 
   Args:
     tasks: of the sequence.
+    shares: > 0, by task, how many examples of each are in every batch, relative
+      to one another; tasks after the last have its share. (5, 1) are 50 of the
+      first task and 10 of each other in a batch of 140 with ten tasks. () is
+      that a batch is of one task.
 
   Returns:
     A method without state; the upper bound for one net.
 
-  Reference: Hsu et al. 2018, Offline (all tasks at once).
+  Raises:
+    ValueError: if a share is out of range, or there are more than tasks.
+
+  Reference: Hsu et al. 2018, Offline (all tasks at once); for mixtures, Golkar
+    et al., Continual learning via neural pruning, 2019, appendix A.
   """
-  del tasks
-  return sequential.method(joint=True)
+  if len(shares) > tasks.number or not all(0 < x < math.inf for x in shares):
+    raise ValueError(
+      f'shares is {shares} but must be numbers above 0, for the {tasks.number}'
+      ' tasks at most'
+    )
+  rest = (tasks.number - len(shares)) * shares[-1:]
+  return sequential.method(joint=True, shares=(*shares, *rest))
 
 
 def single(tasks: sequential.Tasks) -> Method:

@@ -787,3 +787,29 @@ def test_the_binary_draws_again_and_says_what_is_wrong(whole, tmp_path):
     assert status == wanted and 'Traceback' not in err, err
     assert last.startswith('Error: ') and last.endswith('.')
     assert all(part in last for part in parts), last
+
+
+def test_tasks_of_two_data_sets_are_one_sequence(tmp_path):
+  """All of digits, then a few classes of it again; under dropout."""
+  results = continual_run_tiny.run(
+    tmp_path,
+    dataset='digits+digits',
+    sequence='split',
+    sequence_kwargs={'classes': [list(range(10)), [10, 11], [12, 13, 14]]},
+    scenario='task',
+    network='block_conv',
+    network_kwargs={'channels': (2,), 'hidden': (8,), 'pool_every': 1},
+    methods=('joint', 'clnp'),
+    method_kwargs={'joint': {'shares': (5, 1)}, 'clnp': {'margin': 0.3}},
+    task_epochs=(0.3, 1.0, 1.0),
+    retrain_epochs=0.5,
+    retrain_factor=0.1,
+    alphas=(1.0,),
+    executor='map',
+  )
+  for method in ('joint', 'clnp'):
+    rows = _rows(results, method=method)
+    assert [r['task'] for r in rows] == [0, 1, 2]
+    assert not any(r['failed'] for r in rows)
+  assert all(r['unchanged'] for r in _rows(results, method='clnp'))
+  assert results['efforts']['joint']['joint']

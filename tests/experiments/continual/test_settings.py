@@ -111,6 +111,30 @@ def test_what_a_plan_is_made_of():
   assert plans['efficient_packnet'].layer_sizes == (512, 80)
 
 
+def test_tasks_may_have_epochs_of_their_own():
+  """And a retraining its own learning rate, whatever the schedule is."""
+  schedule = {'kind': 'cosine'}
+  s, sequence, plans = _tiny(
+    task_epochs=(0.5, 1e-6, 2.0),
+    retrain_epochs=0.5,
+    methods=('naive', 'packnet', 'mine', 'slower'),
+    method_kwargs={n: {'method': 'packnet'} for n in ('mine', 'slower')},
+    method_training={
+      'mine': {'task_epochs': (), 'retrain_factor': 0.1},
+      'slower': {'retrain_factor': 0.1, 'learning_rate_schedule': schedule},
+    },
+  )
+  assert plans['naive'].steps == (10, 1, 40)
+  assert plans['naive'].recipe.task_steps == (10, 1, 40)
+  assert plans['mine'].steps == (6, 6, 6)
+  made = {n: continual_cells.retrain_schedule(p) for n, p in plans.items()}
+  assert made['naive'] is None and made['packnet'] is None
+  assert made['mine'](3) == 0.1
+  np.testing.assert_allclose(made['slower'](5), 0.1 * 0.5, rtol=1e-6)
+  with pytest.raises(settings.ConfigError, match='each of the 3 tasks'):
+    _tiny(task_epochs=(1.0, 2.0))
+
+
 def test_coefficients_are_the_protocols_unless_given():
   s, _, _ = _tiny(
     methods=('naive', 'ewc', 'l2', 'strong', 'si'),
@@ -230,6 +254,9 @@ _BAD = [
       ('retrain_epochs', 'at least 0', (-0.5, _NAN, _INF, 'x')),
       ('clip_norm', 'at least 0', (-1.0, _NAN, _INF, None)),
       ('retry_factor', 'in (0, 1)', (0.0, 1.0, 2, _NAN, 'x')),
+      ('retrain_factor', 'a number above 0', (0.0, -1.0, _NAN, 'x')),
+      ('task_epochs', 'a number above 0 for each', ((0.0, 1.0), (1.0, 'x'))),
+      ('task_epochs', 'a tuple', (3.0,)),
       ('failure_accuracy', 'in [0, 1)', (-0.1, 1.0, _NAN, 'x')),
     )
     for value in values

@@ -45,9 +45,9 @@ _EXPERIMENTS = {
     (
       *_SHARED,
       *('epochs', 'retrain_epochs', 'clip_norm', 'retry_factor'),
-      'failure_accuracy',
+      *('retrain_factor', 'failure_accuracy'),
     ),
-    _SEVERAL,
+    (*_SEVERAL, 'task_epochs'),
   ),
 }
 
