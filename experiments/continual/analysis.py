@@ -330,15 +330,18 @@ def candidates(rows: Sequence[Row], search: bool) -> list[dict[str, Any]]:
     One entry a setting: the fields of `SETTING`, "searched" as asked for, "n"
     seeds, the fewest "tasks", "failed", whether a task did, and
     "validation_accuracy_mean" and "…_std" over seeds of the mean over tasks,
-    after the last; None where a number lacks.
+    after the last; "validation_before_pruning_mean", of the same before
+    pruning; "used_weights_mean", at the end. None where a number lacks.
   """
   out = []
   for key, group in settings(rows, search).items():
-    numbers = [
-      float(np.mean([_number(row['final_validation_accuracy']) for row in m]))
-      for m in group
+    of = lambda name, group=group: [
+      float(np.mean([_number(row.get(name)) for row in m])) for m in group
     ]
-    mean, std = statistics.mean_and_std(numbers)
+    or_none = lambda x: x if finite(x) else None
+    mean, std = statistics.mean_and_std(of('final_validation_accuracy'))
+    before, _ = statistics.mean_and_std(of('validation_before_pruning'))
+    used = float(np.mean([_number(m[-1]['used_weights']) for m in group]))
     out.append(
       dict(zip(SETTING, key, strict=True))
       | {'searched': search, 'n': len(group), 'tasks': min(map(len, group))}
@@ -346,12 +349,14 @@ def candidates(rows: Sequence[Row], search: bool) -> list[dict[str, Any]]:
       | {
         'validation_accuracy_mean': mean if finite(mean) else None,
         'validation_accuracy_std': std if finite(mean) else None,
+        'validation_before_pruning_mean': or_none(before),
+        'used_weights_mean': or_none(used),
       }
     )
   return out
 
 
-def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def select(rows: Sequence[Row], margin: float = 0.0) -> list[dict[str, Any]]:
   """The best coefficient and learning rate, on validation accuracy.
 
   The test accuracy plays no part. Where there was a search it decides, and what
@@ -359,8 +364,14 @@ def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
   on for longer, as the first tasks are easier to remember. Of equals, the first
   in the rows is taken.
 
+  With a margin the best is, where methods have masks, the one with the fewest
+  weights in use of those that are good enough: at most the margin below the
+  best of all before pruning.
+
   Args:
     rows: a run's rows.
+    margin: `choose_margin`, in [0, 1); 0 goes by the accuracy alone, and so it
+      is where nothing is good enough.
 
   Returns:
     For every (method, transform, alpha) that has one, the best of its
@@ -372,7 +383,8 @@ def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
   found += [e for e in whole if line_of(e) not in lines]
   searches_first = sorted(rows, key=lambda row: not row['search'])
   order = list(dict.fromkeys(map(setting_of, searches_first)))
-  return _best_of_lines(sorted(found, key=lambda e: order.index(setting_of(e))))
+  found.sort(key=lambda e: order.index(setting_of(e)))
+  return _best_of_lines(found, margin)
 
 
 def at_edge(chosen: Row, rows: Sequence[Row]) -> list[str]:
@@ -396,11 +408,14 @@ def at_edge(chosen: Row, rows: Sequence[Row]) -> list[str]:
   return out
 
 
-def shown(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[list[Row]]]:
+def shown(
+  rows: Sequence[Row], margin: float = 0.0
+) -> dict[tuple[Any, ...], list[list[Row]]]:
   """The members that stand for each (method, transform, alpha) in figures.
 
   Args:
     rows: a run's rows.
+    margin: as `select` takes it.
 
   Returns:
     As `settings`, of those that count: what `select` chooses, or the best on
@@ -408,22 +423,36 @@ def shown(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[list[Row]]]:
   """
   groups = settings(rows)
   whole = candidates(rows, False)
-  chosen = [setting_of(entry) for entry in select(rows)]
+  chosen = [setting_of(entry) for entry in select(rows, margin)]
   there = [e for e in whole if setting_of(e) in chosen]
   rest = [e for e in whole if line_of(e) not in map(line_of, there)]
-  keys = {setting_of(e) for e in [*there, *_best_of_lines(rest)]}
+  keys = {setting_of(e) for e in [*there, *_best_of_lines(rest, margin)]}
   return {key: group for key, group in groups.items() if key in keys}
 
 
-def _best_of_lines(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-  best: dict[tuple[Any, ...], dict[str, Any]] = {}
-  merit = lambda e: (e['tasks'], e['validation_accuracy_mean'])
+def _best_of_lines(
+  entries: Sequence[dict[str, Any]], margin: float
+) -> list[dict[str, Any]]:
+  lines: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
   for entry in entries:
     if entry['validation_accuracy_mean'] is not None:
-      old = best.get(line_of(entry))
-      if old is None or merit(entry) > merit(old):
-        best[line_of(entry)] = entry
-  return list(best.values())
+      lines.setdefault(line_of(entry), []).append(entry)
+  return [_best(mine, margin) for mine in lines.values()]
+
+
+def _best(entries: Sequence[dict[str, Any]], margin: float) -> dict[str, Any]:
+  """Of one line's; see `select`."""
+  accuracy = lambda e: e['validation_accuracy_mean']
+  most = max(e['tasks'] for e in entries)
+  there = [e for e in entries if e['tasks'] == most]
+  best = max(there, key=accuracy)
+  if not margin or any(e['used_weights_mean'] is None for e in there):
+    return best
+  before = (e['validation_before_pruning_mean'] for e in there)
+  highest = max(x for x in (accuracy(best), *before) if x is not None)
+  enough = [e for e in there if highest - accuracy(e) <= margin]
+  merit = lambda e: (e['used_weights_mean'], -accuracy(e))
+  return min(enough, key=merit, default=best)
 
 
 def line_of(entry: Row) -> tuple[Any, ...]:

@@ -55,7 +55,7 @@ def average_accuracy(results: Mapping[str, Any], records: Records) -> Figure:
     A figure: a line and a band of ± one std for every method and α; or, where
     they are more than can be read, a row for each method of where they end.
   """
-  groups = continual_analysis.shown(results['rows'])
+  groups = _shown(results)
   there: list[published.Average] = []
   mnist = results.get('dataset') == 'mnist'
   if mnist and results.get('sequence') == 'permuted':
@@ -256,7 +256,7 @@ def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
 def _figures(
   results: Mapping[str, Any], records: Records
 ) -> Iterator[tuple[str, Figure]]:
-  groups = continual_analysis.shown(results.get('rows', []))
+  groups = _shown(results)
   if not groups:
     return
   labels = results.get('labels', {})
@@ -292,6 +292,11 @@ def _figures(
   }
   if compared:
     yield 'overlap', overlap(compared, records, labels)
+
+
+def _shown(results: Mapping[str, Any]) -> dict[Key, Group]:
+  margin = results.get('choose_margin', 0.0)
+  return dict(continual_analysis.shown(results.get('rows', []), margin))
 
 
 def _having(

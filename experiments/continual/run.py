@@ -117,7 +117,8 @@ def run(
         if s.choose_learning_rate
       },
       'efforts': continual_cells.efforts(plans),
-      'selected': continual_analysis.select(rows + searched),
+      'selected': continual_analysis.select(rows + searched, s.choose_margin),
+      'choose_margin': s.choose_margin,
       'sequence': s.sequence,
       'scenario': s.scenario,
       'num_tasks': sequence.num_tasks,

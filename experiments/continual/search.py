@@ -51,6 +51,8 @@ def chosen(
 ) -> Contest:
   """What is run in full: the best on validation data, and the protocol's.
 
+  Which is the best says `continual_analysis.select`, with `choose_margin`.
+
   Args:
     s: the run's settings; without `run_protocol` the best alone is run.
     every: of `contests`.
@@ -65,7 +67,7 @@ def chosen(
   for contest in every:
     pairs = _pairs(contest)
     mine = [row for row in searched if _key(row) in contest]
-    best = continual_analysis.select(mine)
+    best = continual_analysis.select(mine, s.choose_margin)
     if not best:
       out.append(pairs[0])
       if len(pairs) > 1:

@@ -76,6 +76,9 @@ class ContinualSettings(NamedTuple):
       coefficients are, each with each of these; else all are run. The first is
       the protocol's.
     run_protocol: whether the protocol's is run beside what was chosen.
+    choose_margin: in [0, 1): with 0 the best on validation data is chosen;
+      above it, of methods with masks the one with the fewest weights in use of
+      those that are at most so far below the best before pruning.
     search_tasks: tasks of the trainings that choose, ≥ 1.
     search_seeds: their number of seeds, ≥ 1.
     reset_optimizer: whether every task begins with fresh moments.
@@ -103,6 +106,7 @@ class ContinualSettings(NamedTuple):
   sequence_kwargs: dict[str, Any] = {}
   choose_learning_rate: bool = False
   run_protocol: bool = True
+  choose_margin: float = 0.0
   search_tasks: int = 3
   search_seeds: int = 1
   reset_optimizer: bool = False
@@ -304,6 +308,7 @@ def _check_numbers(s: ContinualSettings) -> None:
       'clip_norm': at_least_0,
       'retry_factor': ('a number in (0, 1)', lambda x: 0 < x < 1),
       'failure_accuracy': ('a number in [0, 1)', lambda x: 0 <= x < 1),
+      'choose_margin': ('a number in [0, 1)', lambda x: 0 <= x < 1),
     },
   )
   for name in (

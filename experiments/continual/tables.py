@@ -4,9 +4,8 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.continual import analysis as continual_analysis
+from experiments.continual import courses
 from experiments.continual.analysis import finite
 from experiments.continual.analysis import LINE
 from experiments.continual.analysis import line_of
@@ -16,7 +15,6 @@ from experiments.report import differences
 from experiments.report import markup
 from experiments.report import naming
 from experiments.report import published
-from experiments.report import statistics
 from experiments.report.naming import NO_LABELS
 from experiments.report.statistics import Row
 
@@ -64,16 +62,16 @@ def markdown(results: Mapping[str, Any]) -> str:
     what each was given; how they differ from α = 1; published numbers; for
     methods with masks, the course over the tasks; and what a search chose from.
   """
-  rows = results['rows']
+  rows, margin = results['rows'], results.get('choose_margin', 0.0)
   parts = [
     f'{_setting(results)}.',
     main_table(results),
     _NOTES,
     budget_table(results),
-    difference_table(rows, results.get('labels', {})),
+    difference_table(rows, results.get('labels', {}), margin),
     published_table(results),
-    *course_tables(rows, results.get('labels', {})),
-    search_table(rows, results.get('labels', {})),
+    *courses.by_task(rows, results.get('labels', {})),
+    search_table(rows, results.get('labels', {}), margin),
   ]
   return '\n\n'.join(part for part in parts if part) + '\n'
 
@@ -91,7 +89,8 @@ def main_table(results: Mapping[str, Any]) -> str:
   """
   rows = results['rows']
   summary = results.get('summary') or continual_analysis.summarise(rows, {})
-  selected = {setting_of(e) for e in continual_analysis.select(rows)}
+  margin = results.get('choose_margin', 0.0)
+  selected = {setting_of(e) for e in continual_analysis.select(rows, margin)}
   defaults = results.get('defaults') or {}
   rates = results.get('default_rates') or {}
   labels = results.get('labels', {})
@@ -127,7 +126,7 @@ def main_table(results: Mapping[str, Any]) -> str:
 
   body = [
     [
-      *_names(entry, rows, labels),
+      *courses.names(entry, rows, labels),
       choice(entry),
       *([str(entry['tasks'])] if len(tasks) > 1 else []),
       *(cell(entry, name, scale) for name, scale in columns.values()),
@@ -135,12 +134,12 @@ def main_table(results: Mapping[str, Any]) -> str:
     ]
     for entry in summary
   ]
-  headers = [*_headers(rows), 'chosen by']
+  headers = [*courses.headers(rows), 'chosen by']
   headers += ['tasks'] if len(tasks) > 1 else []
   headers += columns
   headers += ['runs'] if any(e['n'] < most for e in summary) else []
   runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
-  table = markup.without_empty(body, headers, len(_headers(rows)))
+  table = markup.without_empty(body, headers, len(courses.headers(rows)))
   said = f'{runs} {_MISSED}' if missed else runs
   return f'{table}\n\n{said}' if body else ''
 
@@ -161,9 +160,10 @@ def budget_table(results: Mapping[str, Any]) -> str:
   steps = {name: _steps(mine, efforts) for name, mine in efforts.items()}
   if not tried and len(set(steps.values())) < 2:
     return ''
-  selected = {line_of(e): e for e in continual_analysis.select(rows)}
+  margin = results.get('choose_margin', 0.0)
+  selected = {line_of(e): e for e in continual_analysis.select(rows, margin)}
   labels = results.get('labels', {})
-  keys = [h for h in _headers(rows) if h not in ('coefficient', 'lr')]
+  keys = [h for h in courses.headers(rows) if h not in ('coefficient', 'lr')]
   body = []
   groups = continual_analysis.settings(rows).values()
   lines = {line_of(group[0][0]): group[0][0] for group in groups}
@@ -171,7 +171,7 @@ def budget_table(results: Mapping[str, Any]) -> str:
     best = selected.get(line)
     body.append(
       [
-        *_names(row, rows, labels)[: len(keys)],
+        *courses.names(row, rows, labels)[: len(keys)],
         str(tried.get(line, 1)),
         _edges(best, rows) if best else '',
         steps.get(row['method'], ''),
@@ -181,9 +181,9 @@ def budget_table(results: Mapping[str, Any]) -> str:
   notes = 'What each was given.'
   if tried:
     notes += (
-      ' Candidates: trainings on the first tasks, of which the best on'
-      ' validation data was chosen. At the edge: the least or the largest value'
-      ' that was tried won, and one beyond it may be better.'
+      ' Candidates: trainings on the first tasks, of which'
+      f' {_rule(margin)} was chosen. At the edge: the least or the largest'
+      ' value that was tried won, and one beyond it may be better.'
     )
   return f'{notes}\n\n{markup.without_empty(body, headers, len(keys))}'
 
@@ -217,7 +217,9 @@ def _edges(entry: Row, rows: Sequence[Row]) -> str:
 
 
 def difference_table(
-  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+  rows: Sequence[Row],
+  labels: Mapping[str, str] = NO_LABELS,
+  margin: float = 0.0,
 ) -> str:
   """How far every setting of α > 1 is ahead of that of α = 1.
 
@@ -227,22 +229,23 @@ def difference_table(
   Args:
     rows: a run's rows.
     labels: what the config calls methods and transforms.
+    margin: by which one was chosen; see `continual_analysis.select`.
 
   Returns:
     A table in Markdown and a line on what its cells are, or '' where nothing
     can be compared.
   """
   groups = continual_analysis.settings(rows)
-  chosen = continual_analysis.shown(rows)
-  headers = _headers(rows)
+  chosen = continual_analysis.shown(rows, margin)
+  headers = courses.headers(rows)
   body = []
   for key, group in groups.items():
     same = (*key[:2], 1.0, *key[3:])
     best = [k for k in chosen if k[:3] == same[:3] and key in chosen]
-    names = _names(group[0][0], rows, labels)
+    names = courses.names(group[0][0], rows, labels)
     for other in dict.fromkeys([same, *best]):
       if key[2] > 1 and other in groups:
-        theirs = _names(groups[other][0][0], rows, labels)
+        theirs = courses.names(groups[other][0][0], rows, labels)
         against = [
           f'{header} = {cell}'
           for header, mine, cell in zip(headers, names, theirs, strict=True)
@@ -253,7 +256,7 @@ def difference_table(
   if not body:
     return ''
   headers += ['against', 'average accuracy', 'used weights']
-  table = markup.without_empty(body, headers, len(_headers(rows)))
+  table = markup.without_empty(body, headers, len(courses.headers(rows)))
   return f'Difference to α = 1.\n\n{table}\n\n{markup.DIFFERENCE}'
 
 
@@ -287,11 +290,11 @@ def published_table(results: Mapping[str, Any]) -> str:
     run's average accuracy after as many tasks where it has come so far, or ''.
   """
   rows = results['rows']
-  groups = continual_analysis.shown(rows)
+  groups = continual_analysis.shown(rows, results.get('choose_margin', 0.0))
   body = []
   for line in published.PERMUTED_MNIST:
     mine = {
-      key: _average(group, line.tasks)
+      key: courses.average(group, line.tasks)
       for key, group in groups.items()
       if key[0] == line.method and (key[2] > 1 or not line.powerprop)
     }
@@ -316,54 +319,22 @@ def published_table(results: Mapping[str, Any]) -> str:
   )
 
 
-def course_tables(
-  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
-) -> list[str]:
-  """How the nets fill up: for methods with masks, a table a setting.
-
-  Args:
-    rows: a run's rows.
-    labels: what the config calls methods and transforms.
-
-  Returns:
-    Tables in Markdown, each below its title, with a line for tasks 1, 2, 5,
-    10, … and the last. All numbers are means over the seeds that learned that
-    task; new and reused weights are numbers. "asked for" and "found" are what
-    the search for a mask had as its target, and what the mask has before it is
-    retrained, both on validation data. Columns that no line fills are left out,
-    and so is the number of missed targets where it is zero.
-  """
-  out = []
-  for group in continual_analysis.settings(rows).values():
-    if not all(finite(row['used_weights']) for m in group for row in m):
-      continue
-    last = max(map(len, group))
-    body = [_course(group, task) for task in _milestones(last)]
-    headers = ['tasks', 'average accuracy', 'this task', 'before pruning']
-    headers += ['asked for', 'found', 'kept', 'used weights', 'new', 'reused']
-    headers += ['failed so far', 'missed so far']
-    method, *cells = zip(
-      _headers(rows), _names(group[0][0], rows, labels), strict=True
-    )
-    parts = [f'{header} = {cell}' for header, cell in cells if cell]
-    name = ', '.join([method[1], *parts])
-    out.append(f'{name}:\n\n{markup.without_empty(body, headers, 1, "right")}')
-  return out
-
-
 def search_table(
-  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+  rows: Sequence[Row],
+  labels: Mapping[str, str] = NO_LABELS,
+  margin: float = 0.0,
 ) -> str:
   """The candidates of a search with their validation accuracy, or ''.
 
   Args:
     rows: a run's rows.
     labels: what the config calls methods and transforms.
+    margin: by which one was chosen; see `continual_analysis.select`.
   """
   entries = continual_analysis.candidates(rows, True)
   if not entries:
     return ''
-  selected = {setting_of(e) for e in continual_analysis.select(rows)}
+  selected = {setting_of(e) for e in continual_analysis.select(rows, margin)}
   body = []
   for entry in entries:
     text = 'failed'
@@ -371,73 +342,38 @@ def search_table(
       text = _measure(entry, 'validation_accuracy', 100)
       text += ' (failed a task)' if entry['failed'] else ''
     chosen = 'chosen' if setting_of(entry) in selected else ''
-    names = _names(entry, rows, labels)
-    body.append([*names, str(entry['tasks']), text, chosen])
-  headers = [*_headers(rows), 'tasks', 'validation accuracy', '']
+    names = courses.names(entry, rows, labels)
+    cells = [str(entry['tasks']), text]
+    if margin:
+      cells += [
+        _percent(entry['validation_before_pruning_mean']),
+        _percent(entry['used_weights_mean']),
+      ]
+    body.append([*names, *cells, chosen])
+  headers = [*courses.headers(rows), 'tasks', 'validation accuracy']
+  headers += ['before pruning', 'used weights'] if margin else []
   return (
-    'The search, on validation data, after its last task:\n\n'
-    + markup.grid(body, headers, 'left', len(_headers(rows)))
+    'The search, on validation data, after its last task'
+    + (f'; chosen is {_rule(margin)}' if margin else '')
+    + ':\n\n'
+    + markup.grid(body, [*headers, ''], 'left', len(courses.headers(rows)))
   )
 
 
-def _course(group: Sequence[Sequence[Row]], task: int) -> list[str]:
-  """The line after so many tasks."""
-  there = [member for member in group if len(member) >= task]
-
-  def number(
-    name: str, scale: float = 100.0, digits: int = 1, without: str = '–'
-  ) -> str:
-    found: list[Any] = [m[task - 1].get(name) for m in there]
-    found = [value for value in found if finite(value)]
-    if not found:
-      return without
-    return f'{scale * statistics.mean_and_std(found)[0]:,.{digits}f}'
-
-  failed = [sum(bool(r['failed']) for r in m[:task]) for m in there]
-  missed = [sum(r.get('reached') is False for r in m[:task]) for m in there]
-  ever = any(r.get('reached') is False for m in group for r in m)
-  return [
-    str(task) + (f' (n = {len(there)})' if len(there) < len(group) else ''),
-    _average(group, task) or '–',
-    number('accuracy_when_learned'),
-    number('accuracy_before_pruning'),
-    number('target', without=''),
-    number('pruned_accuracy', without=''),
-    number('rate', digits=2),
-    number('used_weights', digits=2),
-    number('new_weights', 1, 0),
-    number('reused_weights', 1, 0),
-    f'{np.mean(failed):.3g}',
-    f'{np.mean(missed):.3g}' if ever else '',
-  ]
+def _rule(margin: float) -> str:
+  """What of the candidates is chosen."""
+  best = 'the best on validation data'
+  if not margin:
+    return best
+  return (
+    f'{best}, or, of methods with masks, of those that are at most'
+    f' {100 * margin:g}% below the best before pruning the one with the fewest'
+    ' weights in use'
+  )
 
 
-def _average(group: Sequence[Sequence[Row]], task: int) -> str:
-  """Average accuracy after so many tasks as text, or ''.
-
-  The rows have it for those that forget nothing, and for all at the end.
-  """
-  found = []
-  for member in group:
-    exact = all(row['unchanged'] for row in member)
-    if task == len(member) or (exact and task < len(member)):
-      name = 'accuracy_when_learned' if exact else 'final_accuracy'
-      found.append([row[name] for row in member[:task]])
-  values = [100 * float(np.mean(f)) for f in found if all(map(finite, f))]
-  if not values:
-    return ''
-  mean, std = statistics.mean_and_std(values)
-  return f'{mean:.2f}' + (f' ± {std:.2f}' if len(values) > 1 else '')
-
-
-def _milestones(last: int) -> list[int]:
-  """1, 2, 5, 10, …, and the last.
-
-  >>> _milestones(30)
-  [1, 2, 5, 10, 20, 30]
-  """
-  steps = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
-  return [*(step for step in steps if step < last), last]
+def _percent(x: float | None) -> str:
+  return '–' if x is None else f'{100 * x:.2f}'
 
 
 def _measure(entry: Row, name: str, scale: float) -> str:
@@ -461,29 +397,6 @@ def _setting(results: Mapping[str, Any]) -> str:
     f'{short("dataset")}, {short("network")}, {results["num_tasks"]:,}'
     f' tasks ({short("sequence")}, {results["scenario"]})'
   )
-
-
-def _headers(rows: Sequence[Row]) -> list[str]:
-  """What tells the settings of a run apart."""
-  several = lambda name: len({row[name] for row in rows}) > 1
-  headers = ['method', 'α']
-  headers += ['transform'] if several('transform') else []
-  headers += ['coefficient'] if any(row['coefficient'] for row in rows) else []
-  return headers + (['lr'] if several('learning_rate') else [])
-
-
-def _names(
-  entry: Row, rows: Sequence[Row], labels: Mapping[str, str]
-) -> list[str]:
-  """The cells under `_headers`."""
-  cells = {
-    'method': title(entry['method'], labels),
-    'α': f'{entry["alpha"]:g}',
-    'transform': naming.transform_name(entry['transform'], labels),
-    'coefficient': f'{entry["coefficient"]:g}' if entry['coefficient'] else '',
-    'lr': f'{entry["learning_rate"]:g}',
-  }
-  return [cells[header] for header in _headers(rows)]
 
 
 def _alternatives(entry: Row, rows: Sequence[Row]) -> int:

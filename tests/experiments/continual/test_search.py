@@ -122,6 +122,64 @@ def test_who_wins(rows, winner):
   assert _pairs(chosen) == {winner}
 
 
+def _masked(*found):
+  """Rows of PackNet's search: rate, validation accuracy, before, used."""
+  return [
+    row | {'validation_before_pruning': before, 'used_weights': used}
+    for rate, accuracy, before, used in found
+    for row in continual_tiny.member(
+      'packnet', 1.0, 0.0, rate, tasks=1, search=True, validation=accuracy
+    )[0]
+  ]
+
+
+@pytest.mark.parametrize(
+  ('margin', 'winner'),
+  [
+    (0.0, 0.1),  # the best, whatever it uses
+    (0.03, 0.2),  # the sparsest within the margin of the best before pruning
+    (0.06, 0.3),  # a wider one lets a sparser one in
+    (0.001, 0.1),  # none is good enough: the best
+  ],
+)
+def test_of_candidates_within_the_margin_the_sparsest_wins(margin, winner):
+  rows = _masked(
+    (0.1, 0.90, 0.91, 0.5),
+    (0.2, 0.89, 0.89, 0.2),
+    (0.3, 0.86, 0.88, 0.1),
+    (0.4, 0.89, 0.90, 0.2),  # an equal: the first is taken
+  )
+  s, plans = _settings(
+    methods=('packnet',),
+    learning_rate=(0.1, 0.2, 0.3, 0.4),
+    alphas=(1.0,),
+    choose_margin=margin,
+    run_protocol=False,
+  )
+  chosen = search.chosen(s, search.contests(s, plans), rows)
+  assert _pairs(chosen, 'packnet') == {(1.0, winner, 0.0)}
+  # Tables say by which rule, and figures show what it has chosen.
+  whole = [row | {'search': False} for row in rows]
+  results = {**continual_tiny.run([(rows + whole, {})])[0]}
+  text = continual_tables.markdown(results | {'choose_margin': margin})
+  assert ('the fewest weights in use' in text) == bool(margin)
+  search_part = text[text.index('The search') :]
+  (line,) = (x for x in search_part.splitlines() if ' chosen' in x and '|' in x)
+  assert f' {winner:g} ' in line
+  if margin:
+    used = {0.1: '50.00', 0.2: '20.00', 0.3: '10.00'}[winner]
+    assert f' {used} ' in line
+  (key,) = continual_analysis.shown(rows + whole, margin)
+  assert key[4] == winner
+
+
+def test_methods_without_masks_go_by_accuracy_alone():
+  s, plans = _settings(run_protocol=False, choose_margin=0.3)
+  rows = _rows((0.3, 4.0, 0.5, False), (0.1, 8.0, 0.7, False))
+  chosen = search.chosen(s, search.contests(s, plans), rows)
+  assert _pairs(chosen) == {(1.0, 0.1, 8.0)}
+
+
 def test_the_edge_of_a_grid_is_told():
   grid = [(r, c, 0.5, False) for r in (0.1, 0.2, 0.3) for c in (0.0, 1.0, 2.0)]
 

@@ -45,7 +45,7 @@ _EXPERIMENTS = {
     (
       *_SHARED,
       *('epochs', 'retrain_epochs', 'clip_norm', 'retry_factor'),
-      *('retrain_factor', 'failure_accuracy'),
+      *('retrain_factor', 'failure_accuracy', 'choose_margin'),
     ),
     (*_SEVERAL, 'task_epochs'),
   ),

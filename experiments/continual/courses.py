@@ -1,0 +1,133 @@
+"""How the nets of a continual run fill up, as Markdown: task by task."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.continual import analysis as continual_analysis
+from experiments.continual.analysis import finite
+from experiments.continual.analysis import title
+from experiments.report import markup
+from experiments.report import naming
+from experiments.report import statistics
+from experiments.report.naming import NO_LABELS
+from experiments.report.statistics import Row
+
+
+def headers(rows: Sequence[Row]) -> list[str]:
+  """What tells the settings of a run apart."""
+  several = lambda name: len({row[name] for row in rows}) > 1
+  found = ['method', 'α']
+  found += ['transform'] if several('transform') else []
+  found += ['coefficient'] if any(row['coefficient'] for row in rows) else []
+  return found + (['lr'] if several('learning_rate') else [])
+
+
+def names(
+  entry: Row, rows: Sequence[Row], labels: Mapping[str, str]
+) -> list[str]:
+  """The cells under `headers`."""
+  cells = {
+    'method': title(entry['method'], labels),
+    'α': f'{entry["alpha"]:g}',
+    'transform': naming.transform_name(entry['transform'], labels),
+    'coefficient': f'{entry["coefficient"]:g}' if entry['coefficient'] else '',
+    'lr': f'{entry["learning_rate"]:g}',
+  }
+  return [cells[header] for header in headers(rows)]
+
+
+def by_task(
+  rows: Sequence[Row], labels: Mapping[str, str] = NO_LABELS
+) -> list[str]:
+  """How the nets fill up: for methods with masks, a table a setting.
+
+  Args:
+    rows: a run's rows.
+    labels: what the config calls methods and transforms.
+
+  Returns:
+    Tables in Markdown, each below its title, with a line for tasks 1, 2, 5,
+    10, … and the last. All numbers are means over the seeds that learned that
+    task; new and reused weights are numbers. "asked for" and "found" are what
+    the search for a mask had as its target, and what the mask has before it is
+    retrained, both on validation data. Columns that no line fills are left out,
+    and so is the number of missed targets where it is zero.
+  """
+  out = []
+  for group in continual_analysis.settings(rows).values():
+    if not all(finite(row['used_weights']) for m in group for row in m):
+      continue
+    last = max(map(len, group))
+    body = [_course(group, task) for task in milestones(last)]
+    columns = ['tasks', 'average accuracy', 'this task', 'before pruning']
+    columns += ['asked for', 'found', 'kept', 'used weights', 'new', 'reused']
+    columns += ['failed so far', 'missed so far']
+    method, *cells = zip(
+      headers(rows), names(group[0][0], rows, labels), strict=True
+    )
+    parts = [f'{header} = {cell}' for header, cell in cells if cell]
+    name = ', '.join([method[1], *parts])
+    out.append(f'{name}:\n\n{markup.without_empty(body, columns, 1, "right")}')
+  return out
+
+
+def _course(group: Sequence[Sequence[Row]], task: int) -> list[str]:
+  """The line after so many tasks."""
+  there = [member for member in group if len(member) >= task]
+
+  def number(
+    name: str, scale: float = 100.0, digits: int = 1, without: str = '–'
+  ) -> str:
+    found: list[Any] = [m[task - 1].get(name) for m in there]
+    found = [value for value in found if finite(value)]
+    if not found:
+      return without
+    return f'{scale * statistics.mean_and_std(found)[0]:,.{digits}f}'
+
+  failed = [sum(bool(r['failed']) for r in m[:task]) for m in there]
+  missed = [sum(r.get('reached') is False for r in m[:task]) for m in there]
+  ever = any(r.get('reached') is False for m in group for r in m)
+  return [
+    str(task) + (f' (n = {len(there)})' if len(there) < len(group) else ''),
+    average(group, task) or '–',
+    number('accuracy_when_learned'),
+    number('accuracy_before_pruning'),
+    number('target', without=''),
+    number('pruned_accuracy', without=''),
+    number('rate', digits=2),
+    number('used_weights', digits=2),
+    number('new_weights', 1, 0),
+    number('reused_weights', 1, 0),
+    f'{np.mean(failed):.3g}',
+    f'{np.mean(missed):.3g}' if ever else '',
+  ]
+
+
+def average(group: Sequence[Sequence[Row]], task: int) -> str:
+  """Average accuracy after so many tasks as text, or ''.
+
+  The rows have it for those that forget nothing, and for all at the end.
+  """
+  found = []
+  for member in group:
+    exact = all(row['unchanged'] for row in member)
+    if task == len(member) or (exact and task < len(member)):
+      name = 'accuracy_when_learned' if exact else 'final_accuracy'
+      found.append([row[name] for row in member[:task]])
+  values = [100 * float(np.mean(f)) for f in found if all(map(finite, f))]
+  if not values:
+    return ''
+  mean, std = statistics.mean_and_std(values)
+  return f'{mean:.2f}' + (f' ± {std:.2f}' if len(values) > 1 else '')
+
+
+def milestones(last: int) -> list[int]:
+  """1, 2, 5, 10, …, and the last.
+
+  >>> milestones(30)
+  [1, 2, 5, 10, 20, 30]
+  """
+  steps = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
+  return [*(step for step in steps if step < last), last]
