@@ -20,7 +20,8 @@ from experiments.engine.population import Cell
 from experiments.report.weights import Weights
 from powerprop import transforms
 from powerprop import trees
-from powerprop.types import Score, TrainState
+from powerprop.psi import Psi
+from powerprop.types import Params, Score, TrainState
 
 
 class Lessons(NamedTuple):
@@ -35,6 +36,20 @@ class Lessons(NamedTuple):
   sequence: data.Sequence
   splits: Mapping[str, Any]
   folder: pathlib.Path
+
+
+class Alone(NamedTuple):
+  """What one member has learned.
+
+  Attributes:
+    theta: θ after the last task.
+    records: of each task, as `lifetime.Life.archive` gives them.
+    source: of its first task.
+  """
+
+  theta: Params
+  records: list[Any]
+  source: data.Source
 
 
 def live(cell: Cell, lessons: Lessons, world: host.World) -> records.Lived:
@@ -64,6 +79,8 @@ class Learner:
   """A cell that learns its sequence of tasks.
 
   Attributes:
+    cell: that it is.
+    sequence: of tasks.
     life: on the host, with the state and how far it is.
     tables: of the sequence, for every member.
     records: what is kept of each task.
@@ -73,7 +90,7 @@ class Learner:
   def __init__(self, cell: Cell, lessons: Lessons, world: host.World):
     """From the cell's last checkpoint, if there is one."""
     self.cell, self.world = cell, world
-    self._splits = lessons.splits
+    self.sequence, self._splits = lessons.sequence, lessons.splits
     self._plan = cell.plan
     self._s = self._plan.settings
     self._search = cell.members[0].variant.search
@@ -150,13 +167,29 @@ class Learner:
     )
     kept, net_state = record = self.records[task]
     own = jax.tree.leaves(kept)  # where a task keeps its net, its state as well
-    alpha = np.ravel(transforms.current_alpha(self.life.state.opt))
     return Weights(
       params=pick(self.cell.programs.params_for(self.life.state, record)),
       masks=self._masks(pick(kept)),
       state=pick(net_state if own else self.life.state.net),
       phi=pick(self.life.state.phi),
-      alpha=float(alpha[member if alpha.size > 1 else 0]),
+      alpha=self._alpha(member),
+    )
+
+  def _alpha(self, member: int) -> float:
+    alpha = np.ravel(transforms.current_alpha(self.life.state.opt))
+    return float(alpha[member if alpha.size > 1 else 0])
+
+  def alone(self, member: int) -> Alone:
+    """What a member has learned, without the others of its program."""
+    pick = lambda tree: jax.tree.map(
+      lambda x: jnp.asarray(population.per_member(self.cell, x)[member]), tree
+    )
+    psi = Psi(self._alpha(member))
+    end = self.log.ends()[member]
+    return Alone(
+      theta=psi.to_theta(pick(self.life.state.phi)),
+      records=[pick(record) for record in self.records[:end]],
+      source=self.source(0)._replace(tables=pick(self.tables)),
     )
 
   def _masks(self, kept: Any) -> dict[str, np.ndarray]:

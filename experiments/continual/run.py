@@ -7,6 +7,7 @@ learned. Results of all cells are put together at the end.
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 4 and 6.3.1.
 """
 
+from collections.abc import Callable, Iterator
 import functools
 import pathlib
 import time
@@ -263,6 +264,29 @@ def weights(
   Raises:
     runs.RunError: if there is no such member or task, or a file is damaged.
   """
+  names = lambda cell: [m.name for m in cell.members]
+  for learner in learned(workdir, lambda cell: name in names(cell), data_dir):
+    return learner.weights(names(learner.cell).index(name), task)
+  raise runs.RunError(
+    f'{workdir} has no sequence {name!r}; its records.npz has their names.'
+  )
+
+
+def learned(
+  workdir: pathlib.Path,
+  wanted: Callable[[Cell], bool],
+  data_dir: str | None = None,
+) -> Iterator[Learner]:
+  """Cells of a finished run, one by one, as they were at its end.
+
+  Args:
+    workdir: the run's folder.
+    wanted: which of them.
+    data_dir: as in `run`.
+
+  Raises:
+    runs.RunError: if the run is not finished, or a file of it is damaged.
+  """
   config, results = engine_folder.finished(workdir, continual_settings.resolved)
   s = continual_settings.check(config)
   sequence, plans, splits = _prepare(s, data_dir)
@@ -279,15 +303,10 @@ def weights(
     sequence.num_tasks,
   )
   lessons = Lessons(sequence, splits, workdir / 'cells')
-  for cell in cells:
-    names = [m.name for m in cell.members]
-    if name in names:
-      learner = Learner(cell, lessons, host.World([], host.Clock()))
-      learner.life.close()
-      return learner.weights(names.index(name), task)
-  raise runs.RunError(
-    f'{workdir} has no sequence {name!r}; its records.npz has their names.'
-  )
+  for cell in filter(wanted, cells):
+    learner = Learner(cell, lessons, host.World([], host.Clock()))
+    learner.life.close()
+    yield learner
 
 
 def _live_all(

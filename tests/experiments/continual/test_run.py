@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import types
@@ -12,17 +13,22 @@ import numpy as np
 import pytest
 
 from experiments import data
+from experiments.continual import asking
 from experiments.continual import cells as continual_cells
+from experiments.continual import inference
 from experiments.continual import learner
+from experiments.continual import run as continual_training
 from experiments.continual import settings as continual_settings
 from experiments.engine import host
 from experiments.engine import runs
+from experiments.engine.settings import ConfigError
 from experiments.report import files
 from experiments.report import weights
 from powerprop import reparam
 from powerprop.types import Score
 from tests import continual_run_tiny
 from tests import forks
+from tests import tiny
 
 _PACK = 'efficient_packnet'
 # Two α in a program; a coefficient to be chosen: 1e30 diverges whatever the
@@ -761,6 +767,75 @@ def test_stopped_again_and_again_it_ends_with_the_same_bits(whole, tmp_path):
   )
   assert not any('Traceback' in err for _, _, err in done)
   _assert_same_run(workdir, whole)
+
+
+@pytest.mark.usefixtures('sketched')
+def test_the_task_of_every_test_picture_is_asked_for(whole, tmp_path, capsys):
+  folder = tmp_path / 'asked'
+  shutil.copytree(whole[0], folder)
+  ways = ('moments', 'energy', 'binary')
+  flags = ['--batches=1,5', '--tasks=3', '--examples=100000']
+  flags.append(f'--ways={",".join(ways)}')
+  with tiny.prepared_once(continual_training):
+    assert inference.main([str(folder), *flags]) == 0
+  found = json.loads((folder / 'inference.json').read_bytes())
+  text = (folder / 'inference.md').read_text()
+  assert text in capsys.readouterr().out and 'moments' in text
+  assert len(list((folder / 'figures').glob('task_inference*.png'))) == 2
+  names = {row['net'] for row in found['rows']}
+  assert len(names) == 2 and all(n.startswith(_PACK) for n in names)
+  for name in names:
+    rows = [row for row in found['rows'] if row['net'] == name]
+    # Single pictures are not asked by gradients.
+    assert [(row['way'], row['batch']) for row in rows] == [
+      *((way, size) for way in ways[:2] for size in (1, 5)),
+      ('binary', 5),
+    ]
+    mine = _rows(whole[1], method=_PACK, alpha=rows[0]['alpha'])
+    final = np.mean([row['final_accuracy'] for row in mine])
+    for row in rows:
+      assert row['accuracy'] <= 1 and row['seconds'] > 0
+      if row['way'] != 'binary':
+        # Of all pictures, with the very nets of the run.
+        assert row['batch'] * row['batches'] == 3 * 360
+        assert row['true_task_accuracy'] == pytest.approx(final, abs=3e-3)
+    moments = [row for row in rows if row['way'] == 'moments']
+    assert all(row['identified'] > 0.95 for row in moments)
+    # Where the task is found, its own net answers.
+    for row in moments:
+      lost = row['true_task_accuracy'] - row['accuracy']
+      assert abs(lost) <= 1 - row['identified'] + 1e-6
+
+
+@pytest.mark.parametrize(
+  ('flag', 'says'),
+  [
+    ('--tasks=1', r'tasks is \(1,\) but of fewer than 2 tasks'),
+    ('--tasks=4', 'tasks has 4 but 3 were learned'),
+    ('--ways=luck', "ways has 'luck' but knows moments"),
+    ('--batches=2,3', r'batches is \(2, 3\) but must be .* divisor'),
+    ('--batches=1,500', 'batches has 500 but a task has 360 test pictures'),
+    ('--examples=5', 'examples is 5 but must be at least 100'),
+  ],
+)
+def test_what_cannot_be_asked_is_a_sentence(whole, flag, says, capsys):
+  with tiny.prepared_once(continual_training):
+    assert inference.main([str(whole[0]), flag]) == 1
+  (sentence,) = capsys.readouterr().err.strip().splitlines()[-1:]
+  assert re.match(says, sentence) and sentence.endswith('.')
+  assert not (whole[0] / 'inference.json').exists()
+
+
+def test_nets_that_need_no_task_are_not_asked(whole, tmp_path):
+  with pytest.raises(ConfigError, match='no net that has to be told the task'):
+    with (
+      tiny.prepared_once(continual_training),
+      pytest.MonkeyPatch.context() as m,
+    ):
+      m.setattr(continual_training, 'learned', lambda *_: iter(()))
+      asking.measure(whole[0], asking.Asked())
+  with pytest.raises(FileNotFoundError):
+    asking.measure(tmp_path / 'none', asking.Asked())
 
 
 def test_the_binary_draws_again_and_says_what_is_wrong(whole, tmp_path):
