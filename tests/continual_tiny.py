@@ -8,7 +8,15 @@ from experiments.report import naming
 
 LAYERS = ('mlp/~/linear_0/w', 'mlp/~/linear_1/w', 'mlp/~/linear_2/w')
 SIZES = (64_000, 4_000, 640)
-MASKED = ('packnet', 'efficient_packnet')
+UNITS = {'hidden_0': 2_000, 'hidden_1': 2_000}
+MASKED = ('packnet', 'efficient_packnet', 'clnp')
+MASKS = {
+  'packnet': {
+    'of': 'weights',
+    'layers': dict(zip(LAYERS, SIZES, strict=True)),
+  },
+  'clnp': {'of': 'units', 'layers': UNITS},
+}
 
 
 def member(
@@ -34,8 +42,10 @@ def member(
   matrix = np.where(measured[:, None] | (age == 0), matrix, np.nan)
   time = np.arange(1, tasks + 1)
   used = 1 - np.exp(-time / (20 * alpha))
-  by_layer = used[:, None] * np.array([0.5, 0.9, 1.0])
-  counts = by_layer * np.array(SIZES)
+  units = method == 'clnp'
+  sizes = [*UNITS.values()] if units else SIZES
+  by_layer = used[:, None] * np.array([0.5, 0.9, 1.0][: len(sizes)])
+  counts = by_layer * np.array(sizes)
   new = np.diff(counts, axis=0, prepend=0).round().astype(np.int64)
   reused = (0.2 * (counts - new) / time[:, None]).astype(np.int64)
   rows = [
@@ -59,6 +69,16 @@ def member(
       'used_weights': used[t] if masked else None,
       'new_weights': int(new[t].sum()) if masked else None,
       'reused_weights': int(reused[t].sum()) if masked else None,
+      'units_by_layer': {
+        layer: {
+          'used': round(counts[t, i]),
+          'new': int(new[t, i]),
+          'reused': int(reused[t, i]),
+        }
+        for i, layer in enumerate(UNITS)
+      }
+      if units
+      else None,
       'rate': 0.05 if masked else None,
       'reached': True,
       'failed': masked and t == 1,

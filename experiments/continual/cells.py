@@ -20,6 +20,7 @@ from experiments.engine.population import Cell
 from experiments.engine.population import Member
 from powerprop import lifetime
 from powerprop import train
+from powerprop import trees
 from powerprop.lifetime import Life
 from powerprop.types import Method, Params
 
@@ -64,6 +65,14 @@ class Course(NamedTuple):
   num_tasks: int
   layers: tuple[str, ...]
   layer_sizes: tuple[int, ...]
+
+  @property
+  def masks_of(self) -> str:
+    """What tasks' masks are of: 'weights', whole 'units', or '' for none."""
+    if not self.layers:
+      return ''
+    paths = trees.weights(self.shapes, lambda *_: True)
+    return 'weights' if set(self.layers) <= set(paths) else 'units'
 
   @property
   def trial_steps(self) -> int:

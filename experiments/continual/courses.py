@@ -10,6 +10,7 @@ from experiments.continual.analysis import finite
 from experiments.continual.analysis import title
 from experiments.report import markup
 from experiments.report import naming
+from experiments.report import published
 from experiments.report import statistics
 from experiments.report.naming import NO_LABELS
 from experiments.report.statistics import Row
@@ -64,13 +65,64 @@ def by_task(
     columns = ['tasks', 'average accuracy', 'this task', 'before pruning']
     columns += ['asked for', 'found', 'kept', 'used weights', 'new', 'reused']
     columns += ['failed so far', 'missed so far']
-    method, *cells = zip(
-      headers(rows), names(group[0][0], rows, labels), strict=True
-    )
-    parts = [f'{header} = {cell}' for header, cell in cells if cell]
-    name = ', '.join([method[1], *parts])
+    name = _title(group[0][0], rows, labels)
     out.append(f'{name}:\n\n{markup.without_empty(body, columns, 1, "right")}')
   return out
+
+
+def by_layer(results: Mapping[str, Any]) -> list[str]:
+  """How many units of each layer tasks use: for methods that take whole units.
+
+  Args:
+    results: a run's record.
+
+  Returns:
+    As `by_task`, with three columns a layer: the share in use, and the numbers
+    of new and of reused units of the task, all of them means over the seeds
+    that learned it; and what is published of the method.
+  """
+  rows, labels = results['rows'], results.get('labels', NO_LABELS)
+  out = []
+  for group in continual_analysis.settings(rows).values():
+    known = results.get('masks', {}).get(group[0][0]['method'], {})
+    if known.get('of') != 'units':
+      continue
+    layers = known['layers']
+    columns = ['tasks']
+    for name in layers:
+      columns += [f'{name}: used (%)', 'new', 'reused']
+    body = [
+      _units(group, task, layers) for task in milestones(max(map(len, group)))
+    ]
+    told = [
+      f' {line.source}, has {shares}% in use after {line.tasks} tasks'
+      f' ({line.note}).'
+      for line in published.usage(results, group[0][0]['method'], len(layers))
+      for shares in ['% and '.join(f'{x:g}' for x in line.shares)]
+    ]
+    name = f'{_title(group[0][0], rows, labels)}, units of each layer'
+    table = markup.without_empty(body, columns, 1, 'right')
+    out.append(f'{name}:{"".join(told)}\n\n{table}')
+  return out
+
+
+def _units(
+  group: Sequence[Sequence[Row]], task: int, layers: Mapping[str, int]
+) -> list[str]:
+  """The line after so many tasks."""
+  there = [m[task - 1]['units_by_layer'] for m in group if len(m) >= task]
+  cells = [str(task)]
+  for name, size in layers.items():
+    mean = lambda part, name=name: np.mean([u[name][part] for u in there])
+    cells += [f'{100 * mean("used") / size:.1f}']
+    cells += [f'{mean(part):,.0f}' for part in ('new', 'reused')]
+  return cells
+
+
+def _title(entry: Row, rows: Sequence[Row], labels: Mapping[str, str]) -> str:
+  method, *cells = zip(headers(rows), names(entry, rows, labels), strict=True)
+  parts = [f'{header} = {cell}' for header, cell in cells if cell]
+  return ', '.join([method[1], *parts])
 
 
 def _course(group: Sequence[Sequence[Row]], task: int) -> list[str]:

@@ -15,6 +15,8 @@ from experiments.engine import population
 from experiments.engine.population import Cell
 
 _COUNTS = ('new_by_layer', 'reused_by_layer')
+# What a task has that failed: nothing.
+_NOTHING = (*_COUNTS, 'kept_by_layer')
 
 
 class Log:
@@ -105,9 +107,10 @@ class Log:
       if lost and nothing:  # it took no weights, and has no mask of its own
         before = self._tasks[-1]['used_by_layer'][m] if task else nothing
         entry['used_by_layer'][m] = before
-        entry['new_by_layer'][m] = entry['reused_by_layer'][m] = nothing
         for name in report:
-          if name not in ('used_by_layer', *_COUNTS):
+          if name in _NOTHING:
+            entry[name][m] = nothing
+          elif name != 'used_by_layer':
             entry[name][m] = None
     self._tasks.append(entry)
     self._prints.append([True] * len(self._cell.members))
@@ -240,7 +243,10 @@ class Log:
     size = sum(plan.layer_sizes)
     total = lambda name: sum(entry[name][m]) if layers else 0
     or_none = lambda x: x if layers else None
-    mask = total('new_by_layer') + total('reused_by_layer')
+    if 'kept_by_layer' in entry:
+      mask = total('kept_by_layer')
+    else:
+      mask = total('new_by_layer') + total('reused_by_layer')
     share = lambda x: x / size if layers else None
     return {
       **member.row(),
@@ -267,6 +273,7 @@ class Log:
       'target': get('target'),
       'pruned_accuracy': get('pruned_accuracy'),
       'reached': get('reached'),
+      'units_by_layer': self._units(t, m),
       'without': named(get('without_by_layer') or []),
       'full_layers': named(self._full_layers(t, m)),
       'failed': get('failed'),
@@ -275,6 +282,17 @@ class Log:
       'loss': get('loss'),
       'seconds': get('seconds'),
       'unchanged': self._prints[t][m],
+    }
+
+  def _units(self, t: int, m: int) -> dict[str, dict[str, int]] | None:
+    """By layer, its numbers of units; None where masks are of weights."""
+    plan, entry = self._cell.plan, self._tasks[t]
+    if plan.masks_of != 'units':
+      return None
+    names = 'used', 'new', 'reused'
+    return {
+      layer: {name: entry[f'{name}_by_layer'][m][i] for name in names}
+      for i, layer in enumerate(plan.layers)
     }
 
   def _final(self, split: str, t: int, m: int) -> float | None:

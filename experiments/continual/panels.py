@@ -193,6 +193,12 @@ def draw_course(axes: Axes, values: np.ndarray, look: LineLook) -> None:
     style.draw_band(axes, tasks, mean, std, look.colour)
 
 
+def draw_published(axes: Axes, task: int, number: float) -> Line2D:
+  """A star where a published number is; returns what a legend shows of it."""
+  axes.plot(task, number, zorder=4, **_PUBLISHED)
+  return Line2D([], [], label='published', **_PUBLISHED)
+
+
 def all_sure(ends: Mapping[Key, np.ndarray]) -> bool:
   """Whether all have the three seeds that an interval takes."""
   return all(len(values) > 2 for values in ends.values())

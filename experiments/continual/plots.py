@@ -107,9 +107,10 @@ def used_weights(
 def masks(
   groups: Mapping[Key, Group],
   records: Records,
-  layers: Sequence[str],
-  sizes: Sequence[int],
+  layers: Mapping[str, int],
   labels: Mapping[str, str] = NO_LABELS,
+  of: str = 'weights',
+  numbers: Sequence[published.Usage] = (),
 ) -> Figure:
   """How the masks of a method fill the net, layer by layer.
 
@@ -117,9 +118,10 @@ def masks(
     groups: by setting, the members of one method.
     records: arrays "used_by_layer", "new_by_layer" and "reused_by_layer" of
       all of them.
-    layers: names of the layers.
-    sizes: their numbers of weights.
+    layers: by name, how many weights (or units) a layer has.
     labels: what the config calls methods and transforms.
+    of: what the masks are of, 'weights' or 'units'.
+    numbers: published shares in use, of as many layers.
 
   Returns:
     A figure with a column for each of at most six layers. On top, the share in
@@ -140,18 +142,24 @@ def masks(
     for key, group in groups.items()
   }
   for column, layer in zip(grid.T, chosen, strict=True):
-    name = layers[layer].removesuffix('/w').split('/')[-1]
-    column[0].set_title(f'{name}\n{sizes[layer]:,} weights', fontsize=10)
+    name, size = list(layers.items())[layer]
+    name = name.removesuffix('/w').split('/')[-1]
+    column[0].set_title(f'{name}\n{size:,} {of}', fontsize=10)
     for key in groups:
       values = 100 * used[key][None, :, layer]
       continual_panels.draw_course(column[0], values, looks[key])
+    stars = [
+      continual_panels.draw_published(column[0], n.tasks, n.shares[layer])
+      for n in numbers
+      if n.tasks <= last
+    ]
     column[0].set_ylim(bottom=0)
     for axes, key in zip(column[1:], below, strict=True):
       parts = [
         100 * continual_panels.layer_mean(groups[key], records, part)[:, layer]
         for part in ('new_by_layer', 'reused_by_layer')
       ]
-      continual_panels.draw_parts(axes, *(p / sizes[layer] for p in parts))
+      continual_panels.draw_parts(axes, *(p / size for p in parts))
     highest = max(axes.get_ylim()[1] for axes in column[1:])
     for axes in column[1:]:
       axes.set_ylim(0, highest)
@@ -166,10 +174,38 @@ def masks(
     *continual_panels.handles_of(groups, looks, labels),
     *grid[1, 0].get_legend_handles_labels()[0],
   ]
+  handles += stars[:1]
   runs = continual_panels.runs_label(groups).replace('mean ± std', 'mean')
   figure.legend(
     handles=handles, loc='outside right upper', title=runs, alignment='left'
   )
+  return figure
+
+
+@style.paper()
+def accuracy_of_tasks(
+  groups: Mapping[Key, Group], labels: Mapping[str, str] = NO_LABELS
+) -> Figure:
+  """Validation accuracy on every task after the last (CLNP, figure 4a).
+
+  Args:
+    groups: by setting, the members.
+    labels: what the config calls methods and transforms.
+
+  Returns:
+    A figure in the manner of `average_accuracy`. The paper prints no numbers of
+    its own.
+  """
+  looks = continual_panels.looks_of(list(groups))
+  courses = {
+    key: 100
+    * continual_panels.course(
+      [[row['final_validation_accuracy'] for row in member] for member in group]
+    )
+    for key, group in groups.items()
+  }
+  figure = _lines(groups, courses, looks, 'validation accuracy (%)', labels)
+  figure.axes[0].set_xlabel('task')
   return figure
 
 
@@ -275,9 +311,17 @@ def _figures(
   methods = list(dict.fromkeys(key[0] for key in by_layer))
   for method in methods:
     mine = {key: g for key, g in by_layer.items() if key[0] == method}
-    sizes = results['layer_sizes']
-    figure = masks(mine, records, results['layers'], sizes, labels)
+    # Older records have the layers of one method.
+    layers = dict(zip(results['layers'], results['layer_sizes'], strict=True))
+    known = results.get('masks', {}).get(method, {})
+    layers = known.get('layers', layers)
+    of = known.get('of', 'weights')
+    numbers = published.usage(results, method, len(layers))
+    figure = masks(mine, records, layers, labels, of, numbers)
     yield 'masks' if len(methods) == 1 else f'masks_{method}', figure
+  units = {k for k, v in results.get('masks', {}).items() if v['of'] == 'units'}
+  if units & {key[0] for key in groups} and len(groups) <= style.MOST:
+    yield 'tasks', accuracy_of_tasks(groups, labels)
   short = {
     key: group
     for key, group in _having(groups, records, 'accuracy').items()

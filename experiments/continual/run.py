@@ -125,6 +125,14 @@ def run(
       'num_tasks': sequence.num_tasks,
       'dataset': s.training.dataset,
       'network': s.training.network,
+      'masks': {
+        name: {
+          'of': plan.masks_of,
+          'layers': dict(zip(plan.layers, plan.layer_sizes, strict=True)),
+        }
+        for name, plan in plans.items()
+        if plan.layers
+      },
       'layers': next((p.layers for p in plans.values() if p.layers), ()),
       'layer_sizes': next(
         (p.layer_sizes for p in plans.values() if p.layers), ()

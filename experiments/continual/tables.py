@@ -71,6 +71,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     difference_table(rows, results.get('labels', {}), margin),
     published_table(results),
     *courses.by_task(rows, results.get('labels', {})),
+    *courses.by_layer(results),
     search_table(rows, results.get('labels', {}), margin),
   ]
   return '\n\n'.join(part for part in parts if part) + '\n'

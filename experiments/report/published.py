@@ -12,7 +12,7 @@ References:
 from collections.abc import Mapping
 import math
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Number(NamedTuple):
@@ -84,6 +84,24 @@ class Average(NamedTuple):
   note: str
   source: str
   powerprop: bool = False
+
+
+class Usage(NamedTuple):
+  """A published use of a net's units on permuted MNIST.
+
+  Attributes:
+    method: as a config calls it.
+    tasks: how many had been learned.
+    shares: by hidden layer, in percent.
+    note: the net.
+    source: who prints it.
+  """
+
+  method: str
+  tasks: int
+  shares: tuple[float, ...]
+  note: str
+  source: str
 
 
 IMAGENET = Setting(
@@ -226,3 +244,28 @@ PERMUTED_MNIST: tuple[Average, ...] = (
   Average('si', 10, Number(97.2), 'an output layer for each task', _CLNP),
   Average('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),
 )
+PERMUTED_MNIST_UNITS: tuple[Usage, ...] = (
+  Usage('clnp', 10, (18.0, 40.0), 'two layers of 2,000', 'CLNP, section 3.1'),
+)
+
+
+def usage(
+  results: Mapping[str, Any], method: str, layers: int
+) -> tuple[Usage, ...]:
+  """Published uses of units that a run's can be laid beside.
+
+  Args:
+    results: a run's record.
+    method: as a config calls it.
+    layers: how many hidden layers the run's net has.
+
+  Returns:
+    Those of the method, on as many layers; () on other tasks.
+  """
+  if results.get('dataset') != 'mnist' or results.get('sequence') != 'permuted':
+    return ()
+  return tuple(
+    line
+    for line in PERMUTED_MNIST_UNITS
+    if line.method == method and len(line.shares) == layers
+  )

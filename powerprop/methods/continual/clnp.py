@@ -350,7 +350,11 @@ def end_task(
   reused = {n: state.active[n] & (x > least[n]) for n, x in found.items()}
   if net.shared:
     reused[net.last] = jnp.zeros_like(state.active[net.last])
+  own = dict(mask)
+  if net.shared:
+    own[net.last] = mask[net.last] & ~state.active[net.last]
   report = {
+    'kept_by_layer': count(own),
     'used_by_layer': count({n: state.active[n] | x for n, x in mask.items()}),
     'new_by_layer': count({n: x & ~state.active[n] for n, x in mask.items()}),
     'reused_by_layer': count(reused),

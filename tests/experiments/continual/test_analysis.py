@@ -289,3 +289,23 @@ def test_tables_of_a_small_or_empty_run():
   assert 'Published' not in text and 'search' not in text
   results, _ = continual_tiny.run([])
   assert continual_tables.markdown(results).startswith('mnist, mlp, 0 tasks')
+
+
+def test_units_of_each_layer_are_in_the_tables():
+  members = [continual_tiny.member('clnp', seed=s, tasks=11) for s in (0, 1)]
+  members.append(continual_tiny.member('packnet', tasks=2))
+  results, _ = continual_tiny.run(members)
+  results |= {'masks': continual_tiny.MASKS}
+  text = continual_tables.markdown(results)
+  course = text[text.index('CLNP, α = 1, units of each layer: ') :]
+  assert 'PackNet, α = 1, units' not in text
+  assert '18% and 40% in use after 10 tasks' in course.splitlines()[0]
+  units = members[0][0][9]['units_by_layer']  # the same for both seeds
+  wanted = []
+  for counts in units.values():
+    wanted += [
+      f'{100 * counts["used"] / 2000:.1f}',
+      f'{counts["new"]:,}',
+      f'{counts["reused"]:,}',
+    ]
+  assert _cells(course, '10') == wanted

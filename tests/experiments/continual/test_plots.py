@@ -75,7 +75,7 @@ def test_masks_have_a_column_a_layer_and_stack_new_on_reused():
   results, records = _run(('packnet',), (1.0, 2.0), tasks=5)
   groups = continual_analysis.shown(results['rows'])
   figure = continual_plots.masks(
-    groups, records, results['layers'], results['layer_sizes']
+    groups, records, continual_tiny.MASKS['packnet']['layers']
   )
   assert len(figure.axes) == 3 * 3  # used; two α
   titles = [axes.get_title('left') for axes in figure.axes[:3]]
@@ -153,6 +153,28 @@ def test_what_is_missing_is_not_drawn(methods, tasks, keep, expected):
   results, records = _run(methods, tasks=tasks, every=10)
   records = {} if keep is None else records
   assert {n for n, _ in continual_plots._figures(results, records)} == expected
+
+
+def test_units_have_their_own_layers_and_published_numbers_beside_them():
+  results, records = _run(('packnet', 'clnp'), tasks=11)
+  results |= {'masks': continual_tiny.MASKS}
+  figures = dict(continual_plots._figures(results, records))
+  figure = figures['masks_clnp']
+  titles = [axes.get_title('left') for axes in figure.axes[:2]]
+  assert titles == ['hidden_0\n2,000 units', 'hidden_1\n2,000 units']
+  stars = [axes.lines[-1].get_xydata().tolist() for axes in figure.axes[:2]]
+  assert stars == [[[10, 18]], [[10, 40]]]
+  assert _labels(figure.legends[0])[-1] == 'published'
+  assert '64,000 weights' in figures['masks_packnet'].axes[0].get_title('left')
+  (axes,) = figures['tasks'].axes
+  assert axes.get_xlabel() == 'task'
+  assert _labels(axes.get_legend()) == ['CLNP\n= PackNet']
+  # Elsewhere the paper has nothing to say.
+  other = dict(continual_plots._figures(results | {'dataset': 'x'}, records))
+  assert _labels(other['masks_clnp'].legends[0])[-1] == 'new'
+  assert 'tasks' not in dict(
+    continual_plots._figures(*_run(('packnet',), tasks=2))
+  )
 
 
 def test_two_methods_with_masks_have_a_figure_each():

@@ -888,3 +888,16 @@ def test_tasks_of_two_data_sets_are_one_sequence(tmp_path):
     assert not any(r['failed'] for r in rows)
   assert all(r['unchanged'] for r in _rows(results, method='clnp'))
   assert results['efforts']['joint']['joint']
+  layers = {'conv_0': 2, 'hidden_0': 8}
+  assert results['masks'] == {'clnp': {'of': 'units', 'layers': layers}}
+  used = dict.fromkeys(layers, 0)
+  for row in _rows(results, method='clnp'):
+    for name, found in row['units_by_layer'].items():
+      used[name] += found['new']
+      assert used[name] == found['used'] <= layers[name]
+      assert found['reused'] <= used[name] - found['new']
+    # Heads read all units of earlier tasks, reused or not.
+    assert row['mask_density'] == row['used_weights'] == sum(used.values()) / 10
+  assert all(
+    r['units_by_layer'] is None for r in _rows(results, method='joint')
+  )
