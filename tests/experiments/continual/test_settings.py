@@ -1,5 +1,7 @@
 """Configs of continual learning: what they mean, what is wrong with them."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from configs import digits_continual
 from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
+from experiments.engine import networks
 from experiments.engine import settings
 from powerprop import methods
 from tests import continual_run_tiny
@@ -33,6 +36,13 @@ def _dataset(name):
   """The data set, or one with pictures of its size."""
   if name == 'digits':
     return data.load(name)
+  if name == 'cifar10+cifar100':
+    label = np.arange(45_000, dtype=np.int32)
+    label = np.concatenate([label % 10, 10 + label % 100])
+    # Of the size of the real ones, but one picture in memory.
+    image = np.broadcast_to(np.uint8(0), (len(label), 32, 32, 3))
+    split = data.Split(image, label)
+    return data.Dataset(name, split, split, split, 110, 1 / 255)
   assert name == 'mnist'
   split = data.Split(
     np.zeros((640, 28, 28, 1), np.uint8), np.arange(640, dtype=np.int32) % 10
@@ -47,14 +57,19 @@ _CONFIGS = sorted(
 )
 
 
+@functools.cache
+def _of_config(name):
+  module = __import__(f'configs.{name}', fromlist=['get_config'])
+  return _checked(module.get_config())
+
+
 def test_the_configs_are_found():
   assert {'digits_continual', 'fig4_permuted_mnist'} <= set(_CONFIGS)
 
 
 @pytest.mark.parametrize('name', _CONFIGS)
 def test_a_config_fits_its_data_and_net(name):
-  module = __import__(f'configs.{name}', fromlist=['get_config'])
-  s, sequence, plans = _checked(module.get_config())
+  s, sequence, plans = _of_config(name)
   assert sequence.num_tasks == s.num_tasks and list(plans) == list(s.methods)
   # The name of a method of ours means that method.
   ours = continual_settings.method_names()
@@ -62,6 +77,45 @@ def test_a_config_fits_its_data_and_net(name):
     assert continual_settings.method_of(s, method) == method
   for plan in plans.values():
     assert min(plan.steps) >= 1 and plan.num_tasks <= s.num_tasks
+
+
+def test_split_cifar_is_as_its_paper_has_it():
+  narrow, sequence, plans = _of_config('split_cifar_narrow')
+  assert sequence.num_outputs == 60
+  assert sequence.sizes['train'].tolist() == [45_000, *[4_500] * 5]
+  assert plans['clnp_4'].steps == (10_500, *[1_020] * 5)
+  assert plans['clnp_4'].retrain_steps == (3_500, *[340] * 5)
+  assert continual_cells.retrain_schedule(plans['clnp_4'])(0) == 0.1
+  assert plans['clnp_1'].layer_sizes == (32, 32, 64, 64, 512)
+  assert continual_settings.coefficients(narrow, 'clnp_2') == (5e-5,)
+  # Every rival has as many candidates: coefficients times learning rates.
+  rivals = ('efficient_packnet', 'ewc', 'si')
+  number = [
+    len(continual_settings.coefficients(narrow, n))
+    * len(plans[n].settings.training.learning_rate)
+    for n in rivals
+  ]
+  assert number == [6, 6, 6]
+  _, sequence, plans = _of_config('split_cifar_wide')
+  assert (sequence.num_outputs, sequence.num_tasks) == (10, 11)
+  assert plans['clnp'].layer_sizes == (128, 256, 512, 1024, 2048)
+  assert plans['clnp'].method.continual.needed == 'conv_4'
+  joint, sequence, plans = _of_config('split_cifar_joint')
+  assert plans['joint'].steps == (*[1] * 9, 54_000)
+  assert plans['joint'].method.continual.shares == (5, *[1] * 9)
+  assert plans['joint'].recipe.problem.own == ('output/b', 'output/w')
+
+
+def test_heads_that_do_not_fit_the_data(monkeypatch):
+  """A net with a number of outputs of its own; tasks of more classes."""
+  monkeypatch.setitem(networks.NETWORKS, 'fixed', lambda n: networks.mlp(10))
+  with pytest.raises(settings.ConfigError) as error:
+    _tiny(network='fixed', network_kwargs={}, scenario='task')
+  text = str(error.value)
+  assert "network 'fixed' gives float32[1, 10]" in text
+  assert 'must give logits, float32[1, 30]' in text
+  with pytest.raises(settings.ConfigError, match='per_task is 4 but 3 tasks'):
+    _tiny(sequence='split', sequence_kwargs={'per_task': 4})
 
 
 def test_what_a_plan_is_made_of():
