@@ -306,6 +306,7 @@ def measure(
     runs.RunError: if the run is not finished, or a file of it is damaged.
   """
   check(asked)
+  runs.commit()  # what asks is the code of now, whatever is committed later
   begun = time.monotonic()
   results, _ = files.load(workdir)
   if results.get('experiment') != 'continual':
