@@ -107,6 +107,16 @@ def test_shares_that_cannot_be():
   for shares in ((0.0,), (1.0, -1.0), (float('inf'),), (1, 1, 1, 1)):
     with pytest.raises(ValueError, match='shares is .* above 0, for the 3'):
       methods.joint(_TASKS, shares=shares)
+  life = _life(
+    methods.joint(_TASKS, shares=(1.0,)),
+    (3, 6, 2),
+    problem=_COUNTING._replace(at=None),
+  )
+  with pytest.raises(ValueError, match=r'Problem.at\): leave out shares'):
+    jax.eval_shape(
+      lambda state: life.chunk(state, _HYPER, _SOURCES[0], 0, 2),
+      life.start(_HYPER, _SOURCES[0]),
+    )
 
 
 def test_steps_are_one_number_or_one_for_each_task():
@@ -114,9 +124,9 @@ def test_steps_are_one_number_or_one_for_each_task():
     _learn(methods.naive, [1, 2])
 
 
-def _life(method, steps, schedule=None):
+def _life(method, steps, schedule=None, problem=_COUNTING):
   recipe = train.Recipe(
-    _COUNTING,
+    problem,
     optax.sgd,
     _BATCH,
     _ROWS,
