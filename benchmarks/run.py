@@ -20,6 +20,7 @@ from typing import Any
 import tabulate
 
 from benchmarks import continual
+from benchmarks import narrow
 from benchmarks import selection
 from benchmarks import sparse
 from benchmarks import timing
@@ -83,6 +84,7 @@ BENCHMARKS: dict[str, Callable[..., timing.Table]] = {
   ),
   'mask_update': sparse.mask_update,
   'memory': sparse.memory,
+  'narrow': narrow.latency,
   **SIZED,
   'end_to_end': end_to_end,
 }

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from benchmarks import continual
+from benchmarks import narrow
 from benchmarks import run
 from benchmarks import selection
 from benchmarks import slopes
@@ -32,6 +33,11 @@ class _Net(hk.Module):
 
 
 _SMALLEST = continual.Size((), 110, 2, 20)
+_NARROW = {
+  'tiny': narrow.NETS['small_conv with norms']._replace(
+    sizes=(4, 5), shares=(0.5, 0.4), shape=(6, 6, 1)
+  )
+}
 _CONV = sparse.Net(
   'a conv',
   hk.transform_with_state(lambda x, is_training: _Net()(x, is_training)),
@@ -64,6 +70,7 @@ _TINY = {
     _quiet, _SMALLEST, 2, ('si',)
   ),
   'continual_seeds': lambda: continual.seeds(_quiet, _SMALLEST, 2, 3),
+  'narrow': lambda: narrow.latency(_quiet, _NARROW, (1, 3), 2),
 }
 _ROWS = {
   'step': 3 + 2 + 2,
@@ -74,6 +81,7 @@ _ROWS = {
   'mask_update': 8,
   'continual_step': 2,
   'continual_seeds': 3,
+  'narrow': 4,
 }
 
 
@@ -93,6 +101,13 @@ def _check(table):
   lines = run.markdown(table).splitlines()
   assert lines[0] == f'## {table.title}'
   assert sum(x.startswith('|') for x in lines) == len(table.rows) + 2
+
+
+def test_the_narrow_net_is_the_severed_one():
+  severed, thin = narrow._programs(_NARROW['tiny']).values()
+  image = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 6, 6, 1)))
+  np.testing.assert_allclose(severed(image), thin(image), rtol=1e-4, atol=1e-5)
+  assert thin.args[0]['conv_0']['w'].shape == (3, 3, 1, 2)
 
 
 def test_a_task_adds_a_bit_for_every_weight():

@@ -128,7 +128,8 @@ def clnp(
 
   Raises:
     ValueError: if an option is out of range, or the net has no units that can
-      be cut off (see `powerprop.units.find`) or averages that cannot be frozen.
+      be cut off (see `powerprop.units.find`), averages that cannot be frozen,
+      or heads that are not all of what makes the outputs.
 
   Reference: Golkar, Kagan and Cho, Continual learning via neural pruning, 2019,
     section 2 and algorithm 1. Its text has E(N), the algorithm E|N|: the same
@@ -147,7 +148,17 @@ def clnp(
         ' frozen with its units: make the net with powerprop.BatchNorm, or'
         ' without batch normalisation'
       )
-  shared = found.output not in tasks.heads
+  shared = not tasks.heads
+  beside = [
+    n for n in (found.output, *found.output_own) if n not in tasks.heads
+  ]
+  if beside and not shared:
+    raise ValueError(
+      f'{", ".join(beside)} gives the outputs but is of no head (these are'
+      f' {", ".join(tasks.heads)}), and so is not of one task alone: let one'
+      ' layer make the outputs out of the last hidden one, and name it as'
+      ' output_layer'
+    )
   biases = found.output_own if shared else ()
   net = _Net(found, shared, biases)
   kernels = {x.kernel: 1.0 for x in found.layers.values()} | {found.output: 1.0}

@@ -1,7 +1,10 @@
 """Configs of continual learning: what they mean, what is wrong with them."""
 
 import functools
+from typing import Any
 
+import haiku as hk
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
 from experiments.engine import networks
 from experiments.engine import settings
+import powerprop
 from powerprop import methods
 from tests import continual_run_tiny
 from tests import tiny
@@ -263,6 +267,31 @@ def _training(**fields):
   return {'method_training': {'naive': fields}}
 
 
+def two_layers(num_classes):
+  """A net of which one layer is not published."""
+
+  def net(image, is_training):
+    x = jax.nn.relu(hk.Linear(4, name='first')(image.reshape(len(image), -1)))
+    x = jax.nn.relu(hk.Linear(4, name='second')(x))
+    x = powerprop.publish('second', x)
+    return hk.Linear(num_classes, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+def other_norm(num_classes):
+  """A net whose averages go on whatever a method says."""
+
+  def net(image, is_training):
+    x = hk.Linear(4, name='first')(image.reshape(len(image), -1))
+    x = hk.BatchNorm(True, True, 0.9)(x, is_training)
+    x = powerprop.publish('first', jax.nn.relu(x))
+    return hk.Linear(num_classes, name='output')(x)
+
+  return hk.transform_with_state(net)
+
+
+_NO_KWARGS: dict[str, Any] = {'network_kwargs': {}}
 _NAN = float('nan')
 _INF = float('inf')
 _SCHEDULE = 'learning_rate_schedule'
@@ -365,6 +394,32 @@ _BAD = [
     ['memory_size is 2', 'at least the number of tasks, 3'],
   ),
   (_option('vcl', prior_std=0), ['prior_std is 0', 'above 0']),
+  (_option('clnp', margin=1.0), ['margin is 1.0', '[0, 1)']),
+  (_option('clnp', margin=-0.1), ['margin is -0.1', '[0, 1)']),
+  (_option('clnp', margin=_NAN), ['margin is nan', 'a number']),
+  (_option('clnp', thresholds='all'), ["thresholds is 'all'", 'shared, layer']),
+  (_option('clnp', thresholds=0.5), ['thresholds is 0.5', 'a name']),
+  (_option('clnp', l1={'hiden': 1.0}), ["l1 has 'hiden'"]),
+  (_option('clnp', average_examples=-1), ['average_examples is -1']),
+  (
+    _option('clnp') | {'network': f'{__name__}:two_layers', **_NO_KWARGS},
+    ['clnp', 'made of first/w, second/w', 'publish every hidden layer'],
+  ),
+  (
+    _option('clnp')
+    | {'network': 'wide_resnet', 'network_kwargs': {'depth': 10, 'width': 1}},
+    ['clnp', 'publishes no activations', 'powerprop.publish'],
+  ),
+  (
+    _option('clnp') | {'network': f'{__name__}:other_norm', **_NO_KWARGS},
+    ['clnp', 'cannot be frozen', 'powerprop.BatchNorm'],
+  ),
+  (
+    _option('clnp')
+    | {'network': f'{__name__}:two_layers', 'output_layer': 'second'}
+    | {'scenario': 'task', **_NO_KWARGS},
+    ['output_layer', "'second'", 'logits'],
+  ),
   # The coefficient.
   (_option('l2', coefficient=-1), ['l2.coefficient is -1', 'at least 0']),
   (_option('l2', coefficient=_NAN), ['l2.coefficient is nan', 'finite']),

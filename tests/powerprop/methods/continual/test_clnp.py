@@ -341,3 +341,10 @@ def test_a_net_whose_averages_cannot_be_frozen_is_refused():
     lifetime_tiny.setup(
       methods.clnp, network=lambda _: hk.transform_with_state(forward)
     )
+
+
+def test_heads_that_are_not_all_of_the_outputs_are_refused():
+  """Later tasks would change what the rest of them answers."""
+  tasks = _setup('task').tasks._replace(heads=('output/w',))
+  with pytest.raises(ValueError, match='output/b gives the outputs but is of'):
+    methods.clnp(tasks)
