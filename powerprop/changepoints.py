@@ -217,8 +217,8 @@ def of_losses(
     y = \log(\text{loss} + \text{floor})
 
   so that a steady fall is a constant, and losses of all sizes have noise of
-  about one size. A loss that falls faster is a change as well: only where
-  `Report.rise` is above 0 has the task become another.
+  about one size. A loss that falls faster, or comes to rest, is a change as
+  well: only where `Report.rise`, of y, is well above 0 is the task another.
 
   Args:
     expected_length: of a task, in observations, > 1; see `detector`.

@@ -13,6 +13,7 @@ import numpy as np
 from experiments import data
 from experiments.continual import log
 from experiments.continual import records
+from experiments.continual.cells import Course
 from experiments.engine import host
 from experiments.engine import population
 from experiments.engine import runs
@@ -162,46 +163,20 @@ class Learner:
         f'task is {task} but {self.cell.members[member].name} has learned'
         f' {learned} tasks, which count from 0.'
       )
-    pick = lambda tree: jax.tree.map(
-      lambda x: population.per_member(self.cell, x)[member], tree
-    )
-    kept, net_state = record = self.records[task]
-    own = jax.tree.leaves(kept)  # where a task keeps its net, its state as well
-    return Weights(
-      params=pick(self.cell.programs.params_for(self.life.state, record)),
-      masks=self._masks(pick(kept)),
-      state=pick(net_state if own else self.life.state.net),
-      phi=pick(self.life.state.phi),
-      alpha=self._alpha(member),
-    )
-
-  def _alpha(self, member: int) -> float:
-    alpha = np.ravel(transforms.current_alpha(self.life.state.opt))
-    return float(alpha[member if alpha.size > 1 else 0])
+    return weights_of(self.cell, self.life.state, self.records[task], member)
 
   def alone(self, member: int) -> Alone:
     """What a member has learned, without the others of its program."""
     pick = lambda tree: jax.tree.map(
       lambda x: jnp.asarray(population.per_member(self.cell, x)[member]), tree
     )
-    psi = Psi(self._alpha(member))
+    psi = Psi(_alpha(self.life.state, member))
     end = self.log.ends()[member]
     return Alone(
       theta=psi.to_theta(pick(self.life.state.phi)),
       records=[pick(record) for record in self.records[:end]],
       source=self.source(0)._replace(tables=pick(self.tables)),
     )
-
-  def _masks(self, kept: Any) -> dict[str, np.ndarray]:
-    """By layer, which weights a task has: of all ones, those that are left."""
-    if not self._plan.layers:
-      return {}
-    ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), self._plan.shapes)
-    masked = self._plan.method.continual.predict(ones, kept)
-    every = trees.weights(masked, lambda *_: True)
-    # Where layers are of units (CLNP), masks are of the weights that make them.
-    governed = set(self._plan.layers) & set(every) or trees.weights(masked)
-    return {n: np.asarray(x) != 0 for n, x in every.items() if n in governed}
 
   def _learn(self) -> None:
     """One task: train, end, archive, evaluate, write down."""
@@ -335,6 +310,41 @@ class Learner:
       else:
         out.append('')
     return out
+
+
+def weights_of(
+  cell: Cell, state: TrainState, record: Any, member: int
+) -> Weights:
+  """A member's net for the task that left a record."""
+  pick = lambda tree: jax.tree.map(
+    lambda x: population.per_member(cell, x)[member], tree
+  )
+  kept, net_state = record
+  own = jax.tree.leaves(kept)  # where a task keeps its net, its state as well
+  return Weights(
+    params=pick(cell.programs.params_for(state, record)),
+    masks=_masks(cell.plan, pick(kept)),
+    state=pick(net_state if own else state.net),
+    phi=pick(state.phi),
+    alpha=_alpha(state, member),
+  )
+
+
+def _alpha(state: TrainState, member: int) -> float:
+  alpha = np.ravel(transforms.current_alpha(state.opt))
+  return float(alpha[member if alpha.size > 1 else 0])
+
+
+def _masks(plan: Course, kept: Any) -> dict[str, np.ndarray]:
+  """By layer, which weights a task has: of all ones, those that are left."""
+  if not plan.layers:
+    return {}
+  ones = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), plan.shapes)
+  masked = plan.method.continual.predict(ones, kept)
+  every = trees.weights(masked, lambda *_: True)
+  # Where layers are of units (CLNP), masks are of the weights that make them.
+  governed = set(plan.layers) & set(every) or trees.weights(masked)
+  return {n: np.asarray(x) != 0 for n, x in every.items() if n in governed}
 
 
 def _told(cell: Cell, task: int, rows: list[dict[str, Any]]) -> str:

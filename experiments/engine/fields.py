@@ -38,7 +38,7 @@ class Binary(NamedTuple):
   Attributes:
     config: what it runs where no config is named.
     own: more of its settings, as module.class.
-    without: fields of `Settings` that it does not take.
+    without: fields of these that it does not take.
     only: where there are some, those that it takes.
   """
 
@@ -66,6 +66,21 @@ BINARIES = {
       'average_examples',
     ),
   ),
+  'stream': Binary(
+    'stream_digits',
+    (
+      'continual.settings.ContinualSettings',
+      'stream.settings.StreamSettings',
+    ),
+    without=(
+      *('steps', 'densities', 'output_density_factor', 'near_zero'),
+      *('average_examples', 'executor', 'chunk_steps'),
+      *('learning_rate_schedule', 'scenario', 'method_training'),
+      *('choose_learning_rate', 'run_protocol', 'search_tasks'),
+      *('search_seeds', 'evaluate_every', 'forward_transfer', 'retries'),
+      *('retry_factor', 'failure_accuracy'),
+    ),
+  ),
   'plan': Binary(
     'plan_resnet50',
     ('sparse_training.plan.Net', 'sparse_training.settings.SparseSettings'),
@@ -87,11 +102,12 @@ def of(binary: str) -> dict[str, Field]:
   shared = [
     f
     for f in _of_class('engine.settings.Settings')
-    if f.name not in it.without and f.name in (it.only or (f.name,))
+    if f.name in (it.only or (f.name,))
   ]
   own = [f for path in it.own for f in _of_class(path)]
   # `training` holds what is shared; it is no field of a config.
-  return {f.name: f for f in (*shared, *own) if f.name != 'training'}
+  without = ('training', *it.without)
+  return {f.name: f for f in (*shared, *own) if f.name not in without}
 
 
 def fitting(names: Iterable[str]) -> str | None:

@@ -122,8 +122,10 @@ def finished(
   path = workdir / 'config.json'
   try:
     saved = resolve(json.loads(path.read_bytes()))
-    executor = results['environment'].get('executor', saved['executor'])
-    return ml_collections.ConfigDict({**saved, 'executor': executor}), results
+    if 'executor' in saved:
+      chosen = results['environment'].get('executor', saved['executor'])
+      saved = {**saved, 'executor': chosen}
+    return ml_collections.ConfigDict(saved), results
   except (OSError, ValueError, TypeError, KeyError) as e:
     raise runs.RunError(
       f'{path} cannot be read ({e}); put it back from a copy.'

@@ -10,6 +10,7 @@ from typing import Any
 
 _PARTS = {
   'method': '{}',
+  'boundaries': '{}',
   'distribution': '{}',
   'sparsity': 'sparsity_{:g}',
   'transform': '{}',

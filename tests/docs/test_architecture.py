@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
-_EXPERIMENTS = ('one_shot', 'sparse_training', 'continual')
+_EXPERIMENTS = ('one_shot', 'sparse_training', 'continual', 'stream')
 # What each may import of ours; experiments.plan is a binary of sparse_training.
 _MAY = {
   'powerprop': {'powerprop'},
@@ -22,6 +22,8 @@ _MAY = {
     name: {'powerprop', 'data', 'report', 'engine', name}
     for name in _EXPERIMENTS
   },
+  # It learns sequences, as `continual` does, and only sees them otherwise.
+  'stream': {'powerprop', 'data', 'report', 'engine', 'continual', 'stream'},
   'plan': {'powerprop', 'report', 'engine', 'sparse_training'},
 }
 

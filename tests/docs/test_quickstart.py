@@ -33,6 +33,7 @@ from experiments.one_shot import run as one_shot
 from experiments.report import files
 from experiments.report import weights
 from experiments.sparse_training import settings as sparse_settings
+from experiments.stream import settings as stream_settings
 import powerprop
 from powerprop import methods
 from powerprop import units
@@ -182,6 +183,7 @@ def test_commands_are_understood(page):
     'one_shot': settings.check,
     'sparse_training': sparse_settings.check,
     'continual': continual_settings.check,
+    'stream': stream_settings.check,
     'plan': lambda config: config.to_dict(),
   }
   commands = _commands(page)
@@ -392,7 +394,9 @@ def test_sparse_page_leaves_out_what_it_says(capsys):
 
 
 def test_continual_page_has_the_fields_of_a_config():
-  (table,) = _table(CONTINUAL, 'field')
+  table, of_streams = _table(CONTINUAL, 'field')
+  fields = re.findall(r'^\| `(\w+)`', of_streams, re.M)
+  assert {*fields, 'training'} == {*stream_settings.StreamSettings._fields}
   fields = re.findall(r'^\| `(\w+)`', table, re.M)
   own = continual_settings.ContinualSettings
   assert fields == [n for n in own._fields if n != 'training']

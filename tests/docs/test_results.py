@@ -12,6 +12,7 @@ from experiments.report import compare
 from experiments.report import files
 from experiments.report import overview
 from experiments.sparse_training import tables as sparse_tables
+from experiments.stream import tables as stream_tables
 from tests import tiny
 
 _RESULTS = tiny.ROOT / 'docs' / 'results'
@@ -33,6 +34,8 @@ def _markdown(path):
     return sparse_tables.markdown(results)
   if results.get('experiment') == 'continual':
     return continual_tables.markdown(results)
+  if results.get('experiment') == 'stream':
+    return stream_tables.markdown(results)
   return tables.markdown(results)
 
 

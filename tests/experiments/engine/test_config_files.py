@@ -240,8 +240,9 @@ def test_no_error_of_the_command_line_waits_for_jax(wrong_files):
     from experiments.one_shot import __main__ as one_shot
     from experiments import plan
     from experiments.sparse_training import __main__ as sparse_training
+    from experiments.stream import __main__ as stream
 
-    modules = [continual, one_shot, plan, sparse_training]
+    modules = [continual, one_shot, plan, sparse_training, stream]
     for binary, module in zip(sys.argv[1].split(), modules):
       for argument in sys.argv[2:]:
         out, err = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()

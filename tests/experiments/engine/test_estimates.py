@@ -13,6 +13,7 @@ from experiments.sparse_training import run as sparse_lib
 from experiments.sparse_training import settings as sparse_settings
 from tests import continual_run_tiny
 from tests import sparse_tiny
+from tests import stream_tiny
 from tests import tiny
 
 # 64·8 + 8 and 8·10 + 10 weights; a forward pass is 2·(64·8 + 8·10) FLOPs.
@@ -153,6 +154,7 @@ def test_a_period_longer_than_the_training_is_warned_of(caplog):
     ('one_shot', tiny.config),
     ('sparse_training', sparse_tiny.config),
     ('continual', continual_run_tiny.config),
+    ('stream', stream_tiny.config),
   ],
 )
 def test_a_dry_run_shows_it(monkeypatch, capsys, binary, config):

@@ -6,8 +6,10 @@ import pytest
 from experiments.continual import settings as continual_settings
 from experiments.engine import settings
 from experiments.sparse_training import settings as sparse_settings
+from experiments.stream import settings as stream_settings
 from tests import continual_run_tiny
 from tests import sparse_tiny
+from tests import stream_tiny
 from tests import tiny
 
 _NAN, _INF = float('nan'), float('inf')
@@ -49,6 +51,17 @@ _EXPERIMENTS = {
     ),
     (*_SEVERAL, 'task_epochs'),
   ),
+  'stream': (
+    stream_tiny.config,
+    stream_settings.check,
+    ('seeds', 'batch_size', 'num_tasks', 'window', 'returns'),
+    (
+      *_SHARED,
+      *('epochs', 'retrain_epochs', 'clip_norm'),
+      *('hazard', 'threshold', 'recognise'),
+    ),
+    _SEVERAL,
+  ),
 }
 
 
@@ -82,6 +95,7 @@ def test_no_number_of_a_config_is_missing_here():
     ('one_shot', [settings.Settings]),
     ('sparse_training', [sparse_settings.SparseSettings]),
     ('continual', [continual_settings.ContinualSettings]),
+    ('stream', [stream_settings.StreamSettings]),
   ):
     _, _, whole, real, several = _EXPERIMENTS[experiment]
     for kind in kinds:

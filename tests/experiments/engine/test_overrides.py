@@ -15,6 +15,7 @@ from experiments.engine import overrides
 from experiments.engine import settings
 from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import settings as sparse_settings
+from experiments.stream import settings as stream_settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 _BINARIES = sorted(fields.BINARIES)
@@ -22,6 +23,7 @@ _CHECKS = {
   'one_shot': settings.check,
   'sparse_training': sparse_settings.check,
   'continual': continual_settings.check,
+  'stream': stream_settings.check,
   'plan': sparse_plan.of_config,
 }
 
@@ -56,6 +58,7 @@ def test_fields_are_those_that_the_check_takes(binary):
       settings.Settings,
       sparse_settings.SparseSettings,
       continual_settings.ContinualSettings,
+      stream_settings.StreamSettings,
       sparse_plan.Net,
     )
     for name in c._fields

@@ -1,0 +1,1 @@
+"""A stream of batches whose task nobody tells: changes found, tasks opened."""
