@@ -7,6 +7,7 @@ what comes out.
 from collections.abc import Iterator
 import functools
 import itertools
+import json
 import math
 import pathlib
 import shlex
@@ -293,6 +294,9 @@ def measure(
 ) -> dict[str, Any]:
   """Asks all nets of a finished run that have to be told the task.
 
+  What is asked for a number of tasks is written to inference.json when it is
+  answered; a call that asks the same goes on from there.
+
   Args:
     workdir: the run's folder.
     asked: what is measured.
@@ -306,8 +310,12 @@ def measure(
     runs.RunError: if the run is not finished, or a file of it is damaged.
   """
   check(asked)
-  runs.commit()  # what asks is the code of now, whatever is committed later
   begun = time.monotonic()
+  path = workdir / 'inference.json'
+  found = _earlier(path, asked)
+  rows: list[dict[str, Any]] = found['rows']
+  spent = found['environment']['wall_seconds']
+  there = {(row['net'], row['tasks']) for row in rows}
   results, _ = files.load(workdir)
   if results.get('experiment') != 'continual':
     raise ConfigError(
@@ -315,7 +323,6 @@ def measure(
     )
   told = lambda cell: cell.plan.method.continual.needs_identity
   askers: dict[int, Asker] = {}
-  rows: list[dict[str, Any]] = []
   for learner in run.learned(workdir, told, data_dir):
     cell = learner.cell
     plan = cell.plan
@@ -323,26 +330,49 @@ def measure(
       id(plan.method), Asker(plan, asked, learner.sequence)
     )
     # A program may be filled up with copies of its last member.
-    members = {m: i for i, m in reversed([*enumerate(cell.members)])}
-    alone = {m: learner.alone(i) for m, i in reversed(members.items())}
-    numbers = {m: asker.numbers(len(a.records)) for m, a in alone.items()}
-    total = sum(map(len, numbers.values())) * len(asker.pairs())
-    with progress.Progress(cell.name, total, 'measurement') as bar:
-      for member, number in ((m, n) for m in alone for n in numbers[m]):
-        for row in asker.rows(alone[member], number):
-          rows.append(member.row() | {'net': member.name} | row)
-          bar.add(1, f'{row["way"]}, {number} tasks')
+    numbers = {
+      m: asker.numbers(end)
+      for m, end in zip(cell.members, learner.log.ends(), strict=False)
+    }
+    each, every = len(asker.pairs()), sum(map(len, numbers.values()))
+    with progress.Progress(cell.name, each * every, 'measurement') as bar:
+      for member, several in numbers.items():
+        todo = [n for n in several if (member.name, n) not in there]
+        bar.skip(each * (len(several) - len(todo)))
+        if not todo:
+          continue
+        alone = learner.alone(cell.members.index(member))
+        for number in todo:
+          for row in asker.rows(alone, number):
+            rows.append(member.row() | {'net': member.name} | row)
+            bar.add(1, f'{row["way"]}, {number} tasks')
+          seconds = spent + time.monotonic() - begun
+          found['environment']['wall_seconds'] = seconds
+          files.write_atomically(path, files.to_json(found))
   if not rows:
     raise ConfigError(
       f'{workdir} has no net that has to be told the task, so there is none to'
       ' infer: name a run of packnet, efficient_packnet, clnp or single.'
     )
+  return found
+
+
+def _earlier(path: pathlib.Path, asked: Asked) -> dict[str, Any]:
+  """What an earlier call has found that asked the same; else no rows yet."""
+  mine = json.loads(files.to_json(asked._asdict()))
+  if path.is_file():
+    try:
+      found: dict[str, Any] = json.loads(path.read_bytes())
+      if found['asked'] == mine and isinstance(found['rows'], list):
+        return found
+    except (ValueError, KeyError, TypeError):
+      pass  # damaged, and made again
   return {
-    'asked': asked._asdict(),
-    'rows': rows,
+    'asked': mine,
+    'rows': [],
     'environment': {
       **runs.environment(),
-      'wall_seconds': time.monotonic() - begun,
+      'wall_seconds': 0.0,
       'command': ' '.join(
         [
           'python -m experiments.continual.inference',

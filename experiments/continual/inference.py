@@ -5,8 +5,9 @@
 
 Asks every net of DIR that has to be told the task, in several ways (see
 `powerprop.inference`), and writes inference.json, inference.md and
-figures/task_inference.png and .pdf into DIR. Nothing is trained, and nothing is
-chosen by what comes out. These ways are ours.
+figures/task_inference.png and .pdf into DIR. Start the same command again to
+resume. Nothing is trained, and nothing is chosen by what comes out. These ways
+are ours.
 """
 
 import argparse
@@ -146,9 +147,8 @@ def _name(column: Sequence[Axes], batch: int) -> None:
 
 
 def write(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
-  """Writes inference.json, inference.md and the figures; returns the tables."""
+  """Writes inference.md and the figures; returns the tables."""
   text = markdown(results)
-  files.write_atomically(workdir / 'inference.json', files.to_json(results))
   files.write_atomically(workdir / 'inference.md', text.encode())
   found = settings(results)
   names = ['task_inference']

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -782,6 +783,20 @@ def test_the_task_of_every_test_picture_is_asked_for(whole, tmp_path, capsys):
   text = (folder / 'inference.md').read_text()
   assert text in capsys.readouterr().out and 'moments' in text
   assert len(list((folder / 'figures').glob('task_inference*.png'))) == 2
+  # What is there is not asked again, and the rest is.
+  asks = mock.Mock(return_value=iter([{'way': 'luck', 'tasks': 3}]))
+  partly = found | {'rows': found['rows'][: len(found['rows']) // 2]}
+  (folder / 'inference.json').write_bytes(files.to_json(partly))
+  asked = asking.Asked(ways, (1, 5), (3,), 100_000)
+  with (
+    tiny.prepared_once(continual_training),
+    pytest.MonkeyPatch.context() as m,
+  ):
+    m.setattr(asking.Asker, 'rows', asks)
+    again = asking.measure(folder, asked)
+  assert again['rows'][:-1] == partly['rows'] and asks.call_count == 1
+  assert again['rows'][-1]['way'] == 'luck'
+  assert again == json.loads((folder / 'inference.json').read_bytes())
   names = {row['net'] for row in found['rows']}
   assert len(names) == 2 and all(n.startswith(_PACK) for n in names)
   for name in names:
