@@ -13,7 +13,7 @@ from benchmarks import timing
 from experiments.engine import networks
 from powerprop import units as units_lib
 
-_CALLS = 20  # of a program, each time that it is timed
+_CALLS = 5  # of a program, each time that it is timed
 
 
 class Net(NamedTuple):
@@ -43,7 +43,7 @@ NETS = {
   ),
   'small_conv with norms': Net(
     lambda sizes: networks.small_conv(10, sizes[:-1], sizes[-1:]),
-    (64, 128, 256, 512),
+    (16, 32, 64, 128),
     (0.5, 0.5, 0.5, 0.25),
     (32, 32, 3),
   ),
@@ -54,7 +54,7 @@ def latency(
   say: timing.Say,
   nets: Mapping[str, Net] | None = None,
   batches: tuple[int, ...] = (1, 256),
-  rounds: int = 15,
+  rounds: int = 7,
 ) -> timing.Table:
   """A forward pass of the severed net, against that of the narrow one.
 
