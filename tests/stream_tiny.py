@@ -3,9 +3,11 @@
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 
 from configs import stream_digits
+from experiments import data
 from experiments.engine import folder
 from experiments.stream import run as stream_run
 from experiments.stream import settings as stream_settings
@@ -41,6 +43,15 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     for name, value in (small | fields).items():
       out[name] = value
   return out
+
+
+def alike(
+  dataset: data.Dataset, num_tasks: int, scenario: str
+) -> data.Sequence:
+  """Tasks that are one and the same: plain digits."""
+  made = data.SEQUENCES['permuted'](dataset, num_tasks, scenario)
+  plain = lambda seed: jnp.tile(jnp.arange(64, dtype=jnp.int32), (num_tasks, 1))
+  return made._replace(tables=plain)
 
 
 def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:

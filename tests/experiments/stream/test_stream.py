@@ -229,6 +229,32 @@ def test_without_masks_every_segment_is_learned(tmp_path):
   assert row['accuracies'][1] > row['accuracies'][0]  # the last that it saw
 
 
+def test_a_change_that_nothing_shows_is_not_found(tmp_path):
+  """The learner does not see the numbers of the true tasks."""
+  results = stream_tiny.run(
+    tmp_path, sequence='tests.stream_tiny:alike', boundaries='detected'
+  )
+  (row,) = results['rows']
+  assert row['true_changes'] == 3 and row['opened'] == 1
+  assert row['changes_found'] == row['false_alarms'] == 0
+  assert row['record_of_task'] == [0, 0, 0]
+
+
+@pytest.mark.parametrize('name', ['stream_digits', 'stream_permuted_mnist'])
+def test_a_config_fits_its_data_and_net(monkeypatch, name):
+  module = __import__(f'configs.{name}', fromlist=['get_config'])
+  s = stream_settings.check(module.get_config())
+  if s.training.training.dataset == 'mnist':
+    split = data.Split(
+      np.zeros((1280, 28, 28, 1), np.uint8), np.zeros(1280, np.int32)
+    )
+    fake = data.Dataset('mnist', split, split, split, 10, 1 / 255)
+    monkeypatch.setattr(stream_run.making, 'dataset', lambda *_: fake)
+  _, cells = stream_run._prepare(s, None)
+  assert len(cells) == 6 and len({id(c.programs) for c in cells}) == 1
+  assert cells[0].plan.layers and cells[0].plan.recipe.schedule is None
+
+
 # Bad input.
 
 
