@@ -21,7 +21,7 @@ from experiments.report.style import GREY
 Results = Mapping[str, Any]
 Records = Mapping[str, np.ndarray]
 
-_LINES = ('-', '--', '-.', (0, (1, 1)))
+_LINES = ('-', '--', '-.', ':', (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 
 
 class Group(NamedTuple):

@@ -171,9 +171,10 @@ def draw_rates(
     if entry['n']:
       key = entry['transform'], entry['alpha']
       lines.setdefault(key, []).append(entry)
+  apart = min(0.045, 0.27 / max(len(lines), 1))  # all within the axes
   for place, line in enumerate(lines.values()):
     colour, dashes = looks[curves.group_of(line[0])]
-    inches = 0.045 * (place - (len(lines) - 1) / 2)
+    inches = apart * (place - (len(lines) - 1) / 2)
     beside = axes.transData + ScaledTranslation(
       inches, 0, figure.dpi_scale_trans
     )
