@@ -24,6 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 128
     config.method_kwargs.efficient_packnet = {
       'gamma': 0.9,
+      'without': ('hidden_0',),
       'search': 'binary',
       'biases': 'per_task',
     }

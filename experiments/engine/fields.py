@@ -78,7 +78,8 @@ BINARIES = {
       *('learning_rate_schedule', 'scenario', 'method_training'),
       *('choose_learning_rate', 'run_protocol', 'search_tasks'),
       *('search_seeds', 'evaluate_every', 'forward_transfer', 'retries'),
-      *('retry_factor', 'failure_accuracy'),
+      *('retry_factor', 'failure_accuracy', 'choose_margin', 'task_epochs'),
+      'retrain_factor',
     ),
   ),
   'plan': Binary(

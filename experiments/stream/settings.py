@@ -15,23 +15,25 @@ from experiments.engine.settings import Settings
 
 _EXAMPLE = 'configs/stream_digits.py'
 BOUNDARIES = ('known', 'detected')
-# Fields of the other settings that mean nothing here.
-UNUSED = (
+# Fields of `Settings` that mean nothing here.
+_UNUSED = (
   *continual_settings.UNUSED,
   'executor',  # members stop at steps of their own: one after the other
   'chunk_steps',  # is the window
   'learning_rate_schedule',  # nobody says how long a task will be
-  'scenario',  # outputs of a task's own need its name
-  'method_training',
-  'choose_learning_rate',
-  'run_protocol',
-  'search_tasks',
-  'search_seeds',
-  'evaluate_every',
-  'forward_transfer',
-  'retries',
-  'retry_factor',
-  'failure_accuracy',
+)
+# And those of `ContinualSettings` that do mean something: no searches, no
+# retries, and no 'scenario', as outputs of a task's own need its name.
+_TAKEN = (
+  'sequence',
+  'num_tasks',
+  'epochs',
+  'retrain_epochs',
+  'methods',
+  'method_kwargs',
+  'sequence_kwargs',
+  'reset_optimizer',
+  'clip_norm',
 )
 _FIXED = {
   'executor': 'map',
@@ -81,8 +83,7 @@ class StreamSettings(NamedTuple):
 
 def _shared() -> tuple[str, ...]:
   """Fields of the other settings that a config has."""
-  every = (*Settings._fields, *ContinualSettings._fields)
-  return tuple(n for n in every if n not in (*UNUSED, 'training'))
+  return (*(n for n in Settings._fields if n not in _UNUSED), *_TAKEN)
 
 
 def _own() -> tuple[str, ...]:
