@@ -171,7 +171,7 @@ def _commands(page: pathlib.Path) -> list[list[str]]:
   return [
     shlex.split(line.removeprefix('python -m experiments.'))
     for line in blocks.splitlines()
-    if re.match(r'python -m experiments\.(?!report)', line)
+    if re.match(r'python -m experiments\.(?!report|continual\.inference)', line)
   ]
 
 
