@@ -32,9 +32,10 @@ _SIX_RATES = (0.03, 0.01, 0.1, 0.003, 0.05, 0.3)
 def get_config() -> ml_collections.ConfigDict:
   """Tasks, net, Adam's rate, L1, margins, fine-tuning and seeds: the paper.
 
-  Batch, epochs and fresh moments are those of Zenke et al. 2017, supplement,
-  whose scheme it takes. Of the rivals each has six candidates, of coefficient
-  and learning rate, on validation data of two tasks; these are ours, as is α.
+  Batch, epochs and fresh moments are defaults: it takes the scheme of Zenke et
+  al. 2017, whose supplement we have not seen whole. Of the rivals each has six
+  candidates, of coefficient and learning rate, on validation data of two tasks;
+  these are ours, as is α.
   """
   config = fig4_permuted_mnist.get_config()
   labels = {'clnp_1': 'CLNP, m = 1%', 'clnp_2': 'CLNP, m = 2%'}

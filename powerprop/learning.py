@@ -259,7 +259,7 @@ def averages_of(
     step = lambda i, state: loss(
       w, state, jax.random.fold_in(key, i), batch(i)
     )[1]
-    start = units.hold(init(key)[1], net_state)  # what is frozen stays
+    start = units.hold_frozen(init(key)[1], net_state)  # what is frozen stays
     return jax.lax.fori_loop(0, number, step, start)
 
   return averages

@@ -177,8 +177,8 @@ def _archive(
       it.recipe, w, net_state, hyper, source, continual.average_examples
     )
   if continual.freeze is not None:
-    net = continual.freeze(state.net, net_state, kept)
-    after = after._replace(net=net)
+    own = net_state if jax.tree.leaves(record) else state.net
+    after = after._replace(net=continual.freeze(state.net, own, kept))
   if continual.anew:
     seed = of_task(it.recipe.problem, hyper, source, 3).seed
     after = after._replace(net=_anew(it.recipe, jax.random.key(seed))[1])

@@ -293,7 +293,7 @@ def _mixed(
   key: jax.Array,
   number: int,
 ) -> Any:
-  """A batch of all tasks so far, of each its share, to the next example."""
+  """A batch of all tasks so far, of each its share, up or down to a whole."""
   at = problem.at
   if at is None:
     raise ValueError(
@@ -302,8 +302,11 @@ def _mixed(
     )
   so_far = jnp.arange(len(shares)) <= problem.task(source)
   ends = jnp.cumsum(jnp.where(so_far, jnp.asarray(shares, jnp.float32), 0))
-  places = (jnp.arange(number) + 0.5) / number * ends[-1]
+  # Moved at random, so that a share below one example has its turn too.
+  key, shift = jax.random.split(key)
+  places = (jnp.arange(number) + jax.random.uniform(shift)) / number * ends[-1]
   tasks = jnp.searchsorted(ends, places, side='right').astype(jnp.int32)
+  tasks = jnp.minimum(tasks, problem.task(source))
 
   def one(task, key):
     source_of = at(source, task)

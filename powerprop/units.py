@@ -319,7 +319,7 @@ def narrow(
   return smaller(params), smaller(state)
 
 
-def hold(state: Any, kept: Any) -> Any:
+def hold_frozen(state: Any, kept: Any) -> Any:
   """A net's state in which what another has frozen is as it is there.
 
   Args:

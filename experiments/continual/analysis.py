@@ -365,13 +365,12 @@ def select(rows: Sequence[Row], margin: float = 0.0) -> list[dict[str, Any]]:
   in the rows is taken.
 
   With a margin the best is, where methods have masks, the one with the fewest
-  weights in use of those that are good enough: at most the margin below the
-  best of all before pruning.
+  weights in use of those that are good enough: before pruning at most the
+  margin below the best of them.
 
   Args:
     rows: a run's rows.
-    margin: `choose_margin`, in [0, 1); 0 goes by the accuracy alone, and so it
-      is where nothing is good enough.
+    margin: `choose_margin`, in [0, 1); 0 goes by the accuracy alone.
 
   Returns:
     For every (method, transform, alpha) that has one, the best of its
@@ -448,11 +447,15 @@ def _best(entries: Sequence[dict[str, Any]], margin: float) -> dict[str, Any]:
   best = max(there, key=accuracy)
   if not margin or any(e['used_weights_mean'] is None for e in there):
     return best
-  before = (e['validation_before_pruning_mean'] for e in there)
-  highest = max(x for x in (accuracy(best), *before) if x is not None)
-  enough = [e for e in there if highest - accuracy(e) <= margin]
+
+  def before(entry):
+    found = entry['validation_before_pruning_mean']
+    return accuracy(entry) if found is None else found
+
+  # Accuracies are of float32: a difference of the margin may be just above it.
+  least = max(map(before, there)) - margin - 1e-6
   merit = lambda e: (e['used_weights_mean'], -accuracy(e))
-  return min(enough, key=merit, default=best)
+  return min((e for e in there if before(e) >= least), key=merit)
 
 
 def line_of(entry: Row) -> tuple[Any, ...]:

@@ -97,7 +97,7 @@ def by_layer(results: Mapping[str, Any]) -> list[str]:
     told = [
       f' {line.source}, has {shares}% in use after {line.tasks} tasks'
       f' ({line.note}).'
-      for line in published.usage(results, group[0][0]['method'], len(layers))
+      for line in published.usage(results, group[0][0]['method'], layers)
       for shares in ['% and '.join(f'{x:g}' for x in line.shares)]
     ]
     name = f'{_title(group[0][0], rows, labels)}, units of each layer'

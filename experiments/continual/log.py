@@ -129,8 +129,9 @@ class Log:
         new &= ~np.array(self._full_layers(task - 1, m), bool)
       if new.any():
         logging.warning(
-          '%s: no free weights are left in %s after task %d%s.',
+          '%s: no free %s are left in %s after task %d%s.',
           member.name,
+          self._cell.plan.masks_of,
           ', '.join(layers[new]),
           task + 1,
           self._consequence() if self.full()[m] else '',
@@ -326,8 +327,8 @@ class Log:
       rows += [self._row(t, m) for t in range(end)]
       if end < self._cell.plan.num_tasks:
         stopped.append(
-          f'{member.name}: no free weights are left after task {end} of'
-          f' {self._cell.plan.num_tasks}'
+          f'{member.name}: no free {self._cell.plan.masks_of} are left after'
+          f' task {end} of {self._cell.plan.num_tasks}'
         )
       if not member.variant.search:
         mine = self._arrays(m, end, records)

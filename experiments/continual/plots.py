@@ -316,7 +316,7 @@ def _figures(
     known = results.get('masks', {}).get(method, {})
     layers = known.get('layers', layers)
     of = known.get('of', 'weights')
-    numbers = published.usage(results, method, len(layers))
+    numbers = published.usage(results, method, layers)
     figure = masks(mine, records, layers, labels, of, numbers)
     yield 'masks' if len(methods) == 1 else f'masks_{method}', figure
   units = {k for k, v in results.get('masks', {}).items() if v['of'] == 'units'}

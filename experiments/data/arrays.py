@@ -117,9 +117,9 @@ def joined(name: str, several: Sequence[Dataset]) -> Dataset:
   """
 
   def same(what: str, of: Any, remedy: str) -> None:
-    values = {d.name: of(d) for d in several}
-    if len(set(values.values())) > 1:
-      each = ', '.join(f'{v} of {n!r}' for n, v in values.items())
+    values = [(d.name, of(d)) for d in several]
+    if len({v for _, v in values}) > 1:
+      each = ', '.join(f'{v} of {n!r}' for n, v in values)
       raise DataError(
         f'the data sets of {name!r} have pictures of different {what} ({each}),'
         f' and cannot be joined: {remedy}, or join others.'

@@ -256,7 +256,7 @@ def split(
     return {name: jnp.asarray(x, jnp.int32) for name, x in arrays.items()}
 
   def pick(tables, split, name, task, rows):
-    rows = tables[name][task][rows]
+    rows = tables[name][task, rows]
     return split.image[rows], tables['within'][split.label[rows]]
 
   counts = tuple(map(len, groups))

@@ -290,11 +290,11 @@ def fully_conv(
 
   def net(image: jax.Array, is_training: bool) -> jax.Array:
     x = image
-    for i, (size, *how) in enumerate(
+    for i, (size, stride, padding) in enumerate(
       zip(channels, strides, paddings, strict=True)
     ):
       name = f'conv_{i}'
-      x = SlicedConv2D(size, kernel, how[0], name, padding=how[1])(x)
+      x = SlicedConv2D(size, kernel, stride, name, padding=padding)(x)
       if norm:
         x = _norm_relu(x, is_training, f'{name}_norm')
       x = units.publish(name, x if norm else jax.nn.relu(x))

@@ -87,18 +87,20 @@ class Average(NamedTuple):
 
 
 class Usage(NamedTuple):
-  """A published use of a net's units on permuted MNIST.
+  """A published use of a net's units on permuted MNIST, one output layer.
 
   Attributes:
     method: as a config calls it.
     tasks: how many had been learned.
-    shares: by hidden layer, in percent.
+    sizes: units of the hidden layers.
+    shares: of these in use, in percent.
     note: the net.
     source: who prints it.
   """
 
   method: str
   tasks: int
+  sizes: tuple[int, ...]
   shares: tuple[float, ...]
   note: str
   source: str
@@ -245,27 +247,36 @@ PERMUTED_MNIST: tuple[Average, ...] = (
   Average('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),
 )
 PERMUTED_MNIST_UNITS: tuple[Usage, ...] = (
-  Usage('clnp', 10, (18.0, 40.0), 'two layers of 2,000', 'CLNP, section 3.1'),
+  Usage(
+    'clnp',
+    10,
+    (2000, 2000),
+    (18.0, 40.0),
+    'two layers of 2,000',
+    'CLNP, section 3.1',
+  ),
 )
 
 
 def usage(
-  results: Mapping[str, Any], method: str, layers: int
+  results: Mapping[str, Any], method: str, layers: Mapping[str, int]
 ) -> tuple[Usage, ...]:
   """Published uses of units that a run's can be laid beside.
 
   Args:
     results: a run's record.
     method: as a config calls it.
-    layers: how many hidden layers the run's net has.
+    layers: sizes of the hidden layers of the run's net.
 
   Returns:
-    Those of the method, on as many layers; () on other tasks.
+    Those of the method on such a net; () on other tasks.
   """
-  if results.get('dataset') != 'mnist' or results.get('sequence') != 'permuted':
+  of = tuple(results.get(n) for n in ('dataset', 'sequence', 'scenario'))
+  if of != ('mnist', 'permuted', 'domain'):
     return ()
+  sizes = tuple(layers.values())
   return tuple(
     line
     for line in PERMUTED_MNIST_UNITS
-    if line.method == method and len(line.shares) == layers
+    if line.method == method and line.sizes == sizes
   )

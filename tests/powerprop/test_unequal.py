@@ -101,6 +101,9 @@ def test_joint_batches_may_have_their_share_of_every_task():
     assert row.sum() == 40 * each
   seen = _learn(mixed, [0, 5, 0], batch_size=8)
   assert seen.sum(axis=1).tolist() == [30, 10, 0]
+  # Where a share is less than an example, its task has its turn.
+  seen = _learn(mixed, [0, 0, 40], batch_size=2)
+  assert (seen.sum(axis=1) > 0).all() and seen.sum() == 80
 
 
 def test_shares_that_cannot_be():

@@ -249,7 +249,10 @@ def test_a_net_with_dead_units_is_the_narrow_net(norm):
     n.apply(w, s, None, x, is_training=False)[0]
     for n, w, s in ((net, params, state), (other, smaller, its_state))
   )
-  np.testing.assert_array_equal(wide, thin)
+  if norm and jax.jit(jax.lax.rsqrt)(jnp.ones(8))[0] != 1:
+    np.testing.assert_allclose(wide, thin, rtol=1e-6)  # it is approximated here
+  else:
+    np.testing.assert_array_equal(wide, thin)
   thin = other.init(jax.random.key(0), x, is_training=True)
   shapes = lambda tree: jax.tree.map(jnp.shape, tree)
   assert shapes((smaller, its_state)) == shapes(thin)
@@ -262,9 +265,9 @@ def test_what_is_frozen_is_held_in_arrays_of_its_own():
   frozen = jnp.array([True, False])
   old = {'a': {'average': jnp.array([[1.0, 2.0]]), 'count': jnp.int32(3)}}
   new = {'a': {'average': jnp.array([[5.0, 6.0]]), 'count': jnp.int32(9)}}
-  held = units.hold(new, {'a': old['a'] | {'frozen': frozen}})
+  held = units.hold_frozen(new, {'a': old['a'] | {'frozen': frozen}})
   assert held['a'].pop('frozen') is not frozen
   assert jax.tree.map(lambda a: np.asarray(a).tolist(), held) == {
     'a': {'average': [[1.0, 6.0]], 'count': 9}
   }
-  assert units.hold(new, old) is new and units.hold((), ()) == ()
+  assert units.hold_frozen(new, old) is new and units.hold_frozen((), ()) == ()

@@ -325,7 +325,8 @@ def end_task(
       n: state.active[n] | (x > least[n]) | best[n] for n, x in found.items()
     }
 
-  dense = ending.score(theta)
+  # All with averages of their own, or the target had what these differ by.
+  dense = ending.score(theta, options.average_examples)
   target = dense - options.margin
   score = lambda mask: ending.score(
     only(net, theta, mask), options.average_examples
@@ -427,7 +428,7 @@ def freeze(net: _Net, live: Any, own: Any, state: Neurons) -> Any:
     for name, layer in net.units.layers.items()
     for module in layer.frozen
   }
-  return units_lib.hold(live, frozen)
+  return units_lib.hold_frozen(live, frozen)
 
 
 def units_of(found: units_lib.Units, record: Record) -> Which:

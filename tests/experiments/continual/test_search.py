@@ -4,6 +4,7 @@ import json
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.continual import analysis as continual_analysis
@@ -125,8 +126,13 @@ def test_who_wins(rows, winner):
 def _masked(*found):
   """Rows of PackNet's search: rate, validation accuracy, before, used."""
   return [
-    row | {'validation_before_pruning': before, 'used_weights': used}
-    for rate, accuracy, before, used in found
+    row
+    | {
+      'validation_before_pruning': np.float32(before).item(),
+      'used_weights': used,
+      'failed': bool(failed),
+    }
+    for rate, accuracy, before, used, *failed in found
     for row in continual_tiny.member(
       'packnet', 1.0, 0.0, rate, tasks=1, search=True, validation=accuracy
     )[0]
@@ -137,9 +143,9 @@ def _masked(*found):
   ('margin', 'winner'),
   [
     (0.0, 0.1),  # the best, whatever it uses
-    (0.03, 0.2),  # the sparsest within the margin of the best before pruning
-    (0.06, 0.3),  # a wider one lets a sparser one in
-    (0.001, 0.1),  # none is good enough: the best
+    (0.02, 0.2),  # the sparsest of those that were good enough before pruning
+    (0.03, 0.3),  # a wider one lets a sparser one in, at its very edge too
+    (0.001, 0.1),  # the best alone is good enough
   ],
 )
 def test_of_candidates_within_the_margin_the_sparsest_wins(margin, winner):
@@ -148,10 +154,11 @@ def test_of_candidates_within_the_margin_the_sparsest_wins(margin, winner):
     (0.2, 0.89, 0.89, 0.2),
     (0.3, 0.86, 0.88, 0.1),
     (0.4, 0.89, 0.90, 0.2),  # an equal: the first is taken
+    (0.5, 0.90, 0.91, 0.0, True),  # failed, and so is not chosen
   )
   s, plans = _settings(
     methods=('packnet',),
-    learning_rate=(0.1, 0.2, 0.3, 0.4),
+    learning_rate=(0.1, 0.2, 0.3, 0.4, 0.5),
     alphas=(1.0,),
     choose_margin=margin,
     run_protocol=False,

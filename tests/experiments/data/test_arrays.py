@@ -180,11 +180,13 @@ def test_data_sets_are_joined_one_after_the_other():
       ['different shapes', "4 x 4 x 3 of 'a', 5 x 5 x 3 of 'b'", 'resize'],
     ),
     ({'scale': 1 / 16}, ['different scales', "0.0625 of 'b'"]),
+    ({'scale': 1 / 16, 'name': 'a'}, ['different scales', "0.0625 of 'a'"]),
   ],
 )
 def test_what_cannot_be_joined(other, parts):
   with pytest.raises(data.DataError) as error:
-    data.joined('a+b', [_of('a', (8, 4, 6)), _of('b', (8, 4, 6), **other)])
+    second = _of(**{'name': 'b', 'numbers': (8, 4, 6), **other})
+    data.joined('a+b', [_of('a', (8, 4, 6)), second])
   text = str(error.value)
   assert all(part in text for part in ["data sets of 'a+b'", *parts]), text
   assert text.endswith('.') and '\n' not in text and len(text) < 300

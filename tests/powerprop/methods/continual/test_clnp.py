@@ -284,8 +284,7 @@ def test_convolutions_forget_nothing(net):
     coefficient=1e-4,
   )
   assert learned.scores[1, 0] == learned.scores[0, 0] > 0.5
-  first, second = learned.reports
-  assert (np.asarray(second['new_by_layer']) > 0).any()
+  first = learned.reports[0]
   # The units that the first task has not are severed from its outputs.
   sizes = [x.size for x in _units_of(net, x)().layers.values()]
   bits = np.unpackbits(learned.records[0][0].bits, count=sum(sizes))
