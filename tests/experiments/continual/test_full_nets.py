@@ -60,7 +60,7 @@ def test_a_single_head_stops_when_the_last_layer_is_full(tmp_path):
     assert last['units_by_layer']['b']['used'] == 2
     assert all(row['unchanged'] and not row['failed'] for row in rows)
     (told,) = (x for x in results['stopped'] if f'alpha_{alpha:g}/' in x)
-    assert f'no free weights are left after task {len(rows)} of 3' in told
+    assert f'no free units are left after task {len(rows)} of 3' in told
   name = _NAME.replace('alpha_1', 'alpha_2')
   with np.load(tmp_path / 'records.npz') as records:
     assert records[f'{name}/accuracy'].shape == (len(rows),) * 2
