@@ -98,7 +98,8 @@ def detector(
     prior_scale: β > 0, of the same: β/α is about the noise's variance.
 
   Returns:
-    A detector. It works in log space, in float32.
+    A detector. It works in log space, in float32. An observation must be
+    finite: after one that is not all there is is NaN.
 
   Raises:
     ValueError: if a value is out of range.
@@ -230,7 +231,8 @@ def of_losses(
   Returns:
     A detector. An observation is a loss ≥ 0, best the mean of some batches,
     each before the step that learns from it; one that is not finite counts as
-    a large one.
+    a large one. The first loss has nothing before it, and is no observation of
+    `detector`: counts of those begin with the second.
 
   Raises:
     ValueError: if a value is out of range.

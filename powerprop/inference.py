@@ -7,7 +7,8 @@ keeps a record of each, and `predict` makes a net of a record. Here
 * `answers` asks every task's net, and the surest has it: T forward passes;
 * `by_gradient` asks a mixture of all nets once, for a batch of one task, or in
   rounds that halve the candidates;
-* `by_halves` goes down a fixed tree of mixtures: 2 log₂ T forward passes;
+* `by_halves` goes down a fixed tree of mixtures: 2 log₂ T forward passes, and
+  the making of the mixtures, which all examples share;
 * `log_likelihood` asks what each task's inputs were like, and no net.
 
 No more than one net of a task and one mixture are there at a time.
@@ -186,9 +187,9 @@ def by_gradient(nets: Nets, batch: Any, halve: bool = False) -> jax.Array:
   """The task of a batch, by the derivative at a mixture of the nets.
 
   The one whose share in the mixture, 1/T of each, makes the outputs' `spread`
-  rise the most. It takes one pass forward and backward, and a product of the
-  gradient with each net, which costs as much as a pass of one example: so it
-  is for batches.
+  rise the most. It takes one pass forward and backward, and of each net its
+  part in the mixture and a product with the gradient, each of which costs as
+  much as a pass of one example: so it is for batches.
 
   Args:
     nets: of the tasks.
@@ -242,7 +243,8 @@ def by_halves(nets: Nets, units: Any, block: int = 1) -> jax.Array:
   unit) has it: 2 ⌈log₂ T⌉ passes an example.
 
   The mixtures are made level by level, each once for all units that need it,
-  from the records: T of them unpacked a level.
+  from the records: T of them unpacked and added a level, at about a pass of
+  one example each.
 
   Args:
     nets: of the tasks.

@@ -114,6 +114,35 @@ class Pool(NamedTuple):
   task: np.ndarray
 
 
+def passes(way: str, number: int, size: int, pictures: int) -> float:
+  """What a picture costs, in dense forward passes of one picture.
+
+  To take a net out of its record and add it to a mixture, or multiply it by a
+  gradient, is about one. To take it out alone, once for all pictures, is free.
+
+  Args:
+    way: of `WAYS`, but for 'moments', which asks no net.
+    number: of tasks, T.
+    size: of a batch, B.
+    pictures: that are asked together.
+
+  Returns:
+    T; or of 'halving', a mixture of every half of a level, 2 and T / pictures a
+    level; of 'gradient', forward, backward, the mixture and the products, 3 +
+    2 T / B; of 'binary' the same a level.
+
+  >>> passes('gradient', 300, 100, 2000), passes('halving', 256, 1, 2048)
+  (9.0, 17.0)
+  """
+  levels = math.ceil(math.log2(number))
+  gradient = 3 + 2 * number / size
+  return {
+    'halving': levels * (2 + number / pictures),
+    'gradient': gradient,
+    'binary': levels * gradient,
+  }.get(way, float(number))
+
+
 class Asker:
   """Asks the nets of one method, whose programs are compiled once."""
 
@@ -265,19 +294,13 @@ class Asker:
     return inference.chosen(scores, size)
 
   def _passes(self, way: str, number: int, size: int, image) -> float:
-    """What a picture costs, in dense forward passes of one picture."""
-    levels = math.ceil(math.log2(number))
-    # Forward and backward, and a product with every net for the batch.
-    gradient = 3 + number / size
-    if way == 'moments':  # a difference, a square, a quotient, a sum
-      plan = self._plan
-      flops = plan.recipe.problem.flops(plan.shapes, plan.net_state)
-      return 4 * number * math.prod(image.shape[1:]) / sum(flops.values())
-    return {
-      'halving': 2.0 * levels,
-      'gradient': gradient,
-      'binary': levels * gradient,
-    }.get(way, float(number))
+    """As `passes`, of all ways."""
+    if way != 'moments':
+      return passes(way, number, size, len(image))
+    # A difference, a square, a quotient, a sum.
+    plan = self._plan
+    flops = plan.recipe.problem.flops(plan.shapes, plan.net_state)
+    return 4 * number * math.prod(image.shape[1:]) / sum(flops.values())
 
   def _timed(self, key, fn, *args) -> tuple[Any, float]:
     """What a function gives, and the seconds of its compiled program."""
@@ -317,9 +340,10 @@ def measure(
   spent = found['environment']['wall_seconds']
   there = {(row['net'], row['tasks']) for row in rows}
   results, _ = files.load(workdir)
-  if results.get('experiment') != 'continual':
+  if (kind := files.experiment(results)) != 'continual':
     raise ConfigError(
-      f'{workdir} has learned one task: name a run of experiments.continual.'
+      f'{workdir} is a run of experiments.{kind} but only nets of'
+      ' experiments.continual are asked: name a run of that.'
     )
   told = lambda cell: cell.plan.method.continual.needs_identity
   askers: dict[int, Asker] = {}
@@ -349,6 +373,8 @@ def measure(
           seconds = spent + time.monotonic() - begun
           found['environment']['wall_seconds'] = seconds
           files.write_atomically(path, files.to_json(found))
+        del alone
+    del learner  # and its arrays, before the next is there
   if not rows:
     raise ConfigError(
       f'{workdir} has no net that has to be told the task, so there is none to'

@@ -161,6 +161,15 @@ def write(workdir: pathlib.Path, results: Mapping[str, Any]) -> str:
   return text
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(map(int, text.split(',')))
+  except ValueError:
+    raise argparse.ArgumentTypeError(
+      f'{text!r} is not whole numbers with commas between, such as 1,10,100'
+    ) from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
   """Measures the run that the command line names.
 
@@ -177,7 +186,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ' by the nets of a finished run, and what that takes.',
   )
   default = Asked()
-  several = lambda text: tuple(map(int, text.split(',')))
   parser.add_argument('workdir', type=pathlib.Path, help="a run's folder")
   parser.add_argument(
     '--ways',
@@ -187,13 +195,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   )
   parser.add_argument(
     '--batches',
-    type=several,
+    type=_numbers,
     default=default.batches,
     help='numbers of pictures that are of one task; default: 1,10,100',
   )
   parser.add_argument(
     '--tasks',
-    type=several,
+    type=_numbers,
     default=default.tasks,
     help='numbers of tasks to choose from; default: 2,5,10,20,… and all',
   )

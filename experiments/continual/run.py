@@ -101,7 +101,7 @@ def run(
     rows = [r for lived in lives for r in lived.rows]
     if not rows:
       raise runs.RunError('no task was learned; lower learning_rate or alphas.')
-    _join_metrics(workdir, [*search, *lives])
+    join_metrics(workdir, [*search, *lives])
     results = {
       'experiment': 'continual',
       'rows': rows + searched,
@@ -293,7 +293,8 @@ def learned(
     data_dir: as in `run`.
 
   Raises:
-    runs.RunError: if the run is not finished, or a file of it is damaged.
+    runs.RunError: if the run is not finished, or a file of it is missing or
+      damaged.
   """
   config, results = engine_folder.finished(workdir, continual_settings.resolved)
   s = continual_settings.check(config)
@@ -312,9 +313,11 @@ def learned(
   )
   lessons = Lessons(sequence, splits, workdir / 'cells')
   for cell in filter(wanted, cells):
+    runs.require_checkpoint(lessons.folder / cell.name)
     learner = Learner(cell, lessons, host.World([], host.Clock()))
     learner.life.close()
     yield learner
+    del learner  # before there is another
 
 
 def _live_all(
@@ -355,7 +358,9 @@ def _speed(plans, rows, seconds: float) -> dict[str, Any]:
   }
 
 
-def _join_metrics(workdir, lives) -> None:
+def join_metrics(
+  workdir: pathlib.Path, lives: list[continual_records.Lived]
+) -> None:
   """metrics.jsonl of the run: those of its cells, one after the other."""
   logs = [workdir / 'cells' / x.name / 'metrics.jsonl' for x in lives]
   text = b''.join(f.read_bytes() for f in logs if f.exists())

@@ -209,6 +209,23 @@ def _digest(leaves: list[np.ndarray]) -> str:
   return h.hexdigest()
 
 
+def require_checkpoint(folder: pathlib.Path) -> None:
+  """Looks for the states of a finished life, and writes nothing.
+
+  Args:
+    folder: of the life, with its checkpoints.
+
+  Raises:
+    RunError: if they were not kept.
+  """
+  checkpoints = folder / 'checkpoints'
+  if not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+    raise RunError(
+      f'The checkpoints of {folder} were not kept, and its nets are in them:'
+      ' put them back from a copy, or run it again in another folder.'
+    )
+
+
 class Checkpoints:
   """The last two states of a run, each with a checksum; by Orbax."""
 

@@ -55,10 +55,14 @@ def part_of(results: Mapping[str, Any], name: str) -> types.ModuleType:
     results: a run's record.
     name: of the module.
   """
+  return importlib.import_module(f'experiments.{experiment(results)}.{name}')
+
+
+def experiment(results: Mapping[str, Any]) -> str:
+  """Which experiment a run is of, by the name of its folder."""
   # Older runs of these two do not say what they are.
   old = 'sparse_training' if 'plans' in results else 'one_shot'
-  folder = results.get('experiment', old)
-  return importlib.import_module(f'experiments.{folder}.{name}')
+  return str(results.get('experiment', old))
 
 
 def load(

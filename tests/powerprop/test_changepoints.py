@@ -94,7 +94,10 @@ def test_truncation_changes_little(series):
   """With room for 16 of 30 observations the same changes are found."""
   whole, short = _run(20.0, 40, 3)(series), _run(20.0, 16, 3)(series)
   np.testing.assert_allclose(short.posterior.sum(1), 1, rtol=1e-4)
-  np.testing.assert_array_equal(short.posterior[:15], whole.posterior[:15, :16])
+  # Two programs, of arrays of different widths.
+  np.testing.assert_allclose(
+    short.posterior[:15], whole.posterior[:15, :16], rtol=1e-4, atol=1e-6
+  )
   long = np.concatenate([np.resize(series[:12], 200), series[12:]])
   np.testing.assert_allclose(
     _run(20.0, 16, 3)(long).recent[-18:],

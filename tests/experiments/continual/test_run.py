@@ -814,6 +814,8 @@ def test_the_task_of_every_test_picture_is_asked_for(whole, tmp_path, capsys):
         # Of all pictures, with the very nets of the run.
         assert row['batch'] * row['batches'] == 3 * 360
         assert row['true_task_accuracy'] == pytest.approx(final, abs=3e-3)
+    # Of 3 tasks in two rounds: forward, backward, a mixture and the products.
+    assert rows[-1]['passes'] == pytest.approx(2 * (3 + 2 * 3 / 5))
     moments = [row for row in rows if row['way'] == 'moments']
     assert all(row['identified'] > 0.95 for row in moments)
     # Where the task is found, its own net answers.
@@ -839,6 +841,31 @@ def test_what_cannot_be_asked_is_a_sentence(whole, flag, says, capsys):
   (sentence,) = capsys.readouterr().err.strip().splitlines()[-1:]
   assert re.match(says, sentence) and sentence.endswith('.')
   assert not (whole[0] / 'inference.json').exists()
+
+
+def test_what_is_no_number_of_tasks_is_said(whole, capsys):
+  with pytest.raises(SystemExit):
+    inference.main([str(whole[0]), '--tasks=2,a'])
+  assert "--tasks: '2,a' is not whole numbers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('kind', ['stream', 'one_shot'])
+def test_runs_of_other_experiments_are_not_asked(tmp_path, kind):
+  (tmp_path / 'results.json').write_text(json.dumps({'experiment': kind}))
+  with pytest.raises(ConfigError, match=f'is a run of experiments.{kind} but'):
+    asking.measure(tmp_path, asking.Asked())
+
+
+def test_a_run_without_its_checkpoints_has_no_nets(whole, tmp_path):
+  folder = tmp_path / 'bare'
+  shutil.copytree(whole[0], folder, ignore=lambda *_: ['cells'])
+  there = sorted(folder.rglob('*'))
+  with (
+    tiny.prepared_once(continual_training),
+    pytest.raises(runs.RunError, match='checkpoints of .* were not kept'),
+  ):
+    asking.measure(folder, asking.Asked())
+  assert sorted(folder.rglob('*')) == there
 
 
 def test_nets_that_need_no_task_are_not_asked(whole, tmp_path):
