@@ -1,9 +1,11 @@
 """Change points: 10 permuted tasks of digits, which nobody announces.
 
 EfficientPackNet at α = 2, which finds the changes by its loss, against the same
-with known boundaries. No download; all values are ours; time and numbers to
-expect: docs/results. Unequal lengths: --config.unequal; tasks that come back:
---config.returns=5
+with known boundaries. No download; all values are ours. Three seeds took 99 s
+on two cores of a 2.8 GHz Xeon; expect 92.7% with either, and all 9 changes
+found (docs/results/stream_digits). Unequal lengths: --config.unequal; tasks
+that come back: --config.returns=5. 20 tasks, 182 s, 93.2% (stream_digits_20):
+--config.num_tasks=20 --config.unequal --config.returns=10
 
   python -m experiments.stream --config=configs/stream_digits.py
 """

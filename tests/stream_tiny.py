@@ -11,6 +11,7 @@ from experiments import data
 from experiments.engine import folder
 from experiments.stream import run as stream_run
 from experiments.stream import settings as stream_settings
+from tests import tiny
 
 # The second of three tasks comes back; no change is at a window's end.
 ORDER, LENGTHS = (0, 1, 2, 1), (83, 78, 91, 67)
@@ -59,4 +60,5 @@ def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   c = config(**fields)
   checked = stream_settings.check(c)
   folder.open_folder(workdir, c.to_dict(), stream_settings.rules(checked))
-  return stream_run.run(checked, workdir)
+  with tiny.prepared_once(stream_run):
+    return stream_run.run(checked, workdir)

@@ -54,9 +54,14 @@ def prepared_once(experiment) -> Iterator[None]:
   measurement = getattr(experiment, '_measurement', None)
   initial, make_cells = trainings.initial_states, continual_cells.make_cells
 
+  def plain(s):
+    """All that is prepared for: how often a run is saved is not."""
+    if hasattr(s, 'training'):
+      return s._replace(training=plain(s.training))
+    return s._replace(checkpoint_seconds=0.0)
+
   def once(kind, make, s, *args, **kwargs):
-    t = getattr(s, 'training', s)._replace(checkpoint_seconds=0.0)
-    key = kind, repr(s._replace(training=t) if hasattr(s, 'training') else t)
+    key = kind, repr(plain(s))
     if key not in _PREPARED:
       _PREPARED[key] = make(s, *args, **kwargs)
     return _PREPARED[key]

@@ -1,6 +1,6 @@
 """What the host knows of a cell's sequence, and the rows that it gives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 import itertools
 from typing import Any
@@ -9,6 +9,7 @@ from absl import logging
 import numpy as np
 
 from experiments import data
+from experiments.continual.cells import Course
 from experiments.continual.records import Lived
 from experiments.continual.records import overlap
 from experiments.engine import population
@@ -17,6 +18,23 @@ from experiments.engine.population import Cell
 _COUNTS = ('new_by_layer', 'reused_by_layer')
 # What a task has that failed: nothing.
 _NOTHING = (*_COUNTS, 'kept_by_layer')
+
+
+def full_layers(plan: Course, used: Sequence[int]) -> list[bool]:
+  """By layer, whether no weight is free.
+
+  Args:
+    plan: of a method with masks.
+    used: by layer, how many weights (or units) tasks have.
+  """
+  return [u == n for u, n in zip(used, plan.layer_sizes, strict=True)]
+
+
+def is_full(plan: Course, used: Sequence[int]) -> bool:
+  """Whether no more task can be learned without a head; see `full_layers`."""
+  layers = full_layers(plan, used)
+  needed = plan.method.continual.needed
+  return layers[plan.layers.index(needed)] if needed else all(layers)
 
 
 class Log:
@@ -152,18 +170,12 @@ class Log:
     return ', and so in none: this sequence stops there'
 
   def _full_layers(self, task: int, m: int) -> list[bool]:
-    sizes = self._cell.plan.layer_sizes
-    if not sizes:
+    if not self._cell.plan.layer_sizes:
       return []
-    used = self._tasks[task]['used_by_layer'][m]
-    return [u == n for u, n in zip(used, sizes, strict=True)]
+    return full_layers(self._cell.plan, self._tasks[task]['used_by_layer'][m])
 
   def _is_full(self, task: int, m: int) -> bool:
-    needed = self._cell.plan.method.continual.needed
-    layers = self._full_layers(task, m)
-    if needed:
-      return layers[self._cell.plan.layers.index(needed)]
-    return all(layers)
+    return is_full(self._cell.plan, self._tasks[task]['used_by_layer'][m])
 
   def full(self) -> np.ndarray:
     """By member: whether no more task can be learned; bool [members]."""

@@ -5,7 +5,6 @@ A run's record is a list of *rows*, one for each member: method × transform ×
 """
 
 from collections.abc import Mapping, Sequence
-import math
 from typing import Any
 
 import numpy as np
@@ -131,18 +130,24 @@ def settings(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
   return out
 
 
+def sound(rows: Sequence[Row]) -> list[Row]:
+  """The rows but for those of learners that diverged."""
+  return [row for row in rows if not row.get('diverged')]
+
+
 def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
   """Means over seeds, of every setting.
 
   Args:
-    rows: of a run.
+    rows: of a run; learners that diverged are left out.
 
   Returns:
-    One entry a setting: the fields of `SETTING`, "n", the number of seeds, and
-    "…_mean" and "…_std" (ddof = 1; 0.0 for a single seed) of `MEASURES`.
+    One entry a setting of which a learner is left: the fields of `SETTING`,
+    "n", the number of seeds, and "…_mean" and "…_std" (ddof = 1; 0.0 for a
+    single seed) of `MEASURES`.
   """
   out = []
-  for key, group in settings(rows).items():
+  for key, group in settings(sound(rows)).items():
     entry: dict[str, Any] = dict(zip(SETTING, key, strict=True))
     entry['n'] = len(group)
     for name in MEASURES:
@@ -155,12 +160,12 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def entries(results: Mapping[str, Any]) -> list[Entry]:
-  """All learners of a run, for `report.compare`."""
+  """All learners of a run that have not diverged, for `report.compare`."""
   return [
     Entry(
       {name: row[name] for name in SETTING},
       row['seed'],
-      {'average_accuracy': row['average_accuracy'] or math.nan},
+      {'average_accuracy': row['average_accuracy']},
     )
-    for row in results.get('rows', [])
+    for row in sound(results.get('rows', []))
   ]

@@ -5,21 +5,21 @@ most probable change, ends the task there, and looks whether a stored net
 explains what comes next; if none does it opens a new task.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import functools
+import math
 import pathlib
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
-from experiments.continual import cells as continual_cells
+from experiments.continual import log
 from experiments.continual import records as continual_records
-from experiments.continual.cells import Course
 from experiments.engine import host
-from experiments.engine import population
 from experiments.engine.population import Cell
 from experiments.stream import analysis as stream_analysis
 from experiments.stream import streams
@@ -28,23 +28,9 @@ from powerprop import changepoints
 from powerprop.types import TrainState
 
 RECENT = 4  # windows that an alarm may go back: as many states are kept
-# Of the logarithm of the loss: a loss that has come to rest after a fall is a
-# change as well, but none of the task.
+# Of log(loss + 0.05): a loss that has come to rest after a fall is a change as
+# well, but none of the task.
 _LEAST_RISE = 0.25
-
-
-class Way(NamedTuple):
-  """What tells learners apart, beside transform, α, learning rate and seed.
-
-  Attributes:
-    method: its name in the config.
-    coefficient: of the penalty.
-    boundaries: 'known' or 'detected'.
-  """
-
-  method: str
-  coefficient: float
-  boundaries: str
 
 
 class Lessons(NamedTuple):
@@ -63,74 +49,47 @@ class Lessons(NamedTuple):
   folder: pathlib.Path
 
 
-class Programs(NamedTuple):
-  """Pure functions of a learner; those of the same names are a `Life`'s.
-
-  Attributes:
-    start: of a life.
-    begin: of a life.
-    window: (state, hyper, source, rows, tasks, first step, count) -> state,
-      mean loss of `count` ≤ w steps on these rows, int32 [w, B], of these true
-      tasks, likewise; each loss is from before its step.
-    rewindow: the same in the retraining phase; None where there is none.
-    end: of a life.
-    archive: of a life.
-    params_for: of a life.
-    recall: of a life.
-  """
-
-  start: Callable[..., Any]
-  begin: Callable[..., Any]
-  window: Callable[..., Any]
-  rewindow: Callable[..., Any] | None
-  end: Callable[..., Any]
-  archive: Callable[..., Any]
-  params_for: Callable[..., Any]
-  recall: Callable[..., Any]
-
-
-# Of `population.arrange`, which has a member a cell here: no axis is mapped.
-AXES: dict[str, tuple[Any, ...]] = {
-  **dict.fromkeys(Programs._fields, (None, None, None)),
-  'recall': (None, None, None, population.STATIC),
-}
-
-
-def make_programs(
-  plan: Course, transform: str, alpha: float | None
-) -> Programs:
-  """The functions of one member, not jitted; see `cells.make_life`."""
-  life = continual_cells.make_life(plan, transform, alpha)
-  again = life.rechunk if max(plan.retrain_steps) else None
-  return Programs(
-    start=life.start,
-    begin=life.begin,
-    window=functools.partial(_window, life.chunk),
-    rewindow=again and functools.partial(_window, again),
-    end=life.end,
-    archive=life.archive,
-    params_for=life.params_for,
-    recall=life.recall,
-  )
-
-
-def _window(chunk, state, hyper, source, rows, tasks, first, count):
-  def one(i, carry):
-    state, total = carry
-    tables = source.tables | {'train': (rows[i], tasks[i])}
-    seen = source._replace(tables=tables)
-    state, loss = chunk(state, hyper, seen, first + i, 1)
-    return state, total + loss.astype(jnp.float32)
-
-  zero = jnp.zeros((), jnp.float32)
-  state, total = jax.lax.fori_loop(0, count, one, (state, zero))
-  return state, total / count
-
-
 @functools.cache
 def _detector(hazard: float) -> changepoints.Detector:
   made = changepoints.of_losses(hazard, recent=RECENT)
   return made._replace(update=jax.jit(made.update))
+
+
+@jax.jit
+def _are_finite(tree: Any) -> jax.Array:
+  real = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)
+  ]
+  return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in real]))
+
+
+def _is_sound(state: TrainState) -> bool:
+  """Whether all losses so far were finite, and the weights are.
+
+  A loss is from before its step, which may make the first NaN.
+  """
+  return bool(state.finite) and bool(_are_finite((state.phi, state.net)))
+
+
+def go_back(
+  kept: Sequence[tuple[int, TrainState]], since: int, first: int
+) -> tuple[int, TrainState]:
+  """Where an alarm leads to: the change, or what is sound before it.
+
+  Args:
+    kept: steps and the states before them, of the last windows.
+    since: how many windows there are since the change; at most all of them.
+    first: step of the segment, which is later than none of these.
+
+  Returns:
+    The step where the segment ends, which is after its first, and a state.
+  """
+  before = kept[: len(kept) - since + 1]
+  change, state = before[-1]
+  for step, earlier in reversed(before):
+    if _is_sound(earlier):
+      return (step if step > first else change), earlier
+  return change, state
 
 
 def live(
@@ -167,9 +126,11 @@ class Learner:
     stream: that it learns; its true tasks are for what is known, and measured.
     records: what is kept of each task that was opened.
     book: what else it knows, as JSON has it: "position", the next step;
-      "returning", the record that explains it, or None; "segments", "alarms",
-      "ended", by record its loss when its task ended; "losses", "recent" and
-      "posterior", by window as first seen.
+      "returning", the record that explains it, or None; "diverged", whether a
+      loss or weight was not finite, ever; "stopped", why no more tasks are
+      opened, [] where they are; "segments", "alarms", "ended", by record its
+      loss when its task ended; "losses", "recent" and "posterior", by window as
+      first seen.
   """
 
   def __init__(self, cell: Cell, lessons: Lessons, world: host.World):
@@ -192,22 +153,26 @@ class Learner:
       cell.hyper, self._source(0, train=(zeros, zeros))
     )
     self.records: list[Any] = []
-    self.book: dict[str, Any] = {
+    # What saves it holds no more than the dict: with the learner it would be a
+    # cycle, and keep the arrays of those that are finished.
+    book: dict[str, Any] = {
       'position': 0,
       'returning': None,
-      **{name: [] for name in ('segments', 'alarms', 'ended')},
+      'diverged': False,
+      **{name: [] for name in ('stopped', 'segments', 'alarms', 'ended')},
       **{name: [] for name in ('losses', 'recent', 'posterior')},
     }
+    self.book = book
     self.life = host.Host(
       world,
       lessons.folder / cell.name,
       state,
       training,
-      lambda: self.book,
+      lambda: book,
       restarts=False,
     )
     if self.life.remembered is not None:
-      self.book = self.life.remembered
+      book.update(self.life.remembered)
       source = self._of_segment(0, 0, 1)
       like = jax.eval_shape(cell.programs.archive, state, cell.hyper, source)[1]
       self.records = [
@@ -248,7 +213,7 @@ class Learner:
         [row],
         {f'{self._member.name}/{k}': v for k, v in arrays.items()},
         life.seconds,
-        [],
+        self.book['stopped'],
         self.world.clock.seconds(),
       )
       continual_records.write_lived(life.folder, lived)
@@ -258,9 +223,13 @@ class Learner:
     """From one change to the next: learns a task, or watches a known one."""
     book, life, first = self.book, self.life, self.book['position']
     record = self._told(first) if self._is_told() else book['returning']
+    found: dict[str, Any] = {}
     if record is None:
       record = len(self.records)
-      end = self._learn(first)
+      end, found = self._learn(first)
+    elif self._is_told():  # nothing is learned, and no loss is watched
+      end = self._next(first)
+      self.world.progress.add(end - first)
     else:
       kept = self.records[record]
       end, _ = self._until_change(
@@ -268,7 +237,8 @@ class Learner:
         life.state,
         lambda state, step, count: (state, self._loss(kept, step, count)),
       )
-    book['segments'].append({'first': first, 'end': end, 'record': record})
+    segment = {'first': first, 'end': end, 'record': record, **found}
+    book['segments'].append(segment)
     book['position'] = end
     book['returning'] = None
     if not self._is_told() and end < self.stream.steps:
@@ -279,7 +249,7 @@ class Learner:
         {
           'step': end,
           **self._member.row(),
-          **book['segments'][-1],
+          **segment,
           'loss': book['ended'][record],
         }
       ]
@@ -296,10 +266,19 @@ class Learner:
     for segment in self.book['segments']:
       if tasks[segment['first']] == tasks[first]:
         return segment['record']
-    return None
+    return self._recognised(first) if self.book['stopped'] else None
 
-  def _learn(self, first: int) -> int:
-    """Opens a task, learns it until the stream changes, and ends it."""
+  def _next(self, step: int) -> int:
+    """The first step of the true task's next visit, or the stream's end."""
+    ends = [*self.stream.begins, self.stream.steps]
+    return next(end for end in ends if end > step)
+
+  def _learn(self, first: int) -> tuple[int, dict[str, Any]]:
+    """Opens a task, learns it until the stream changes, and ends it.
+
+    Returns:
+      The step after its last, and what its row has of its mask.
+    """
     cell, life, programs = self.cell, self.life, self.cell.programs
     state = programs.begin(life.state, cell.hyper)
     now = self._source(0)  # examples and noise go by the stream's step alone
@@ -316,8 +295,10 @@ class Learner:
     end, state = self._until_change(first, state, learn)
     number = len(self.records)
     source = self._of_segment(number, first, end)
-    state, _ = programs.end(state, cell.hyper, source)
+    state, report = programs.end(state, cell.hyper, source)
     state = self._retrained(state, number, first, end)
+    if not _is_sound(state):
+      self._diverged(end)
     state, record = programs.archive(state, cell.hyper, source)
     life.state = state
     self.records.append(record)
@@ -325,7 +306,36 @@ class Learner:
     held_out = self._source(number, validation=source.tables['validation'])
     found = programs.recall(state, record, held_out, 'validation')
     self.book['ended'].append(float(found.loss))
-    return end
+    return end, self._mask(report, end)
+
+  def _diverged(self, step: int) -> None:
+    if not self.book['diverged']:
+      logging.warning(
+        '%s diverged by step %d: it is left out of the means.',
+        self._member.name,
+        step,
+      )
+    self.book['diverged'] = True
+
+  def _mask(self, report: Mapping[str, Any], end: int) -> dict[str, Any]:
+    """What a row has of a new task's mask; a full net is said, and stops."""
+    if not self._layers:
+      return {}
+    used = np.asarray(report['used_by_layer']).tolist()
+    if log.is_full(self._plan, used):
+      self.book['stopped'] = [
+        f'{self._member.name}: no free weights are left after task'
+        f' {len(self.records)}, which ended at step {end}'
+      ]
+      logging.warning(
+        '%s: from here on tasks have the stored net that is nearest to them.',
+        *self.book['stopped'],
+      )
+    reached = report.get('reached')
+    return {
+      'used_weights': sum(used) / sum(self._plan.layer_sizes),
+      'reached': None if reached is None else bool(reached),
+    }
 
   @property
   def _batch(self) -> int:
@@ -366,8 +376,12 @@ class Learner:
     return float(found.loss)
 
   def _recognised(self, step: int) -> int | None:
-    """Which stored net explains the window after an alarm, if one does."""
-    if not self._layers or not self._s.recognise:
+    """Which stored net explains the window from a step on, if one does.
+
+    Of a full net the nearest does, as it can learn no other.
+    """
+    within = math.inf if self.book['stopped'] else self._s.recognise
+    if not self._layers or not within:
       return None
     count = min(self._s.window, self.stream.steps - step)
     if not count:  # the stream ends with the alarm's own window
@@ -376,9 +390,7 @@ class Learner:
     losses = np.array([self._loss(r, step, count) for r in self.records])
     above = losses - np.array(self.book['ended'])
     best = int(np.nanargmin(np.append(above, np.inf)))
-    return (
-      best if best < len(above) and above[best] <= self._s.recognise else None
-    )
+    return best if best < len(above) and above[best] <= within else None
 
   def _until_change(
     self,
@@ -393,9 +405,8 @@ class Learner:
       state: before it.
       advance: (state, step, number of steps) -> state, mean loss.
     """
-    told, size, end = self._is_told(), self._s.window, self.stream.steps
-    if told:
-      end = min([b for b in self.stream.begins if b > first] + [end])
+    told, size = self._is_told(), self._s.window
+    end = self._next(first) if told else self.stream.steps
     detector = _detector(self._s.hazard / size)
     known, step = detector.init(), first
     kept: list[tuple[int, Any]] = []
@@ -411,9 +422,11 @@ class Learner:
         continue
       known, report = detector.update(known, loss)
       self._note(step, count, float(loss), report)
+      if not math.isfinite(loss):
+        self._diverged(step)
       likely = float(report.recent) >= self._s.threshold
       if likely and float(report.rise) > _LEAST_RISE:
-        change, state = kept[-int(report.since)]
+        change, state = go_back(kept, int(report.since), first)
         self.book['alarms'].append({'step': step, 'change': change})
         return change, state
     return end, state
@@ -429,7 +442,10 @@ class Learner:
       book['posterior'].append(np.rint(shares).astype(int).tolist())
 
   def _measured(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The member's row, and its records."""
+    """The member's row, and its records.
+
+    Accuracies are on as many test pictures of each task as the smallest has.
+    """
     book, stream = self.book, self.stream
     of_task = stream_analysis.record_by_task(book['segments'], stream.tasks)
     size = int(self._lessons.sequence.sizes['test'].min())
@@ -447,6 +463,7 @@ class Learner:
       'steps': stream.steps,
       'tasks': len(of_task),
       'opened': len(self.records),
+      'diverged': book['diverged'],
       'segments': book['segments'],
       'order': list(stream.order),
       'changes': list(stream.begins[1:]),

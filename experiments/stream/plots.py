@@ -31,6 +31,7 @@ def course(results: Mapping[str, Any], records: Records, row: Row) -> Figure:
   """
   name = naming.net_name(row)
   losses = records[f'{name}/losses']
+  losses = np.where(np.isfinite(losses), losses, np.nan)
   posterior = records[f'{name}/posterior'] / 255
   window = results['window']
   steps = np.minimum(window * np.arange(1, len(losses) + 1), row['steps'])

@@ -17,6 +17,7 @@ from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
 from experiments.continual.learner import weights_of
+from experiments.continual.run import join_metrics
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import folder as engine_folder
@@ -26,18 +27,17 @@ from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine.population import Cell
 from experiments.engine.population import Member
-from experiments.report import files
 from experiments.report.weights import Weights
 from experiments.stream import analysis as stream_analysis
 from experiments.stream import settings as stream_settings
 from experiments.stream import streams
-from experiments.stream.learner import AXES
+from experiments.stream.cells import AXES
+from experiments.stream.cells import make_programs
+from experiments.stream.cells import Way
 from experiments.stream.learner import Learner
 from experiments.stream.learner import Lessons
 from experiments.stream.learner import live
-from experiments.stream.learner import make_programs
 from experiments.stream.learner import RECENT
-from experiments.stream.learner import Way
 from experiments.stream.settings import StreamSettings
 
 
@@ -57,7 +57,8 @@ def run(
   Raises:
     experiments.data.DataError: if the data are missing or damaged.
     settings.ConfigError: if the settings do not fit the data or the net.
-    runs.RunError: if a file of the run is damaged, or the disk is full.
+    runs.RunError: if a file of the run is damaged, the disk is full, or every
+      learner diverged.
     runs.Interrupted: if a signal came; what is done is saved.
   """
   begun = time.monotonic()
@@ -84,9 +85,13 @@ def run(
       'step',
     )
     rows = [row for lived in lives for row in lived.rows]
-    logs = [workdir / 'cells' / x.name / 'metrics.jsonl' for x in lives]
-    text = b''.join(f.read_bytes() for f in logs if f.exists())
-    files.write_atomically(workdir / 'metrics.jsonl', text)
+    join_metrics(workdir, lives)
+    if all(row.get('diverged') for row in rows):
+      rates = s.training.training.learning_rate
+      raise runs.RunError(
+        'every learner diverged (the loss is not finite); lower learning_rate'
+        f' (now {", ".join(f"{r:g}" for r in rates)}) or alphas.'
+      )
     spent = world.clock.seconds()
     results = {
       'experiment': 'stream',
@@ -100,6 +105,7 @@ def run(
       'hazard': s.hazard,
       'threshold': s.threshold,
       'recognise': s.recognise,
+      'stopped': [x for lived in lives for x in lived.stopped],
       'environment': fit.environment(
         s.training.training,
         fit.Seconds(spent, prepared + world.clock.seconds()),
@@ -137,7 +143,7 @@ def _prepare(s: StreamSettings, data_dir: str | None):
   plans = {}
   for name in c.methods:
     plan = continual_cells.make_plan(c, name, untold)
-    stream_settings.check_method(name, plan.method)
+    stream_settings.check_method(s, name, plan.method)
     # A step's batch is all that there is to draw from.
     recipe = plan.recipe._replace(num_train=c.training.batch_size)
     plans[name] = plan._replace(recipe=recipe)
@@ -246,6 +252,7 @@ def weights(
           f'task is {task} but the stream of {workdir} has'
           f' {row["tasks"]} tasks, which count from 0.'
         )
+      runs.require_checkpoint(lessons.folder / cell.name)
       learner = Learner(cell, lessons, host.World([], host.Clock()))
       learner.life.close()
       record = learner.records[row['record_of_task'][task]]

@@ -52,9 +52,9 @@ class StreamSettings(NamedTuple):
     window: w ≥ 1, steps whose mean loss is one observation.
     hazard: steps after which a change is expected, above the window: the
       probability of one in a window is w over it.
-    threshold: in (0, 1): an alarm is a probability of at least this that the
-      loss has changed within the last four windows, where it has risen by a
-      quarter.
+    threshold: in (0, 1): an alarm is a probability of at least this of any
+      change of the loss within the last four windows, where log(loss + 0.05)
+      has risen by more than 0.25 since, which is 28%.
     boundaries: of 'known', which is told when which task begins, and
       'detected'.
     order: of the visits, by the numbers of their tasks; () is each task in
@@ -221,18 +221,24 @@ def check_window(s: StreamSettings, shortest: int) -> None:
   )
 
 
-def check_method(name: str, method: Any) -> None:
+def check_method(s: StreamSettings, name: str, method: Any) -> None:
   """Raises ConfigError where a method needs more than a stream tells."""
   continual = method.continual
+  ours = continual_settings.method_of(s.training, name)
+  options = s.training.method_kwargs.get(name, {})
   why = ''
   if continual.joint:
-    why = 'learns from all tasks by their names'
+    why = 'learns from all tasks by their names, which nobody tells here'
+  elif ours == 'packnet':
+    why = 'shares the net out among a number of tasks that nobody tells here'
+  elif ours == 'vcl' and options.get('coreset'):
+    why = 'has coresets for a number of tasks that nobody tells here'
   elif continual.trial is not None:
     why = 'tries ways to learn a task on data that a stream has not brought yet'
   if why:
     raise ConfigError(
-      f'methods has {name}, which {why}, and nobody tells them here: leave it'
-      ' out, or choose efficient_packnet, online_ewc or naive.'
+      f'methods has {name}, which {why}: leave it out, or choose'
+      ' efficient_packnet, online_ewc or naive.'
     )
 
 

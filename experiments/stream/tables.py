@@ -48,13 +48,15 @@ def markdown(results: Mapping[str, Any]) -> str:
     f' {len(first["order"])} visits: {counts("true_changes")} changes,'
     f' {counts("returns")} returns, {counts("steps")} steps. A window is'
     f' {results["window"]} steps; a change is expected after'
-    f' {results["hazard"]:g}; an alarm is a probability of'
-    f' {results["threshold"]:g} that the loss has risen.'
+    f' {results["hazard"]:g}; an alarm is a probability of at least'
+    f' {results["threshold"]:g} of any change within the last four windows,'
+    ' where log(loss + 0.05) has risen by more than 0.25 since (28%).'
   )
   labels = results.get('labels', {})
   parts = [
     setting,
     _main(results['summary'], labels),
+    _diverged(rows, labels),
     _NOTES,
     _lost(rows, labels),
   ]
@@ -95,11 +97,22 @@ def _main(summary: Sequence[Row], labels: Mapping[str, str]) -> str:
   return markup.grid(body, ['net', 'boundaries', *_COLUMNS], 'left', 2)
 
 
+def _diverged(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
+  names = [
+    f'{name_of(row, rows, labels)}, {row["boundaries"]}, seed {row["seed"]}'
+    for row in rows
+    if row.get('diverged')
+  ]
+  return f'Diverged, and left out: {"; ".join(names)}.' if names else ''
+
+
 def _lost(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
   """What detecting changes costs against known ones, seeds paired."""
   body = []
   pairs: dict[Any, dict[str, dict[Any, float]]] = {}
-  for key, group in stream_analysis.settings(rows).items():
+  for key, group in stream_analysis.settings(
+    stream_analysis.sound(rows)
+  ).items():
     *rest, boundaries = key
     pairs.setdefault(tuple(rest), {})[boundaries] = {
       row['seed']: row['average_accuracy'] for row in group

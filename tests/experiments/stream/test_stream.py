@@ -1,6 +1,10 @@
 """Streams: what they bring, what is found in them, resuming, bad input."""
 
+import gc
 import json
+import shutil
+import types
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -8,17 +12,21 @@ import numpy as np
 import pytest
 
 from experiments import data
+from experiments.continual import records as continual_records
 from experiments.engine import runs
 from experiments.engine import settings
 from experiments.report import files
 from experiments.report import weights
 from experiments.stream import analysis
 from experiments.stream import learner
+from experiments.stream import plots
 from experiments.stream import run as stream_run
 from experiments.stream import settings as stream_settings
 from experiments.stream import streams
+from experiments.stream import tables
 from tests import lifetime_tiny
 from tests import stream_tiny
+from tests import tiny
 
 _PACK = 'efficient_packnet'
 
@@ -127,6 +135,27 @@ def test_measures():
   assert none['changes_found'] == 0 and none['delay_mean'] is None
 
 
+def _state(*phi):
+  return types.SimpleNamespace(phi=np.array(phi), net={}, finite=True)
+
+
+def test_an_alarm_goes_back_to_weights_that_are_finite():
+  fine, lost = _state(0.0, 1.0), _state(0.0, np.nan)
+  kept = [(10, fine), (15, fine), (20, lost), (25, fine)]
+  assert learner.go_back(kept, 1, 0) == (25, fine)
+  assert learner.go_back(kept, 3, 0) == (15, fine)
+  # Its loss is from before the step that made it NaN.
+  assert learner.go_back(kept, 2, 0) == (15, fine)
+  # A segment has a step at the least.
+  kept = [(10, fine), (15, lost), (20, lost)]
+  assert learner.go_back(kept, 1, 10) == (20, fine)
+  assert learner.go_back(kept, 1, 0) == (10, fine)
+  assert learner.go_back([(15, lost)], 1, 10) == (15, lost)
+  lost = _state(0.0)
+  lost.finite = False
+  assert learner.go_back([(10, fine), (15, lost)], 1, 0) == (10, fine)
+
+
 def test_changes_are_found_and_a_task_that_returns_is_recognised(whole):
   _, results = whole
   rows = {row['boundaries']: row for row in results['rows']}
@@ -137,7 +166,11 @@ def test_changes_are_found_and_a_task_that_returns_is_recognised(whole):
     assert row['opened'] == row['tasks'] == 3
     assert row['returns'] == row['returns_recognised'] == 1
     assert row['record_of_task'] == [0, 1, 2]
-    assert min(row['accuracies']) > 0.5
+    assert min(row['accuracies']) > 0.5 and not row['diverged']
+    used = [s['used_weights'] for s in row['segments'][:3]]
+    assert 0 < used[0] < used[1] < used[2] < 1
+    assert 'used_weights' not in row['segments'][3]  # nothing was learned
+  assert not results['stopped']
   known, found = rows['known'], rows['detected']
   assert [s['first'] for s in known['segments']] == [0, 83, 161, 252]
   assert known['delay_max'] == 0 and not known['alarms']
@@ -183,7 +216,7 @@ def test_tables_and_figures(whole):
   assert max(map(len, text.splitlines()[2:6])) <= 100
 
 
-def test_a_net_of_a_true_task_is_taken_out(whole):
+def test_a_net_of_a_true_task_is_taken_out(whole, tmp_path):
   folder, _ = whole
   known, found = weights.names(folder)
   one, two = (weights.of_run(folder, found, task) for task in (0, 1))
@@ -191,10 +224,37 @@ def test_a_net_of_a_true_task_is_taken_out(whole):
   assert any((one.masks[n] != two.masks[n]).any() for n in one.masks)
   with pytest.raises(RuntimeError, match='has 3 tasks'):
     weights.of_run(folder, known, 3)
+  bare = tmp_path / 'bare'
+  shutil.copytree(folder, bare, ignore=lambda *_: ['cells'])
+  with pytest.raises(runs.RunError, match='checkpoints of .* were not kept'):
+    weights.of_run(bare, known, 0)
+  assert not (bare / 'cells').exists()
 
 
+def test_a_learner_that_is_done_is_freed(whole, monkeypatch):
+  """At once: its arrays would wait for the garbage collector."""
+  made = []
+
+  class Watched(learner.Learner):
+    def __init__(self, *args):
+      super().__init__(*args)
+      made.append(weakref.ref(self))
+
+  monkeypatch.setattr(stream_run, 'Learner', Watched)
+  gc.disable()
+  try:
+    with tiny.prepared_once(stream_run):
+      weights.of_run(whole[0], weights.names(whole[0])[0], 0)
+    assert [ref() for ref in made] == [None]
+  finally:
+    gc.enable()
+
+
+# A stop in the midst of a task saves none of its steps: where the last
+# checkpoint is of its beginning, and where there was none before.
+@pytest.mark.parametrize('checkpoint_seconds', [0.0, 1e9])
 def test_stopped_and_started_again_is_the_same_run(
-  tmp_path, whole, monkeypatch
+  tmp_path, whole, monkeypatch, checkpoint_seconds
 ):
   real, calls = learner.Learner._note, []
 
@@ -206,9 +266,12 @@ def test_stopped_and_started_again_is_the_same_run(
 
   monkeypatch.setattr(learner.Learner, '_note', note)
   monkeypatch.setattr(stream_run.population, 'workers', lambda: 1)
+  often = {'checkpoint_seconds': checkpoint_seconds}
   with pytest.raises(runs.Interrupted):
-    stream_tiny.run(tmp_path)
-  got = stream_tiny.run(tmp_path)
+    stream_tiny.run(tmp_path, **often)
+  got = stream_tiny.run(tmp_path, **often)
+  # The windows since the task began are gone through again.
+  assert calls[40][0] < calls[39][0] < calls[-1][0] == 319
   same = lambda results: [
     {k: v for k, v in row.items() if k != 'seconds'} for row in results['rows']
   ]
@@ -221,23 +284,74 @@ def test_stopped_and_started_again_is_the_same_run(
 
 def test_without_masks_every_segment_is_learned(tmp_path):
   results = stream_tiny.run(
-    tmp_path, methods='naive', boundaries='detected', retrain_epochs=0.0
+    tmp_path,
+    methods='naive',
+    boundaries='detected',
+    retrain_epochs=0.0,
+    learning_rate=(0.1, 1e30),
   )
-  (row,) = results['rows']
+  row, lost = results['rows']
   assert row['changes_found'] == 3 and row['opened'] == 4
   assert row['returns_recognised'] == 0
   assert row['accuracies'][1] > row['accuracies'][0]  # the last that it saw
+  # One that diverges is marked, and left out of all means.
+  assert lost['diverged'] and not row['diverged']
+  assert [e['learning_rate'] for e in results['summary']] == [0.1]
+  (entry,) = analysis.entries(results)
+  assert entry.setting['learning_rate'] == 0.1
+  assert 'Diverged, and left out: ' in tables.markdown(results)
+  assert 'lr 1e+30, detected, seed 0.' in tables.markdown(results)
+  plots.course(results, files.load(tmp_path)[1], lost)
 
 
-def test_a_change_that_nothing_shows_is_not_found(tmp_path):
-  """The learner does not see the numbers of the true tasks."""
+def test_where_all_learners_diverge_the_run_fails(tmp_path, monkeypatch):
+  def live(cell, *_):
+    rows = [{'diverged': True, 'steps': 319}]
+    return continual_records.Lived(cell.name, rows, {}, 0.0, [])
+
+  monkeypatch.setattr(stream_run, 'live', live)
+  with pytest.raises(runs.RunError, match='every learner diverged'):
+    stream_tiny.run(tmp_path)
+  assert not (tmp_path / 'results.json').exists()
+
+
+def test_a_full_net_opens_no_more_tasks(tmp_path):
   results = stream_tiny.run(
-    tmp_path, sequence='tests.stream_tiny:alike', boundaries='detected'
+    tmp_path,
+    num_tasks=2,
+    order=(0, 1),
+    lengths=(83, 78),
+    method_kwargs={_PACK: {'gamma': 0.9, 'rates': (1.0,)}},
   )
-  (row,) = results['rows']
-  assert row['true_changes'] == 3 and row['opened'] == 1
-  assert row['changes_found'] == row['false_alarms'] == 0
-  assert row['record_of_task'] == [0, 0, 0]
+  for row in results['rows']:
+    assert row['changes_found'] == 1 and row['opened'] == 1
+    first, second = row['segments']
+    assert first['used_weights'] == 1 and first['reached']
+    assert second['record'] == 0 and 'used_weights' not in second
+    assert row['record_of_task'] == [0, 0]
+  assert len(results['stopped']) == 2
+  assert all('left after task 1, which' in text for text in results['stopped'])
+
+
+def test_nothing_tells_tasks_apart_but_their_examples(tmp_path):
+  """Where these are the same, the true tasks' numbers change no bit."""
+  found = []
+  for order in ((0, 1, 2, 1), (0, 2, 1, 2)):
+    folder = tmp_path / str(order[1])
+    results = stream_tiny.run(
+      folder,
+      sequence='tests.stream_tiny:alike',
+      boundaries='detected',
+      order=order,
+    )
+    (row,) = results['rows']
+    assert row['true_changes'] == 3 and row['opened'] == 1
+    assert row['changes_found'] == row['false_alarms'] == 0
+    assert row['record_of_task'] == [0, 0, 0]
+    found.append(files.load(folder)[1])
+  assert found[0].keys() == found[1].keys() and len(found[0]) == 3
+  for name, array in found[0].items():
+    np.testing.assert_array_equal(array, found[1][name])
 
 
 @pytest.mark.parametrize('name', ['stream_digits', 'stream_permuted_mnist'])
@@ -297,6 +411,14 @@ def test_a_field_that_is_wrong(fields, says):
     (
       {'method_kwargs': {_PACK: {'trial_steps': 3, 'without': ('.',)}}},
       f'methods has {_PACK}, which tries ways',
+    ),
+    (
+      {'methods': 'packnet', 'method_kwargs': {}},
+      'methods has packnet, which shares the net out among a number of tasks',
+    ),
+    (
+      {'methods': 'vcl', 'method_kwargs': {'vcl': {'coreset': 5}}},
+      'methods has vcl, which has coresets for a number of tasks',
     ),
     (
       {'lengths': (), 'epochs': 0.4, 'window': 9},
