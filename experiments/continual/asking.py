@@ -274,8 +274,8 @@ class Asker:
 
   def _inputs(self, image) -> jax.Array:
     """What moments are of: pixels in [0, 1]."""
-    scale = self._sequence.dataset.scale
-    return image.reshape(len(image), -1).astype(jnp.float32) * scale
+    flat = image.reshape(len(image), -1)
+    return data.normalise(flat, self._sequence.dataset.scale)
 
   def _moments(self, source, tasks) -> inference.Moments:
     problem = self._plan.recipe.problem

@@ -291,10 +291,10 @@ def make_cells(
 
 def retrain_schedule(plan: Course) -> Callable[[Any], Any] | None:
   """step -> factor on the learning rate of a retraining; None is 1."""
-  factor, kwargs = plan.settings.retrain_factor, {'kind': 'constant'}
+  factor, made = plan.settings.retrain_factor, None
   if most := max(plan.retrain_steps):
-    kwargs = plan.settings.training.learning_rate_schedule
-  made = making.schedule(kwargs, most)
+    of_task = plan.settings.training.learning_rate_schedule
+    made = making.schedule(of_task, most)
   if made is None:
     return None if factor == 1 else lambda step: factor
   return made if factor == 1 else lambda step: factor * made(step)

@@ -72,13 +72,7 @@ def run(
     continual_cells.make_cells, plans, executor=executor, lives={}
   )
   estimates.check(_estimate(s, sequence, plans, exact=False))
-  with (
-    runs.disk_errors(workdir),
-    runs.lock(workdir),
-    runs.stop_signals() as signals,
-  ):
-    # From here on the folder belongs to its config: see `folder.open_folder`.
-    (workdir / 'metrics.jsonl').touch()
+  with runs.held(workdir) as signals:
     lessons = Lessons(sequence, splits, workdir / 'cells')
     prepared = time.monotonic() - begun
     world = host.World(signals, host.Clock())
@@ -149,8 +143,6 @@ def run(
     records = {k: v for lived in lives for k, v in lived.arrays.items()}
     results['summary'] = continual_records.summary(results, records)
     fit.write_results(workdir, results, records)
-    if signals:  # while nothing asked for it
-      raise runs.Interrupted(signals[0])
   return results
 
 
@@ -249,11 +241,15 @@ def _prepare(s: ContinualSettings, data_dir: str | None):
   plans = {
     name: continual_cells.make_plan(s, name, sequence) for name in s.methods
   }
-  splits = {
+  return sequence, plans, on_device(sequence)
+
+
+def on_device(sequence: data.Sequence) -> dict[str, data.Split]:
+  """The pictures of a sequence, by split."""
+  return {
     name: jax.tree.map(jnp.asarray, getattr(sequence.dataset, name))
     for name in data.SPLITS
   }
-  return sequence, plans, splits
 
 
 def weights(

@@ -371,6 +371,25 @@ def stop_signals() -> Iterator[list[int]]:
       signal.signal(s, old)
 
 
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[list[int]]:
+  """A run's folder is ours, for as long as its lives take.
+
+  Yields:
+    As `stop_signals`.
+
+  Raises:
+    RunError: if another process holds the folder, or the disk is full.
+    Interrupted: at the end, if a signal came that nothing heeded.
+  """
+  with disk_errors(workdir), lock(workdir), stop_signals() as signals:
+    # From here on the folder belongs to its config: see `folder.open_folder`.
+    (workdir / 'metrics.jsonl').touch()
+    yield signals
+    if signals:
+      raise Interrupted(signals[0])
+
+
 @functools.cache
 def commit() -> str:
   """The commit of this code when first asked for, or 'unknown'.

@@ -190,7 +190,7 @@ def of_run(
       f' {workdir} lists them.'
     )
   results, _ = files.load(workdir)
-  several = results.get('experiment') in ('continual', 'stream')
+  several = 'num_tasks' in results
   if several != (task is not None):
     raise ValueError(
       f'{workdir} has learned'

@@ -282,14 +282,17 @@ class Learner:
     cell, life, programs = self.cell, self.life, self.cell.programs
     state = programs.begin(life.state, cell.hyper)
     now = self._source(0)  # examples and noise go by the stream's step alone
-    size = self._s.window
 
     def learn(state, step, count):
-      rows = np.resize(self.stream.rows(step, count), (size, self._batch))
-      tasks = np.zeros((size, self._batch), np.int32)
-      tasks[:count] = self.stream.tasks[step : step + count, None]
+      tasks = self.stream.tasks[step : step + count]
       return programs.window(
-        state, cell.hyper, now, rows, tasks, np.int32(step), np.int32(count)
+        state,
+        cell.hyper,
+        now,
+        self._filled(self.stream.rows(step, count)),
+        self._filled(np.repeat(tasks, self._batch)),
+        np.int32(step),
+        np.int32(count),
       )
 
     end, state = self._until_change(first, state, learn)
@@ -341,6 +344,10 @@ class Learner:
   def _batch(self) -> int:
     return self.stream.batch_size
 
+  def _filled(self, x: np.ndarray) -> np.ndarray:
+    """Of so many examples, a window [w, B]: what is too short starts again."""
+    return np.resize(x, (self._s.window, self._batch))
+
   def _retrained(
     self, state: TrainState, number: int, first: int, end: int
   ) -> TrainState:
@@ -350,17 +357,15 @@ class Learner:
       return state
     total = self._plan.retrain_steps[0]
     rows, tasks = self.stream.kept(first, end, 'train', total * self._batch)
-    shape = (-1, self._batch)
-    rows, tasks = rows.reshape(shape), tasks.reshape(shape)
     for step in range(0, total, size):
       count = min(size, total - step)
-      take = lambda x: np.resize(x[step : step + count], (size, self._batch))  # noqa: B023
+      mine = slice(step * self._batch, (step + count) * self._batch)
       state, _ = programs.rewindow(
         state,
         self.cell.hyper,
         self._source(number),
-        take(rows),
-        take(tasks),
+        self._filled(rows[mine]),
+        self._filled(tasks[mine]),
         np.int32(step),
         np.int32(count),
       )
@@ -368,10 +373,11 @@ class Learner:
 
   def _loss(self, record: Any, step: int, count: int) -> float:
     """Of a stored net, on the examples of a window; nothing is learned."""
-    size = self._s.window * self._batch
-    rows = np.resize(self.stream.rows(step, count), size)
     tasks = np.repeat(self.stream.tasks[step : step + count], self._batch)
-    source = self._source(0, window=(rows, np.resize(tasks, size)))
+    window = self.stream.rows(step, count), tasks
+    source = self._source(
+      0, window=tuple(self._filled(x).ravel() for x in window)
+    )
     found = self.cell.programs.recall(self.life.state, record, source, 'window')
     return float(found.loss)
 

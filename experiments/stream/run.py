@@ -11,13 +11,13 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
 from experiments.continual.learner import weights_of
 from experiments.continual.run import join_metrics
+from experiments.continual.run import on_device
 from experiments.engine import estimates
 from experiments.engine import fit
 from experiments.engine import folder as engine_folder
@@ -64,24 +64,15 @@ def run(
   begun = time.monotonic()
   sequence, cells = _prepare(s, data_dir)
   estimates.check(_estimate(s, sequence, cells))
-  with (
-    runs.disk_errors(workdir),
-    runs.lock(workdir),
-    runs.stop_signals() as signals,
-  ):
-    # From here on the folder belongs to its config: see `folder.open_folder`.
-    (workdir / 'metrics.jsonl').touch()
+  with runs.held(workdir) as signals:
     lessons = _lessons(s, sequence, workdir)
     prepared = time.monotonic() - begun
     world = host.World(signals, host.Clock())
-    steps = {
-      m.seed: _stream(s, sequence, c).steps for c in cells for m in c.members
-    }
     lives = host.side_by_side(
       [functools.partial(live, cell, lessons) for cell in cells],
       world,
       'learning',
-      sum(steps[cell.members[0].seed] for cell in cells),
+      sum(_stream(s, sequence, cell).steps for cell in cells),
       'step',
     )
     rows = [row for lived in lives for row in lived.rows]
@@ -116,8 +107,6 @@ def run(
     }
     records = {k: v for lived in lives for k, v in lived.arrays.items()}
     fit.write_results(workdir, results, records)
-    if signals:  # while nothing asked for it
-      raise runs.Interrupted(signals[0])
   return results
 
 
@@ -189,11 +178,7 @@ def _stream(
 def _lessons(
   s: StreamSettings, sequence: data.Sequence, workdir: pathlib.Path
 ) -> Lessons:
-  splits = {
-    name: jax.tree.map(jnp.asarray, getattr(sequence.dataset, name))
-    for name in data.SPLITS
-  }
-  return Lessons(s, sequence, splits, workdir / 'cells')
+  return Lessons(s, sequence, on_device(sequence), workdir / 'cells')
 
 
 def _estimate(

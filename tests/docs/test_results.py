@@ -82,6 +82,30 @@ def test_a_page_has_the_numbers_of_its_record(page):
   assert f'--config={config}' in text
 
 
+def test_inference_page_has_the_numbers_of_its_records():
+  folder = _RESULTS / 'task_inference'
+  text = (folder / 'README.md').read_text(encoding='utf-8')
+  parts = text.split('**Tasks of other classes')
+  records = 'results.json', 'digits_split.json'
+  shown = r'^(?:One picture|Batches of (\d+)).*?:\n\n(.*?)\n\n'
+  for part, record in zip(parts, records, strict=True):
+    rows = json.loads((folder / record).read_bytes())['rows']
+    tables = re.findall(shown, part, re.M | re.S)
+    assert len(tables) == len({row['batch'] for row in rows})
+    for size, table in tables:
+      lines = [x.strip('|').split('|') for x in table.splitlines()]
+      (_, *ways), _, *body = [[c.strip(' `') for c in line] for line in lines]
+      for tasks, *cells in body:
+        for way, cell in zip(ways, cells, strict=True):
+          names = ('identified', 'accuracy')
+          if way == 'true task':  # of all pictures, as `moments` are
+            way, names = 'moments', ('true_task_accuracy',)
+          asked = {'way': way, 'tasks': int(tasks), 'batch': int(size or 1)}
+          mine = [row for row in rows if asked.items() <= row.items()]
+          means = [sum(row[n] for row in mine) / len(mine) for n in names]
+          assert cell == ', '.join(f'{100 * mean:.1f}' for mean in means)
+
+
 def test_every_page_names_the_commit_of_its_record():
   records = [p.with_name('results.json') for p in _PAGES]
   there = [path for path in records if path.is_file()]

@@ -214,9 +214,7 @@ def test_a_net_of_ones_own_with_all_leaves_under_psi_forgets_nothing():
   sources = []
   for t in range(2):
     y = np.argmax(x @ rng.normal(size=(4, 3)), axis=1).astype(np.int32)
-    split = powerprop.Labelled(x, y)
-    names = ('train', 'validation', 'test')
-    sources.append({'task': np.int32(t), **dict.fromkeys(names, split)})
+    sources.append(_source(t, x, y))
   net = hk.transform_with_state(forward)
   learned = powerprop.learn(
     powerprop.classifier(net, x[:1]),
@@ -270,9 +268,7 @@ def test_convolutions_forget_nothing(net):
   for t in range(2):
     x = rng.integers(0, 100, (60, 8, 8, 1)).astype(np.float32)
     x[np.arange(60), y + 2 * t] += 150  # which row is bright
-    split = powerprop.Labelled(x / 255, y)
-    names = ('train', 'validation', 'test')
-    sources.append({'task': np.int32(t), **dict.fromkeys(names, split)})
+    sources.append(_source(t, x / 255, y))
   learned = powerprop.learn(
     powerprop.classifier(net, x[:1]),
     functools.partial(methods.clnp, margin=0.3),
@@ -291,6 +287,14 @@ def test_convolutions_forget_nothing(net):
   read = np.asarray(learned.weights(0)['output']['w'])
   assert not read[..., bits[-sizes[-1] :] == 0, :].any()
   assert int(first['used_by_layer'][-1]) == bits[-sizes[-1] :].sum()
+
+
+def _source(task, x, y):
+  """A task whose splits are all the same."""
+  splits = dict.fromkeys(
+    ('train', 'validation', 'test'), powerprop.Labelled(x, y)
+  )
+  return {'task': np.int32(task), **splits}
 
 
 def _units_of(net, x):
