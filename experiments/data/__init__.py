@@ -21,6 +21,7 @@ from experiments.data.types import DataError
 from experiments.data.types import Dataset
 from experiments.data.types import Examples
 from experiments.data.types import Split
+from experiments.data.types import Streamed
 
 __all__ = (
   'AUGMENTATIONS',
@@ -33,6 +34,7 @@ __all__ = (
   'Sequence',
   'Source',
   'Split',
+  'Streamed',
   'checked',
   'all_take_part',
   'checked_sequence',

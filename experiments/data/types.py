@@ -1,5 +1,6 @@
 """Core types of the data: a split, a data set, and what can go wrong."""
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +55,39 @@ class Dataset(NamedTuple):
   test: Split
   num_classes: int
   scale: float
+
+
+class Streamed(NamedTuple):
+  """A data set that is read while it is learned: too large for memory.
+
+  The iterators have `close()`, which ends the processes that read for them;
+  whoever takes one calls it.
+
+  Attributes:
+    name: what `load` was given.
+    num_classes: number of labels.
+    scale: multiply uint8 pixels by this to get values in [0, 1].
+    image_shape: (H, W, C) of every picture that comes out.
+    sizes: of 'train', 'validation' and 'test', the number of pictures.
+    batches: (B, first step, (host, number of hosts)) -> the host's share of the
+      batches for training, without an end: image uint8 [B/hosts, H, W, C] and
+      label int32 [B/hosts]. B is the batch of all hosts together, and a
+      multiple of their number. The batch of step t follows from the data set's
+      seed, B and t alone: neither the number of hosts nor the first step
+      matters.
+    examples: (split, B, (host, number of hosts)) -> the host's share of a
+      split's pictures, each once, in their order and without augmentation, in
+      batches of [B/hosts]. Every host gives as many batches; what pads them has
+      label -1 and pixels of zero.
+  """
+
+  name: str
+  num_classes: int
+  scale: float
+  image_shape: tuple[int, int, int]
+  sizes: Mapping[str, int]
+  batches: Callable[[int, int, tuple[int, int]], Iterator[Split]]
+  examples: Callable[[str, int, tuple[int, int]], Iterator[Split]]
 
 
 def checked(dataset: Dataset) -> Dataset:
