@@ -13,6 +13,7 @@ import optax
 
 from powerprop import batches
 from powerprop import methods
+from powerprop import parts
 from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import step as steps_lib
@@ -37,6 +38,7 @@ class Recipe(NamedTuple):
     task_steps: by task, its number of steps ≥ 1, where they differ: a chunk
       ends with its task, and the schedule, which is that of the largest number,
       is compressed to the task's; () where the caller says how many.
+    accumulate: into how many parts a batch is divided; see `parts.gradient`.
   """
 
   problem: Problem
@@ -49,6 +51,7 @@ class Recipe(NamedTuple):
   layer_flops: Mapping[str, float] = {}
   unequal: bool = False
   task_steps: tuple[int, ...] = ()
+  accumulate: int = 1
 
 
 class Training(NamedTuple):
@@ -182,8 +185,8 @@ def averaged(
     net_state: the net's state.
     key: chooses the examples.
     source: of the problem, to train on.
-    examples: at least so many, drawn with replacement, in whole batches; 0
-      changes nothing.
+    examples: at least so many, drawn with replacement, in whole batches (or
+      parts of them, as they go through the net); 0 changes nothing.
 
   Returns:
     The net's state. One without arrays is as it was.
@@ -202,16 +205,17 @@ def averaged(
       ' its `averages`, or set average_examples to 0'
     )
   size = problem.size(source, 'train')
+  at_once = recipe.batch_size // recipe.accumulate
 
   def batch(i):
     rows_key, augment_key = jax.random.split(jax.random.fold_in(key, i))
-    rows = jax.random.randint(rows_key, (recipe.batch_size,), 0, size)
+    rows = jax.random.randint(rows_key, (at_once,), 0, size)
     found = problem.batch(source, 'train', rows)
     if problem.augment is None:
       return found
     return problem.augment(augment_key, found)
 
-  number = -(-examples // recipe.batch_size)
+  number = -(-examples // at_once)
   return problem.averages(w, net_state, key, batch, number)
 
 
@@ -326,10 +330,8 @@ def _begin(
   def gradient(w):
     rows = _rows(it, hyper, source, 0, 1)[0]
     examples = _batch(it, hyper, source, 0, rows)
-    grads, _ = jax.grad(recipe.problem.loss, has_aux=True)(
-      w, net_state, keys.net, examples
-    )
-    return grads
+    of_batch = parts.gradient(recipe.problem.loss, recipe.accumulate)
+    return of_batch(w, net_state, keys.net, examples)[1]
 
   phi, method_state = it.method.init(
     keys.init, psi.to_phi(theta), psi, gradient
@@ -390,8 +392,8 @@ def _one_step(
   psi = it.psi.at(state.opt)
   theta = psi.to_theta(state.phi)
   w = method.weights(theta, state.method)
-  (loss, net_state), dense = jax.value_and_grad(
-    recipe.problem.loss, has_aux=True
+  (loss, net_state), dense = parts.gradient(
+    recipe.problem.loss, recipe.accumulate
   )(
     w,
     state.net,

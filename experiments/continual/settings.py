@@ -29,6 +29,7 @@ UNUSED = {
   'output_density_factor': 1.0,
   'near_zero': 0.01,
   'average_examples': 0,  # an option of methods that prune
+  'accumulate': 1,  # such batches fit
 }
 # What a method may have otherwise than the rest of the run.
 OVERRIDES = (

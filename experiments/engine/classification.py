@@ -153,6 +153,7 @@ def make_recipe(
     schedule=making.schedule(s.learning_rate_schedule, s.steps),
     l2=s.l2,
     unequal=bool(sizes.min() < sizes.max()),
+    accumulate=s.accumulate,
   )
 
 

@@ -59,6 +59,8 @@ class Settings(NamedTuple):
       those that training left.
     labels: what tables and figures call transforms and methods, by what the
       config calls them; no two alike.
+    accumulate: parts of equal size that a batch goes through the net in, one
+      after the other, for want of memory; a divisor of `batch_size`.
   """
 
   dataset: str
@@ -87,6 +89,7 @@ class Settings(NamedTuple):
   output_layer: str = 'output'
   average_examples: int = 0
   labels: dict[str, str] = {}
+  accumulate: int = 1
 
 
 class Rules(NamedTuple):
@@ -188,7 +191,14 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
       'batch_size': 1,
       'chunk_steps': 1,
       'average_examples': 0,
+      'accumulate': 1,
     },
+  )
+  validation.require(
+    s.batch_size % s.accumulate == 0,
+    'accumulate',
+    s.accumulate,
+    f'a divisor of batch_size, {s.batch_size}',
   )
   validation.check_ranges(
     s,

@@ -54,6 +54,11 @@ _FIELDS = [
   ({'seeds': 0}, ['seeds is 0', 'at least 1']),
   ({'batch_size': 0}, ['batch_size is 0', 'at least 1']),
   ({'chunk_steps': 0}, ['chunk_steps is 0', 'at least 1']),
+  ({'accumulate': 0}, ['accumulate is 0', 'at least 1']),
+  (
+    {'batch_size': 50, 'accumulate': 4},
+    ['accumulate is 4', 'a divisor of batch_size, 50'],
+  ),
   ({'checkpoint_seconds': -1.0}, ['checkpoint_seconds is -1', 'at least 0']),
   ({'checkpoint_seconds': 'x'}, ["checkpoint_seconds is 'x'", 'a number']),
   ({'near_zero': 0.0}, ['near_zero is 0', 'above 0']),

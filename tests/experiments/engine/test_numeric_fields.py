@@ -25,14 +25,14 @@ _EXPERIMENTS = {
   'one_shot': (
     tiny.config,
     settings.check,
-    (*_SHARED_WHOLE, 'steps', 'average_examples'),
+    (*_SHARED_WHOLE, 'steps', 'average_examples', 'accumulate'),
     (*_SHARED, 'near_zero', 'output_density_factor'),
     (*_SEVERAL, 'densities'),
   ),
   'sparse_training': (
     sparse_tiny.config,
     sparse_settings.check,
-    (*_SHARED_WHOLE, 'steps', 'average_examples'),
+    (*_SHARED_WHOLE, 'steps', 'average_examples', 'accumulate'),
     (*_SHARED, 'near_zero', 'training_multiplier'),
     (*_SEVERAL, 'densities'),
   ),
