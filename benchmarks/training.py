@@ -13,6 +13,7 @@ import optax
 from benchmarks import timing
 from experiments import data
 from experiments.engine import classification
+from experiments.engine import feed
 from experiments.engine import networks
 from experiments.engine import population as populations
 from experiments.engine import trainings
@@ -374,6 +375,9 @@ def population(
   states = trainings.initial_states(recipe, mapped, split)
   stacked = trainings.initial_states(recipe, vmapped, split)
 
+  dataset = data.Dataset('benchmark', split, few, few, 10, 1 / 255)
+  source = feed.Held(dataset, None)
+
   def in_turn():
     return [
       jax.block_until_ready(cell.programs.chunk(s, cell.hyper, split, 0, steps))
@@ -387,7 +391,7 @@ def population(
     ]
 
   def threads():
-    for _ in trainings.advance(mapped, states, steps, split, few):
+    for _ in trainings.advance(mapped, states, (0, steps), source):
       pass
 
   base = 'map: in turn, α static'

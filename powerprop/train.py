@@ -35,6 +35,8 @@ class Recipe(NamedTuple):
     l2: coefficient of ½‖w‖² over the kernels, as part of the loss.
     layer_flops: by parameter path, FLOPs of a dense forward pass, from
       `Problem.flops`; {} where work is not counted.
+    streamed: whether a source has the batches of some steps and no others, in
+      their order: its rows are then the numbers of these batches, one a step.
     task_steps: by task, its number of steps ≥ 1, where they differ: a chunk
       ends with its task, and the schedule, which is that of the largest number,
       is compressed to the task's; () where the caller says how many.
@@ -50,6 +52,7 @@ class Recipe(NamedTuple):
   l2: float = 0.0
   layer_flops: Mapping[str, float] = {}
   unequal: bool = False
+  streamed: bool = False
   task_steps: tuple[int, ...] = ()
   accumulate: int = 1
 
@@ -257,6 +260,8 @@ def _rows(
 ) -> jax.Array:
   """Which examples steps learn from; int32 [num_steps, batch_size]."""
   recipe = it.recipe
+  if recipe.streamed:
+    return jnp.arange(num_steps, dtype=jnp.int32)[:, None]
   size = recipe.problem.size(source, 'train') if recipe.unequal else None
   return batches.batch_indices(
     _keys(hyper).batches,

@@ -29,6 +29,7 @@ from experiments.continual.learner import Lessons
 from experiments.continual.learner import live
 from experiments.continual.settings import ContinualSettings
 from experiments.engine import estimates
+from experiments.engine import feed
 from experiments.engine import fit
 from experiments.engine import folder as engine_folder
 from experiments.engine import host
@@ -236,7 +237,9 @@ def _of_cells(
 
 def _prepare(s: ContinualSettings, data_dir: str | None):
   """The sequence, a plan for every method, and the data on the device."""
-  dataset = making.dataset(s.training.dataset, data_dir)
+  dataset = feed.in_memory(
+    making.dataset(s.training.dataset, data_dir), 'continual'
+  )
   sequence = continual_settings.make_sequence(s, dataset)
   plans = {
     name: continual_cells.make_plan(s, name, sequence) for name in s.methods

@@ -30,6 +30,7 @@ UNUSED = {
   'near_zero': 0.01,
   'average_examples': 0,  # an option of methods that prune
   'accumulate': 1,  # such batches fit
+  'data_devices': 0,  # one host, a device for each sequence
 }
 # What a method may have otherwise than the rest of the run.
 OVERRIDES = (

@@ -56,6 +56,17 @@ class Dataset(NamedTuple):
   num_classes: int
   scale: float
 
+  @property
+  def image_shape(self) -> tuple[int, ...]:
+    """(H, W, C)."""
+    return self.train.image.shape[1:]
+
+  @property
+  def sizes(self) -> dict[str, int]:
+    """By split, the number of its examples."""
+    splits = {'train': self.train, 'validation': self.validation}
+    return {k: len(v.label) for k, v in (splits | {'test': self.test}).items()}
+
 
 class Streamed(NamedTuple):
   """A data set that is read while it is learned: too large for memory.

@@ -42,6 +42,9 @@ class Pictures(NamedTuple):
     sequence: of tasks; None is one task, which is all of a split.
     heads: paths of the leaves whose columns are outputs, where not all outputs
       take part in all tasks.
+    streamed: whether a source is the batches of some steps, and is scored one
+      batch at a time: see `feed.Streaming`.
+    spread: batch -> the same, each device having its part.
   """
 
   net: hk.TransformedWithState
@@ -51,6 +54,8 @@ class Pictures(NamedTuple):
   label_smoothing: float = 0.0
   sequence: data.Sequence | None = None
   heads: tuple[str, ...] = ()
+  streamed: bool = False
+  spread: Callable[[Any], Any] = lambda batch: batch
 
 
 def classification(it: Pictures) -> Problem:
@@ -95,7 +100,10 @@ def classification(it: Pictures) -> Problem:
 
 
 def of_settings(
-  s: Settings, dataset: data.Dataset, sequence: data.Sequence | None = None
+  s: Settings,
+  dataset: data.Dataset | data.Streamed,
+  sequence: data.Sequence | None = None,
+  spread: Callable[[Any], Any] = lambda batch: batch,
 ) -> Problem:
   """The problem that a config has.
 
@@ -103,6 +111,7 @@ def of_settings(
     s: checked settings.
     dataset: of the settings.
     sequence: of the tasks to learn, made of that data set; None is one task.
+    spread: as in `Pictures`.
 
   Returns:
     A problem. Tasks have outputs of their own, those of the `output_layer`, in
@@ -114,11 +123,13 @@ def of_settings(
   width = dataset.num_classes if sequence is None else sequence.num_outputs
   it = Pictures(
     net=making.network(s.network, s.network_kwargs, width),
-    image_shape=dataset.train.image.shape[1:],
+    image_shape=dataset.image_shape,
     scale=dataset.scale,
     augment=None if s.augment == 'none' else data.AUGMENTATIONS[s.augment],
     label_smoothing=s.label_smoothing,
     sequence=sequence,
+    streamed=isinstance(dataset, data.Streamed),
+    spread=spread,
   )
   if sequence is not None and sequence.scenario != 'domain':
     shapes, _ = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
@@ -129,7 +140,10 @@ def of_settings(
 
 
 def make_recipe(
-  s: Settings, dataset: data.Dataset, sequence: data.Sequence | None = None
+  s: Settings,
+  dataset: data.Dataset | data.Streamed,
+  sequence: data.Sequence | None = None,
+  spread: Callable[[Any], Any] = lambda batch: batch,
 ) -> train.Recipe:
   """What the members of a run share.
 
@@ -137,15 +151,16 @@ def make_recipe(
     s: checked settings.
     dataset: that they train on.
     sequence: of the tasks that they learn, made of that data set.
+    spread: as in `Pictures`.
 
   Returns:
     A recipe; FLOPs are not counted with it as it is.
   """
-  sizes = np.array([len(dataset.train.label)])
+  sizes = np.array([dataset.sizes['train']])
   if sequence is not None:
     sizes = sequence.sizes['train']
   return train.Recipe(
-    problem=of_settings(s, dataset, sequence),
+    problem=of_settings(s, dataset, sequence, spread),
     optimizer=making.optimizer(s.optimizer, s.optimizer_kwargs),
     batch_size=s.batch_size,
     num_train=int(sizes.max()),
@@ -154,6 +169,7 @@ def make_recipe(
     l2=s.l2,
     unequal=bool(sizes.min() < sizes.max()),
     accumulate=s.accumulate,
+    streamed=isinstance(dataset, data.Streamed),
   )
 
 
@@ -164,7 +180,7 @@ def init(it: Pictures, key: jax.Array) -> tuple[Params, Any]:
 
 
 def size(it: Pictures, source: Any, split: str) -> jax.Array:
-  """How many examples a task has."""
+  """How many examples a task has; of a streamed one, how many batches."""
   if it.sequence is None:
     return jnp.int32(source.label.shape[0])
   sizes = jnp.asarray(it.sequence.sizes[split], jnp.int32)
@@ -172,11 +188,19 @@ def size(it: Pictures, source: Any, split: str) -> jax.Array:
 
 
 def batch(it: Pictures, source: Any, split: str, rows: jax.Array) -> Examples:
-  """Examples of a task, or of a split, whatever `split` says of that."""
+  """Examples of a task, or of a split, whatever `split` says of that.
+
+  Of a streamed one, they are those of the batch that the first row says.
+  """
   if it.sequence is not None:
-    return data.examples(it.sequence, source, split, rows)
+    return it.spread(data.examples(it.sequence, source, split, rows))
   image, label = map(jnp.asarray, source)
-  return Examples(image[rows], label[rows], jnp.ones((len(rows), 1), bool))
+  which = rows[0] if it.streamed else rows
+  return it.spread(_labelled(image[which], label[which]))
+
+
+def _labelled(image: jax.Array, label: jax.Array) -> Examples:
+  return Examples(image, label, jnp.ones((len(label), 1), bool))
 
 
 def augmented(it: Pictures, key: jax.Array, examples: Examples) -> Examples:
@@ -225,12 +249,22 @@ def activations(
 def score(
   it: Pictures, w: Params, net_state: Any, source: Any, split: str
 ) -> Score:
-  """The accuracy on a whole split of a task; see `scored`."""
+  """The accuracy on a whole split of a task; see `scored`.
+
+  A streamed split is one batch, whose padding has the label −1.
+  """
 
   def logits(examples):
     found, visible = outputs(it, w, net_state, examples)
     return found if it.sequence is None else jnp.where(visible, found, -jnp.inf)
 
+  if it.streamed:
+    examples = it.spread(_labelled(*map(jnp.asarray, source)))
+    index = jnp.arange(len(examples.label), dtype=jnp.int32)
+    counts = examples.label >= 0
+    right, nll, hashes = _tally(logits(examples), examples, index, counts)
+    count = jnp.maximum(jnp.sum(counts), 1)
+    return Score(right / count, nll / count, hashes)
   take = functools.partial(batch, it, source, split)
   if it.sequence is None:
     rows = source.label.shape[0]
@@ -320,33 +354,48 @@ def scored(
   def one(start):
     index = start + jnp.arange(rows, dtype=jnp.int32)
     examples = take(jnp.minimum(index, size - 1))
-    found = logits(examples)
-    label = examples.label
-    nll = optax.softmax_cross_entropy_with_integer_labels(found, label)
-    right = jnp.argmax(found, axis=-1) == label
-    counts = index < count
-    bits = jax.lax.bitcast_convert_type(found, jnp.uint32)
-    bits = bits.reshape(len(found), -1)  # float64 has two words
-    bits = jnp.where(counts[:, None], bits, 0)
-    place = index[:, None].astype(jnp.uint32) * jnp.uint32(
-      bits.shape[1]
-    ) + jnp.arange(bits.shape[1], dtype=jnp.uint32)
-    # Sums of bits times odd numbers that differ from place to place.
-    hashes = [
-      jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)
-      for m in _HASH
-    ]
-    return (
-      jnp.sum(right * counts.astype(jnp.float32)),
-      jnp.sum(nll * counts.astype(jnp.float32)),
-      jnp.stack(hashes),
-    )
+    return _tally(logits(examples), examples, index, index < count)
 
   right, nll, hashes = jax.lax.map(one, rows * jnp.arange(batches))
   return Score(
     jnp.sum(right) / count,
     jnp.sum(nll) / count,
     jnp.sum(hashes, axis=0, dtype=jnp.uint32),
+  )
+
+
+def _tally(
+  found: jax.Array, examples: Examples, index: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """How many are right, the sum of their losses, and a hash of the logits.
+
+  Args:
+    found: logits [B, outputs].
+    examples: B of them.
+    index: int32 [B], their places in the split.
+    counts: bool [B], which count.
+
+  Returns:
+    float32, float32 and uint32 [2].
+  """
+  label = examples.label
+  nll = optax.softmax_cross_entropy_with_integer_labels(found, label)
+  right = jnp.argmax(found, axis=-1) == label
+  bits = jax.lax.bitcast_convert_type(found, jnp.uint32)
+  bits = bits.reshape(len(found), -1)  # float64 has two words
+  bits = jnp.where(counts[:, None], bits, 0)
+  place = index[:, None].astype(jnp.uint32) * jnp.uint32(
+    bits.shape[1]
+  ) + jnp.arange(bits.shape[1], dtype=jnp.uint32)
+  # Sums of bits times odd numbers that differ from place to place.
+  hashes = [
+    jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)
+    for m in _HASH
+  ]
+  return (
+    jnp.sum(right * counts.astype(jnp.float32)),
+    jnp.sum(nll * counts.astype(jnp.float32)),
+    jnp.stack(hashes),
   )
 
 

@@ -1,6 +1,7 @@
 """A population that is trained, on the host: its life, log and results."""
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import io
 import pathlib
 import shlex
@@ -9,11 +10,9 @@ import time
 from typing import Any, NamedTuple
 
 from absl import logging
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments import data
+from experiments.engine import feed as feed_lib
 from experiments.engine import folder
 from experiments.engine import host
 from experiments.engine import population
@@ -44,7 +43,7 @@ def fit(
   s: Settings,
   recipe: train.Recipe,
   cells: list[population.Cell],
-  dataset: data.Dataset,
+  feed: feed_lib.Feed,
   workdir: pathlib.Path,
 ) -> tuple[list[TrainState], Seconds]:
   """Trains a population to its last step, from its last checkpoint if any.
@@ -55,7 +54,7 @@ def fit(
     s: checked settings.
     recipe: what the members share.
     cells: the population, from `trainings.make_cells`.
-    dataset: on the host; it is put on the device once.
+    feed: what they learn from.
     workdir: the run's folder, which this process holds.
 
   Returns:
@@ -65,10 +64,8 @@ def fit(
     runs.RunError: if every member diverged.
     runs.Interrupted: if a signal came; the state is saved.
   """
-  on_device = lambda split: jax.tree.map(jnp.asarray, split)
-  training, validation = map(on_device, (dataset.train, dataset.validation))
   clock = host.Clock()
-  states = trainings.initial_states(recipe, cells, training)
+  states = trainings.initial_states(recipe, cells, feed.some(1))
   count = sum(len(c.members) for c in cells)
   with runs.stop_signals() as signals:
     life = host.Host(host.World(signals, clock), workdir, states, s, codes=True)
@@ -85,7 +82,7 @@ def fit(
       new: list[Any] = [None] * len(cells)
       reports: list[Any] = [None] * len(cells)
       for i, state, report in trainings.advance(
-        cells, states, number, training, validation
+        cells, states, (step, number), feed
       ):
         new[i], reports[i] = state, report
         bar.add(number * len(cells[i].members), _means([report]))
@@ -115,7 +112,7 @@ def run_population(
   s: Settings,
   recipe: train.Recipe,
   cells: list[population.Cell],
-  dataset: data.Dataset,
+  feed: feed_lib.Feed,
   workdir: pathlib.Path,
   experiment: str,
   measure: Callable[..., tuple[dict[str, Any], dict[str, np.ndarray]]],
@@ -123,10 +120,10 @@ def run_population(
   """Trains, measures and writes a population, in a folder that it locks.
 
   Args:
-    s: as of `fit`, and so are recipe, cells, dataset and workdir.
+    s: as of `fit`, and so are recipe, cells, feed and workdir.
     recipe: of all members.
     cells: the population.
-    dataset: on the host.
+    feed: what they learn from; it is closed.
     workdir: the run's folder.
     experiment: its name.
     measure: states of the cells -> results and records.
@@ -134,8 +131,12 @@ def run_population(
   Returns:
     What results.json holds.
   """
-  with runs.disk_errors(workdir), runs.lock(workdir):
-    states, seconds = fit(s, recipe, cells, dataset, workdir)
+  with (
+    runs.disk_errors(workdir),
+    runs.lock(workdir),
+    contextlib.closing(feed),
+  ):
+    states, seconds = fit(s, recipe, cells, feed, workdir)
     trained_at = time.monotonic()
     results, records = measure(states)
     seconds = seconds._replace(
@@ -153,7 +154,7 @@ def last_states(
   s: Settings,
   recipe: train.Recipe,
   cells: list[population.Cell],
-  dataset: data.Dataset,
+  feed: feed_lib.Feed,
   workdir: pathlib.Path,
 ) -> list[TrainState]:
   """The states of a finished run; the arguments are those of `fit`.
@@ -161,8 +162,7 @@ def last_states(
   Raises:
     runs.RunError: if the checkpoint of the last step is missing or damaged.
   """
-  on_device = jax.tree.map(jnp.asarray, dataset.train)
-  states = trainings.initial_states(recipe, cells, on_device)
+  states = trainings.initial_states(recipe, cells, feed.some(1))
   life = None
   if (workdir / 'checkpoints').is_dir():
     world = host.World([], host.Clock())

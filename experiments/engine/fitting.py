@@ -23,7 +23,7 @@ from powerprop.types import Params
 _OUTPUTS_CHECKED = 8
 
 
-def check_data(s: Settings, dataset: data.Dataset) -> None:
+def check_data(s: Settings, dataset: data.Dataset | data.Streamed) -> None:
   """Checks what depends on the data.
 
   Raises:
@@ -31,7 +31,7 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
       the optimiser cannot be built for it, or a network of one's own is not as
       `experiments.engine.networks` promises.
   """
-  n = len(dataset.train.label)
+  n = dataset.sizes['train']
   validation.require(
     s.batch_size <= n,
     'batch_size',
@@ -46,7 +46,7 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
       f'network {s.network!r} gives a {type(net).__name__}, but it must be made'
       f' by hk.transform_with_state: {guide}.'
     )
-  image = jnp.zeros((1, *dataset.train.image.shape[1:]))
+  image = jnp.zeros((1, *dataset.image_shape))
   key = jax.random.key(0)
 
   # Shapes alone: nothing is computed.
@@ -83,7 +83,7 @@ def check_data(s: Settings, dataset: data.Dataset) -> None:
     _check_logits(s, net, (params, state, image), training, dataset.num_classes)
   if s.output_density_factor != 1:
     leaves = output_leaves(s, params, dataset.num_classes)
-    check_outputs(s, net, dataset.train.image.shape[1:], leaves)
+    check_outputs(s, net, dataset.image_shape, leaves)
   validation.attempt(
     'optimizer_kwargs',
     s.optimizer_kwargs,

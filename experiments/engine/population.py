@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.engine.validation import ConfigError
 from experiments.report import naming
 from powerprop.types import Hyper
 
@@ -52,6 +53,7 @@ class Cell(NamedTuple):
       where `stacked`.
     hyper: their hyperparameters on the device, [M, ...] where stacked.
     stacked: whether arrays have a leading member axis.
+    mesh: devices [runs, data] that compute it; None is the default device.
     plan: what else the experiment has to know of its members.
   """
 
@@ -60,6 +62,7 @@ class Cell(NamedTuple):
   programs: Any
   hyper: Hyper
   stacked: bool
+  mesh: jax.sharding.Mesh | None = None
   plan: Any = None
 
 
@@ -81,43 +84,47 @@ def arrange(
   build: Callable[[Any, float | None], Any],
   axes: Mapping[str, tuple[Any, ...]],
   made: dict[Any, Any],
+  data_devices: int = 1,
 ) -> list[Cell]:
   """Members as cells, and the programs that these share.
 
   Args:
     members: of a population, those of a program one after the other.
     executor: 'vmap': one program for each key, α traced, the member axis
-      sharded over all local devices (padded with copies of the last member to
-      fill them). 'map': one call per member, α static, one program for each key
-      and α.
+      sharded over the devices (padded with copies of the last member to fill
+      them). 'map': one call per member, α static, one program for each key and
+      α.
     key: member -> what tells programs apart.
     build: (key, static α or None) -> functions of one member.
     axes: of these functions' arguments, as `jax.vmap` has them; a last `STATIC`
       is a static argument.
     made: programs of earlier calls with the same executor, to which new ones
       are added: what one call's cells compile, another's need not.
+    data_devices: as of `make_mesh`.
 
   Returns:
     Cells that cover the members, each once but for padding.
   """
   cells = []
+  mesh = make_mesh(executor, data_devices)
   if executor == 'map':
     for m in members:
       which = (key(m), m.alpha)
       if which not in made:
-        made[which] = _compiled(build(*which), axes, False)
+        made[which] = _compiled(build(*which), axes, False, mesh)
       hyper = jax.tree.map(lambda x: x[0], hypers([m]))
-      cells.append(Cell(m.name, (m,), made[which], hyper, False))
+      hyper = place(hyper, mesh)
+      cells.append(Cell(m.name, (m,), made[which], hyper, False, mesh))
     return cells
-  sharding = member_sharding()
+  assert mesh is not None
   for which, group in itertools.groupby(members, key):
     ms = list(group)
-    ms += [ms[-1]] * (-len(ms) % sharding.num_devices)
+    ms += [ms[-1]] * (-len(ms) % mesh.shape['runs'])
     if which not in made:
-      made[which] = _compiled(build(which, None), axes, True)
-    hyper = jax.device_put(hypers(ms), sharding)
+      made[which] = _compiled(build(which, None), axes, True, mesh)
+    hyper = place(hypers(ms), mesh, 'runs')
     name = '/'.join(str(x) for x in which)
-    cells.append(Cell(name, tuple(ms), made[which], hyper, True))
+    cells.append(Cell(name, tuple(ms), made[which], hyper, True, mesh))
   return cells
 
 
@@ -135,14 +142,22 @@ def hypers(members: Sequence[Any]) -> Hyper:
 
 
 def _compiled(
-  functions: Any, axes: Mapping[str, tuple[Any, ...]], stacked: bool
+  functions: Any,
+  axes: Mapping[str, tuple[Any, ...]],
+  stacked: bool,
+  mesh: jax.sharding.Mesh | None,
 ) -> Any:
   """The same functions, jitted, and over the member axis where stacked."""
+  kept: dict[str, Any] = {}
+  if mesh is not None and mesh.shape['data'] > 1:
+    # Without it, the compiler may scatter what all devices are to have.
+    kept['out_shardings'] = sharding(mesh, *(['runs'] if stacked else []))
 
   def over(fn, its, count):
     def mapped(*args):
       one = lambda *batched: fn(*batched, *args[count:])
-      return jax.vmap(one, its[:count])(*args[:count])
+      along = jax.vmap(one, its[:count], spmd_axis_name='runs')
+      return along(*args[:count])
 
     return mapped
 
@@ -153,19 +168,132 @@ def _compiled(
       count = len(its) - (its[-1] == STATIC)
       fn = over(fn, its, count) if stacked else fn
       static = None if count == len(its) else count
-      out[name] = jax.jit(fn, static_argnums=static)
+      out[name] = jax.jit(fn, static_argnums=static, **kept)
   return functions._replace(**out)
 
 
-def member_sharding() -> jax.sharding.NamedSharding:
-  """The member axis over all local devices."""
-  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ('runs',))
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('runs'))
+def make_mesh(executor: str, data_devices: int = 1) -> jax.sharding.Mesh | None:
+  """The devices of all hosts, with axes `runs` and `data`.
+
+  Members are spread over `runs`, and each member's batches over `data`. Every
+  row of the mesh has devices of every host, so that a host has a part of every
+  batch, and all of every member's state.
+
+  Args:
+    executor: 'map', whose members run one after the other, or 'vmap'.
+    data_devices: D ≥ 1, devices for each member's batches.
+
+  Returns:
+    A mesh [runs, D], for 'map' [1, D]; None for 'map' on one device, the
+    default one.
+
+  Raises:
+    ConfigError: if the devices cannot be parted so.
+  """
+  devices, hosts = jax.devices(), jax.process_count()
+  if executor == 'map' and hosts == 1 and data_devices <= len(devices):
+    devices = devices[:data_devices]
+    if data_devices == 1:
+      return None
+  if len(devices) % data_devices or data_devices % hosts:
+    raise ConfigError(
+      f'data_devices is {data_devices} but must divide the number of devices,'
+      f' {len(devices)}'
+      + (f', and be a multiple of that of hosts, {hosts}' if hosts > 1 else '')
+      + '.'
+    )
+  runs = len(devices) // data_devices
+  if executor == 'map' and runs > 1:
+    raise ConfigError(
+      f'data_devices is {data_devices}, but with the executor map, several'
+      f' hosts share each training: make it {len(devices)}, the number of their'
+      ' devices, or choose the executor vmap.'
+    )
+  grid = np.array(devices).reshape(hosts, runs, -1).transpose(1, 0, 2)
+  return jax.sharding.Mesh(grid.reshape(runs, -1), ('runs', 'data'))
 
 
-def workers() -> int:
-  """Threads that advance cells: small nets do not fill the cores of a CPU."""
-  return os.cpu_count() or 1 if jax.default_backend() == 'cpu' else 1
+def share_batches(asked: int, streamed: bool, batch_size: int) -> int:
+  """How many devices share each batch.
+
+  Args:
+    asked: 0 is all where the data are streamed, else one on each host.
+    streamed: whether they are.
+    batch_size: examples in a batch.
+
+  Returns:
+    At least 1.
+
+  Raises:
+    ConfigError: if the batch cannot be parted so.
+  """
+  every, hosts = jax.device_count(), jax.process_count()
+  count = asked or (every if streamed else hosts)
+  if batch_size % count:
+    raise ConfigError(
+      f'batch_size is {batch_size} but must be a multiple of {count}, the'
+      ' number of devices that share a batch: change it, or data_devices.'
+    )
+  return count
+
+
+def spread(mesh: jax.sharding.Mesh | None) -> Callable[[Any], Any]:
+  """batch -> the same, in a program where each device is to have its part."""
+  if mesh is None or mesh.shape['data'] == 1:
+    return lambda batch: batch
+
+  def leaf(x):
+    if x.shape[0] % mesh.shape['data']:
+      return x  # the last batch of an evaluation
+    return jax.lax.with_sharding_constraint(x, sharding(mesh, 'data'))
+
+  return lambda batch: jax.tree.map(leaf, batch)
+
+
+def sharding(
+  mesh: jax.sharding.Mesh, *axes: str | None
+) -> jax.sharding.NamedSharding:
+  """Of an array whose first axes are spread over these axes of a mesh."""
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+
+
+def place(tree: Any, mesh: jax.sharding.Mesh | None, *axes: str | None) -> Any:
+  """Arrays that every host has whole, on a mesh; as they are without one."""
+  if mesh is None:
+    return tree
+  return put(tree, jax.tree.map(lambda _: sharding(mesh, *axes), tree))
+
+
+def put(tree: Any, shardings: Any) -> Any:
+  """Arrays that every host has whole, on devices of several hosts or of one."""
+
+  def leaf(x, where):
+    if where.is_fully_addressable:
+      return jax.device_put(x, where)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, where, host.__getitem__)
+
+  return jax.tree.map(leaf, tree, shardings)
+
+
+def to_host(x: Any) -> np.ndarray:
+  """An array of the devices as NumPy's, of whose parts this host has all."""
+  if not isinstance(x, jax.Array) or x.is_fully_addressable:
+    return np.asarray(x)
+  out = np.empty(x.shape, x.dtype)
+  for shard in x.addressable_shards:
+    out[shard.index] = shard.data
+  return out
+
+
+def workers(mesh: jax.sharding.Mesh | None = None) -> int:
+  """Threads that advance cells: small nets do not fill the cores of a CPU.
+
+  Programs that need the same devices at the same time would wait for each other
+  for ever.
+  """
+  alone = jax.default_backend() != 'cpu' or (mesh is not None and mesh.size > 1)
+  return 1 if alone else os.cpu_count() or 1
 
 
 def count(cells: Sequence[Cell]) -> int:
@@ -175,7 +303,7 @@ def count(cells: Sequence[Cell]) -> int:
 
 def unstack(cell: Cell, tree: Any) -> list[Any]:
   """One tree of NumPy arrays per member of a cell, padding included."""
-  host = jax.tree.map(np.asarray, tree)
+  host = jax.tree.map(to_host, tree)
   if not cell.stacked:
     return [host]
   return [
@@ -212,7 +340,7 @@ def _merge(which, yes, no):
 
 def per_member(cell: Cell, x: Any) -> np.ndarray:
   """An array of the device as NumPy [M, ...]."""
-  host = np.asarray(x)
+  host = to_host(x)
   return host if cell.stacked else host[None]
 
 
@@ -229,7 +357,7 @@ def pack(tree: Any, codes: bool = False) -> Any:
   """
 
   def bits(x):
-    host = np.asarray(x)
+    host = to_host(x)
     if host.dtype == bool and host.ndim:
       return np.packbits(host)
     if codes and host.dtype == np.uint8:
@@ -248,6 +376,6 @@ def unpack(packed: Any, like: Any, codes: bool = False) -> Any:
       x = bits(x).astype(bool)
     elif codes and old.dtype == np.uint8:
       x = bits(x[0]) + 2 * bits(x[1])
-    return jax.device_put(x, old.sharding)
+    return put(x, old.sharding)
 
   return jax.tree.map(unbits, packed, like)

@@ -61,6 +61,8 @@ class Settings(NamedTuple):
       config calls them; no two alike.
     accumulate: parts of equal size that a batch goes through the net in, one
       after the other, for want of memory; a divisor of `batch_size`.
+    data_devices: devices that share each batch of a training; 0 is all where
+      the data are streamed, else one on each host.
   """
 
   dataset: str
@@ -90,6 +92,7 @@ class Settings(NamedTuple):
   average_examples: int = 0
   labels: dict[str, str] = {}
   accumulate: int = 1
+  data_devices: int = 0
 
 
 class Rules(NamedTuple):
@@ -192,6 +195,7 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
       'chunk_steps': 1,
       'average_examples': 0,
       'accumulate': 1,
+      'data_devices': 0,
     },
   )
   validation.require(
@@ -359,5 +363,5 @@ def rules(s: Settings) -> Rules:
   """
   made = making.schedule(s.learning_rate_schedule, s.steps)
   growing = ('steps',) if made is None else ()
-  free = ('checkpoint_seconds', 'chunk_steps', 'labels')
+  free = ('checkpoint_seconds', 'chunk_steps', 'labels', 'data_devices')
   return Rules(resolved, free, growing)

@@ -1,16 +1,16 @@
 """Populations of trainings: their programs, their chunks, what they take."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
 from experiments.engine import estimates
+from experiments.engine import feed as feed_lib
 from experiments.engine import making
 from experiments.engine import population
 from experiments.engine.settings import Settings
@@ -70,6 +70,7 @@ def make_cells(
   members: list[population.Member],
   executor: str,
   sparse: Mapping[Any, Method] | None = None,
+  data_devices: int = 1,
 ) -> list[population.Cell]:
   """Arranges a population into programs.
 
@@ -79,6 +80,8 @@ def make_cells(
     members: the population.
     executor: as in `arrange`: a program for each transform and variant.
     sparse: the methods of the members' variants.
+    data_devices: devices for each member's batches, as of
+      `population.make_mesh`.
 
   Returns:
     Cells that cover the members, each once but for padding.
@@ -96,8 +99,9 @@ def make_cells(
     psi = psis[transform]._replace(alpha=alpha)
     return make_training(recipe, psi, methods_of[variant])
 
+  key = lambda m: (m.transform, m.variant)
   cells = population.arrange(
-    members, executor, lambda m: (m.transform, m.variant), build, _AXES, {}
+    members, executor, key, build, _AXES, {}, data_devices
   )
   if executor == 'map':
     shared = {
@@ -107,15 +111,37 @@ def make_cells(
   return cells
 
 
+def devices(
+  s: Settings, dataset: data.Dataset | data.Streamed
+) -> tuple[str, int, Callable[[Any], Any]]:
+  """How a run goes about its devices.
+
+  Args:
+    s: the run's settings.
+    dataset: of the settings.
+
+  Returns:
+    The executor, how many devices share each batch, and `population.spread`.
+
+  Raises:
+    ConfigError: if there are not such devices, or no such batch.
+  """
+  executor = population.choose_executor(s.executor)
+  streamed = isinstance(dataset, data.Streamed)
+  shared = population.share_batches(s.data_devices, streamed, s.batch_size)
+  spread = population.spread(population.make_mesh(executor, shared))
+  return executor, shared, spread
+
+
 def initial_states(
-  recipe: Recipe, cells: list[population.Cell], train: data.Split
+  recipe: Recipe, cells: list[population.Cell], source: Any
 ) -> list[TrainState]:
   """The population before its first step.
 
   Args:
     recipe: what the members share.
     cells: of `make_cells`.
-    train: training split on the device; some methods look at a batch.
+    source: of the problem, to train on; some methods look at a batch.
 
   Returns:
     One state per cell.
@@ -125,29 +151,87 @@ def initial_states(
 
   def state(cell):
     drawn = (several if cell.stacked else one)(cell.hyper.seed)
-    return cell.programs.begin(cell.hyper, train, *drawn)
+    return cell.programs.begin(cell.hyper, source, *drawn)
 
-  with futures.ThreadPoolExecutor(population.workers()) as pool:
+  with futures.ThreadPoolExecutor(population.workers(cells[0].mesh)) as pool:
     return list(pool.map(state, cells))
 
 
+class _Going(NamedTuple):
+  """A cell in the midst of a chunk.
+
+  Attributes:
+    state: after the windows so far.
+    losses: of each of them the mean, on the device, and its number of steps.
+  """
+
+  state: TrainState
+  losses: tuple[tuple[Any, int], ...] = ()
+
+
 def _advance(
-  cell: population.Cell,
-  state: TrainState,
-  num_steps: int,
-  train: data.Split,
-  validation: data.Split,
+  cell: population.Cell, going: _Going, window: feed_lib.Window
+) -> _Going:
+  """One window of one cell."""
+  if not np.any(population.to_host(going.state.finite)):
+    return going
+  state, loss = cell.programs.chunk(
+    going.state, cell.hyper, window.source, window.start, window.steps
+  )
+  if going.losses:
+    # The devices always have the next window to work on, but no more: what is
+    # read ahead of them would fill their memory.
+    jax.block_until_ready(going.losses[-1][0])
+  return _Going(state, (*going.losses, (loss, window.steps)))
+
+
+def _finish(
+  cell: population.Cell, going: _Going, feed: feed_lib.Feed
 ) -> tuple[TrainState, Report]:
-  """One chunk of one cell, and what the host wants to know after it."""
-  if not np.any(np.asarray(state.finite)):
+  """A cell at the end of a chunk, and what the host wants to know of it."""
+  state = going.state
+  if not going.losses:
     return state, _report(cell, state, np.nan, np.nan, np.nan)
-  # All members have done as many steps as any of them.
-  start = np.max(np.asarray(state.step))
-  state, loss = cell.programs.chunk(state, cell.hyper, train, start, num_steps)
   w = cell.programs.weights(state)
-  accuracy, _ = cell.programs.evaluate(w, state.net, validation)
+  accuracy, _ = scored(
+    functools.partial(cell.programs.evaluate, w, state.net),
+    feed.parts('validation'),
+  )
   near_zero = cell.programs.near_zero(cell.programs.read(state))
+  loss = _mean((population.to_host(x), n) for x, n in going.losses)
   return state, _report(cell, state, loss, accuracy, near_zero)
+
+
+def scored(
+  evaluate: Callable[[Any], Any], parts: Iterable[tuple[Any, int]]
+) -> tuple[Any, ...]:
+  """What is measured of a whole split, from its parts.
+
+  Args:
+    evaluate: source -> means over its examples, arrays each.
+    parts: of `Feed.parts`.
+
+  Returns:
+    The means over all examples.
+  """
+  found = [
+    (tuple(map(population.to_host, evaluate(source))), count)
+    for source, count in parts
+  ]
+  every = zip(*(means for means, _ in found), strict=True)
+  return tuple(
+    _mean(zip(column, (count for _, count in found), strict=True))
+    for column in every
+  )
+
+
+def _mean(parts: Iterable[tuple[Any, int]]) -> Any:
+  """The mean of means, each of so many; of one alone, as it is."""
+  (first, count), *others = parts
+  if not others:
+    return first
+  total = first * np.float64(count) + sum(x * np.float64(n) for x, n in others)
+  return (total / (count + sum(n for _, n in others))).astype(first.dtype)
 
 
 def _report(cell, state, loss, accuracy, near_zero) -> Report:
@@ -155,7 +239,7 @@ def _report(cell, state, loss, accuracy, near_zero) -> Report:
   alpha = transforms.current_alpha(state.opt)
   return Report(
     *(
-      np.broadcast_to(np.asarray(x), (count,))
+      np.broadcast_to(population.to_host(x), (count,))
       for x in (
         loss,
         accuracy,
@@ -173,42 +257,54 @@ def _report(cell, state, loss, accuracy, near_zero) -> Report:
 def advance(
   cells: list[population.Cell],
   states: list[TrainState],
-  num_steps: int,
-  train: data.Split,
-  validation: data.Split,
+  span: tuple[int, int],
+  feed: feed_lib.Feed,
 ) -> Iterator[tuple[int, TrainState, Report]]:
   """Trains every cell for a chunk, several at a time on CPU.
 
   Small nets do not fill the cores: two threads, each with a training of its
   own, did 1.4 times the steps of one after the other on two cores.
 
+  All cells learn from the same batches, window by window.
+
   Args:
     cells: the population.
     states: one per cell; not changed.
-    num_steps: steps in the chunk.
-    train: training split on the device.
-    validation: validation split on the device.
+    span: the first step, and the number of steps in the chunk. All members have
+      done as many before.
+    feed: what they learn from.
 
   Yields:
     (index of the cell, its new state, its report), in the order in which they
     finish. Closing the iterator drops the cells that have not started.
   """
-  with futures.ThreadPoolExecutor(population.workers()) as pool:
-    jobs = {
-      pool.submit(_advance, cell, state, num_steps, train, validation): i
-      for i, (cell, state) in enumerate(zip(cells, states, strict=True))
-    }
-    try:
-      for job in futures.as_completed(jobs):
-        yield jobs[job], *job.result()
-    finally:
-      pool.shutdown(cancel_futures=True)
+  end = sum(span)
+  going = [_Going(state) for state in states]
+  with futures.ThreadPoolExecutor(population.workers(cells[0].mesh)) as pool:
+
+    def last(cell, going, window):
+      return _finish(cell, _advance(cell, going, window), feed)
+
+    for window in feed.windows(*span):
+      if window.start + window.steps < end:
+        step = functools.partial(_advance, window=window)
+        going = list(pool.map(step, cells, going))
+        continue
+      jobs = {
+        pool.submit(last, cell, before, window): i
+        for i, (cell, before) in enumerate(zip(cells, going, strict=True))
+      }
+      try:
+        for job in futures.as_completed(jobs):
+          yield jobs[job], *job.result()
+      finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def estimate(
   recipe: Recipe,
   cells: list[population.Cell],
-  dataset: data.Dataset,
+  dataset: data.Dataset | data.Streamed,
   s: Settings,
   forward: float,
 ) -> estimates.Estimate:
@@ -227,6 +323,13 @@ def estimate(
   one = functools.partial(initial_theta, recipe)
   sizes: dict[int, tuple[int, int]] = {}
   states = kept = 0
+  source = feed_lib.shapes(s, dataset)
+  # Of windows, one is worked on, one waits, and one is being read.
+  learned = (
+    estimates.size_of((dataset.train, dataset.validation))
+    if isinstance(dataset, data.Dataset)
+    else 3 * estimates.size_of(source)
+  )
   for cell in cells:
     which = id(cell.programs)
     if which not in sizes:
@@ -234,7 +337,7 @@ def estimate(
       state = jax.eval_shape(
         cell.programs.begin,
         cell.hyper,
-        dataset.train,
+        source,
         *jax.eval_shape(draw, cell.hyper.seed),
       )
       packed = estimates.size_of(state._replace(method=()))
@@ -243,7 +346,8 @@ def estimate(
     states += sizes[which][0]
     kept += sizes[which][1]
   count = population.count(cells)
-  at_once = min(count, population.workers()) if not cells[0].stacked else count
+  workers = population.workers(cells[0].mesh)
+  at_once = min(count, workers) if not cells[0].stacked else count
   rows = 4 * min(s.chunk_steps, s.steps) * recipe.batch_size * at_once
   params, _ = jax.eval_shape(lambda: one(0))
   return estimates.Estimate(
@@ -253,22 +357,20 @@ def estimate(
     steps=count * s.steps,
     flops=3.0 * forward * recipe.batch_size * count * s.steps,
     # A chunk's states of before are kept until it has been done by all.
-    device_bytes=(
-      estimates.size_of((dataset.train, dataset.validation)) + 2 * states + rows
-    ),
+    device_bytes=learned + 2 * states + rows,
     disk_bytes=2 * kept,
   )
 
 
 def own_states(
-  s: Settings, recipe: Recipe, dataset: data.Dataset
+  s: Settings, recipe: Recipe, feed: feed_lib.Feed
 ) -> Callable[..., Any]:
   """What state a net is measured with: see `train.averaged`.
 
   Args:
     s: the run's settings.
     recipe: of the training.
-    dataset: that it trained on.
+    feed: what it learned from.
 
   Returns:
     (w, net state, seed) -> the net state; as it is unless the settings have
@@ -276,7 +378,7 @@ def own_states(
   """
   if not s.average_examples:
     return lambda w, net_state, seed: net_state
-  source = jax.tree.map(jnp.asarray, dataset.train)
+  source = feed.some(s.average_examples)
 
   @jax.jit
   def averaged(w, net_state, seed, source):
@@ -306,7 +408,7 @@ def weights_of(
   Returns:
     NumPy arrays: w is θ under the masks.
   """
-  host = functools.partial(jax.tree.map, np.asarray)
+  host = functools.partial(jax.tree.map, population.to_host)
   w = magnitude.prune(theta, masks)
   return Weights(
     params=host(w),

@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.engine import classification
 from experiments.engine import estimates
+from experiments.engine import feed as feed_lib
 from experiments.engine import fit
 from experiments.engine import fitting
 from experiments.engine import folder
@@ -85,11 +86,12 @@ def run(
   """
   recipe, _, cells, dataset = _prepare(s, data_dir)
   estimates.check(_estimate(s, recipe, cells, dataset))
+  feed = feed_lib.Held(dataset, cells[0].mesh)
   return fit.run_population(
     s,
     recipe,
     cells,
-    dataset,
+    feed,
     workdir,
     'one_shot',
     lambda states: _prune_all(s, recipe, cells, states, dataset, workdir),
@@ -104,10 +106,11 @@ def dry_run(s: Settings, data_dir: str | None = None) -> str:
 
 def _prepare(s: Settings, data_dir: str | None):
   """What the members share, the members, their cells, and the data."""
-  dataset = making.dataset(s.dataset, data_dir)
+  dataset = feed_lib.in_memory(making.dataset(s.dataset, data_dir), 'one_shot')
   fitting.check_data(s, dataset)
   fitting.warn_of_long_periods(s, {})
-  recipe = classification.make_recipe(s, dataset)
+  executor, shared, spread = trainings.devices(s, dataset)
+  recipe = classification.make_recipe(s, dataset, spread=spread)
   adaptive = making.adaptive(s.transforms, s.transform_kwargs)
   several = len(make_members(s._replace(seeds=1), adaptive))
   estimates.few(several * s.seeds, 'seeds', s.seeds)
@@ -117,9 +120,10 @@ def _prepare(s: Settings, data_dir: str | None):
       'alphas has 1, but an adaptive alpha must start above 1; leave it out, or'
       " add 'powerprop' to transforms for a baseline."
     )
-  executor = population.choose_executor(s.executor)
   psis = making.psis(s.transforms, s.transform_kwargs)
-  cells = trainings.make_cells(recipe, psis, members, executor)
+  cells = trainings.make_cells(
+    recipe, psis, members, executor, data_devices=shared
+  )
   return recipe, members, cells, dataset
 
 
@@ -140,7 +144,7 @@ def _factors(s, params, dataset) -> dict[str, float]:
 def _measurement(recipe, s, dataset):
   """What is left of every layer, and the program that prunes a member to it."""
   test = jax.tree.map(jnp.asarray, dataset.test)
-  own_state = trainings.own_states(s, recipe, dataset)
+  own_state = trainings.own_states(s, recipe, feed_lib.Held(dataset, None))
   shapes = jax.eval_shape(lambda: train.initial_theta(recipe, 0)[0])
   kept = magnitude.counts(
     shapes,
@@ -243,7 +247,8 @@ def weights(
   config, _ = folder.finished(workdir, settings_lib.resolved)
   s = settings_lib.check(config)
   recipe, _, cells, dataset = _prepare(s, data_dir)
-  states = fit.last_states(s, recipe, cells, dataset, workdir)
+  feed = feed_lib.Held(dataset, cells[0].mesh)
+  states = fit.last_states(s, recipe, cells, feed, workdir)
   for member, state, theta in trainings.every_member(cells, states):
     for density in s.densities:
       if naming.net_name({**member.row(), 'density': density}) != name:
@@ -254,7 +259,7 @@ def weights(
         _factors(s, theta, dataset),
       )
       masks = magnitude.masks(state.phi, {n: k[0] for n, k in kept.items()})
-      own_state = trainings.own_states(s, recipe, dataset)
+      own_state = trainings.own_states(s, recipe, feed)
       return trainings.weights_of(state, theta, masks, own_state, member.seed)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import data
 from experiments.engine import classification
 from experiments.engine import estimates
+from experiments.engine import feed as feed_lib
 from experiments.engine import fit
 from experiments.engine import fitting
 from experiments.engine import folder
@@ -94,14 +94,15 @@ def run(
   """
   t = s.training
   made = _prepare(s, data_dir)
-  recipe, cells, dataset = made.recipe, made.cells, made.dataset
+  recipe, cells = made.recipe, made.cells
+  feed = feed_lib.make(t, made.dataset, cells[0].mesh)
   print(sparse_plan.markdown(made.plans), flush=True)
   _tell_of_shared_moments(s, recipe, made.shapes)
   estimates.check(_estimate(s, made))
 
   def measure(states):
     rows, records = _evaluate(
-      s, recipe, cells, states, made.aims, made.sparse, dataset
+      s, recipe, cells, states, made.aims, made.sparse, feed
     )
     summary = sparse_analysis.summarise(rows)
     results = {
@@ -117,7 +118,7 @@ def run(
     return results, records
 
   return fit.run_population(
-    t, recipe, cells, dataset, workdir, 'sparse_training', measure
+    t, recipe, cells, feed, workdir, 'sparse_training', measure
   )
 
 
@@ -138,7 +139,7 @@ class _Prepared(NamedTuple):
   plans: list[dict[str, Any]]
   members: list[Member]
   cells: list[population.Cell]
-  dataset: data.Dataset
+  dataset: data.Dataset | data.Streamed
 
 
 def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
@@ -146,7 +147,8 @@ def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   dataset = making.dataset(t.dataset, data_dir)
   fitting.check_data(t, dataset)
   fitting.warn_of_long_periods(t, sparse_settings.periods(s))
-  recipe = classification.make_recipe(t, dataset)
+  executor, shared, spread = trainings.devices(t, dataset)
+  recipe = classification.make_recipe(t, dataset, spread=spread)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   recipe = recipe._replace(layer_flops=recipe.problem.flops(shapes, net_state))
   aims = sparse_settings.make_targets(s, shapes, recipe.layer_flops)
@@ -156,9 +158,8 @@ def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   estimates.few(several * t.seeds, 'seeds', t.seeds)
   plans = sparse_plan.make(s, recipe.layer_flops, shapes, aims, sparse)
   members = make_members(s, list(sparse))
-  executor = population.choose_executor(t.executor)
   psis = making.psis(t.transforms, t.transform_kwargs)
-  cells = trainings.make_cells(recipe, psis, members, executor, sparse)
+  cells = trainings.make_cells(recipe, psis, members, executor, sparse, shared)
   return _Prepared(recipe, shapes, aims, sparse, plans, members, cells, dataset)
 
 
@@ -189,9 +190,9 @@ def _measurement(recipe, aims):
   """Programs: of a pruned net's accuracies, and of the masks of each target."""
 
   @jax.jit
-  def measure(theta, net_state, masks, splits):
+  def measure(theta, net_state, masks, source):
     w = magnitude.prune(theta, masks)
-    return [train.evaluate(recipe, w, net_state, split) for split in splits]
+    return train.evaluate(recipe, w, net_state, source)
 
   choose = {
     where: jax.jit(functools.partial(pruning.largest, target))
@@ -200,13 +201,10 @@ def _measurement(recipe, aims):
   return measure, choose
 
 
-def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
+def _evaluate(s, recipe, cells, states, aims, sparse, feed):
   """Rows of the results, and what the figures need beside them."""
-  splits = [
-    jax.tree.map(jnp.asarray, x) for x in (dataset.validation, dataset.test)
-  ]
   measure, choose = _measurement(recipe, aims)
-  own_state = trainings.own_states(s.training, recipe, dataset)
+  own_state = trainings.own_states(s.training, recipe, feed)
   rows: list[dict[str, Any]] = []
   smallest: dict[Any, list[np.ndarray]] = {}
   count = population.count(cells)
@@ -217,8 +215,10 @@ def _evaluate(s, recipe, cells, states, aims, sparse, dataset):
         net_state = own_state(
           magnitude.prune(theta, masks), state.net, member.seed
         )
-        (validation, _), (accuracy, nll) = jax.device_get(
-          measure(theta, net_state, masks, splits)
+        of_net = functools.partial(measure, theta, net_state, masks)
+        (validation, _), (accuracy, nll) = (
+          trainings.scored(of_net, feed.parts(split))
+          for split in ('validation', 'test')
         )
         finite = bool(state.finite) and np.isfinite(nll)
         shares = {n: float(np.mean(m)) for n, m in masks.items()}
@@ -280,14 +280,13 @@ def weights(
   config, _ = folder.finished(workdir, sparse_settings.resolved)
   s = sparse_settings.check(config)
   made = _prepare(s, data_dir)
-  states = fit.last_states(
-    s.training, made.recipe, made.cells, made.dataset, workdir
-  )
+  feed = feed_lib.make(s.training, made.dataset, made.cells[0].mesh)
+  states = fit.last_states(s.training, made.recipe, made.cells, feed, workdir)
   _, choose = _measurement(made.recipe, made.aims)
   for member, state, theta in trainings.every_member(made.cells, states):
     for names, masks in _nets(s, member, state, choose, made.sparse):
       if naming.net_name(member.row() | names._asdict()) == name:
-        own_state = trainings.own_states(s.training, made.recipe, made.dataset)
+        own_state = trainings.own_states(s.training, made.recipe, feed)
         return trainings.weights_of(state, theta, masks, own_state, member.seed)
   raise runs.RunError(f'{workdir} has no net {name!r}.')
 

@@ -19,6 +19,7 @@ from experiments.continual.learner import weights_of
 from experiments.continual.run import join_metrics
 from experiments.continual.run import on_device
 from experiments.engine import estimates
+from experiments.engine import feed
 from experiments.engine import fit
 from experiments.engine import folder as engine_folder
 from experiments.engine import host
@@ -118,7 +119,9 @@ def dry_run(s: StreamSettings, data_dir: str | None = None) -> str:
 def _prepare(s: StreamSettings, data_dir: str | None):
   """The sequence of the true tasks, and a cell for every member."""
   c = s.training
-  dataset = making.dataset(c.training.dataset, data_dir)
+  dataset = feed.in_memory(
+    making.dataset(c.training.dataset, data_dir), 'stream'
+  )
   sequence = continual_settings.make_sequence(c, dataset)
   steps = continual_settings.steps(c, sequence, c.epochs)[0]
   visits = stream_settings.visits(s)

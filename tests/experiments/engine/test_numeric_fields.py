@@ -18,6 +18,7 @@ _NOT_FINITE = (_NAN, _INF, -_INF, 1e39, 10**400)
 _NOT_WHOLE = (*_NO_NUMBER, _NAN, _INF, 2.0, 1e20, 10**20, -1)
 
 _SHARED_WHOLE = ('seeds', 'batch_size', 'chunk_steps')
+_OF_POPULATIONS = ('steps', 'average_examples', 'accumulate', 'data_devices')
 _SHARED = ('checkpoint_seconds', 'l2', 'label_smoothing')
 _SEVERAL = ('alphas', 'learning_rate')
 # By experiment: a config, its check, and the names of its numeric fields.
@@ -25,14 +26,14 @@ _EXPERIMENTS = {
   'one_shot': (
     tiny.config,
     settings.check,
-    (*_SHARED_WHOLE, 'steps', 'average_examples', 'accumulate'),
+    (*_SHARED_WHOLE, *_OF_POPULATIONS),
     (*_SHARED, 'near_zero', 'output_density_factor'),
     (*_SEVERAL, 'densities'),
   ),
   'sparse_training': (
     sparse_tiny.config,
     sparse_settings.check,
-    (*_SHARED_WHOLE, 'steps', 'average_examples', 'accumulate'),
+    (*_SHARED_WHOLE, *_OF_POPULATIONS),
     (*_SHARED, 'near_zero', 'training_multiplier'),
     (*_SEVERAL, 'densities'),
   ),

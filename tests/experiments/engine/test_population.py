@@ -14,6 +14,7 @@ import pytest
 
 from experiments import data
 from experiments.engine import classification
+from experiments.engine import feed
 from experiments.engine import making
 from experiments.engine import networks
 from experiments.engine import population
@@ -36,6 +37,8 @@ def _split(n, seed=0):
 
 
 TRAIN, VALIDATION = _split(40), _split(25, 1)
+DATASET = data.Dataset('tiny', TRAIN, VALIDATION, VALIDATION, 10, 1 / 255)
+FEED = feed.Held(DATASET, None)
 
 
 NET = networks.mlp(10, hidden=(16,))
@@ -75,10 +78,10 @@ def _members(alphas=(1.0, 2.0), seeds=2, transform='powerprop', rate=0.1):
   ]
 
 
-def _advance(cells, states, num_steps=_STEPS):
+def _advance(cells, states, num_steps=_STEPS, start=0):
   new, reports = [None] * len(cells), [None] * len(cells)
   for i, state, report in trainings.advance(
-    cells, states, num_steps, TRAIN, VALIDATION
+    cells, states, (start, num_steps), FEED
   ):
     new[i], reports[i] = state, report
   return new, reports
@@ -98,8 +101,8 @@ def _train(recipe, members, executor, chunks=1):
   """By member: the final state, and the report of the last chunk."""
   cells = trainings.make_cells(recipe, _PSIS, members, executor)
   states = trainings.initial_states(recipe, cells, TRAIN)
-  for _ in range(chunks):
-    states, reports = _advance(cells, states)
+  for chunk in range(chunks):
+    states, reports = _advance(cells, states, start=chunk * _STEPS)
   reports = [trainings.Report(*(np.asarray(x) for x in r)) for r in reports]
   told = {
     m: trainings.Report(*(x[i] for x in r))
@@ -223,11 +226,11 @@ def test_nothing_is_compiled_twice_and_restored_chunks_have_the_same_bits(
   count = len(traces)
   assert count
   host = jax.tree.map(np.asarray, states)
-  on, _ = _advance(cells, states)
+  on, _ = _advance(cells, states, start=_STEPS)
   restored = jax.tree.map(
     lambda new, old: jax.device_put(new, old.sharding), host, states
   )
-  again, _ = _advance(cells, restored)
+  again, _ = _advance(cells, restored, start=_STEPS)
   assert len(traces) == count
   _assert_same_bits(again, on)
 
@@ -337,7 +340,7 @@ _SHARDED = """
   from experiments.engine import trainings
   from powerprop import train
 
-  devices = jax.local_devices()
+  devices = jax.devices()
   assert len(devices) == 8, devices
   recipe = t._recipe()
   single = training = None
@@ -354,7 +357,7 @@ _SHARDED = """
     assert list(sharded) == members
 
     if single is None:
-      jax.local_devices = lambda: devices[:1]
+      jax.devices = lambda: devices[:1]
       (cell,) = trainings.make_cells(recipe, t._PSIS, members, 'vmap')
       alone = [cell._replace(programs=training)]
       states = trainings.initial_states(recipe, alone, t.TRAIN)
@@ -362,7 +365,7 @@ _SHARDED = """
       states, _ = t._advance(alone, states)
       assert len(states[0].phi['output']['w'].sharding.device_set) == 1
       single = t._by_member(alone, states)
-      jax.local_devices = lambda: devices
+      jax.devices = lambda: devices
     for m in members:
       t._assert_close(sharded[m], single[m])
 

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import data
 from experiments.engine import classification
+from experiments.engine import feed
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import trainings
@@ -73,6 +74,9 @@ def _split(n, seed=0):
 
 
 TRAIN, VALIDATION = _split(40), _split(25, 1)
+FEED = feed.Held(
+  data.Dataset('tiny', TRAIN, VALIDATION, VALIDATION, 10, 1 / 255), None
+)
 NET = networks.mlp(10, hidden=(16,))
 
 
@@ -218,9 +222,10 @@ def _population(name, executor, chunks):
 
   note()
   traced = []
-  for _ in range(chunks):
+  each = _STEPS // chunks
+  for chunk in range(chunks):
     for i, state, report in trainings.advance(
-      cells, list(states), _STEPS // chunks, TRAIN, VALIDATION
+      cells, list(states), (chunk * each, each), FEED
     ):
       states[i] = state
       for m, told in zip(

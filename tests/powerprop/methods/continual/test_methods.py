@@ -218,7 +218,8 @@ def test_vmapped_on_a_mesh_is_looped(name):
     return trained, *programs.finish(trained, hyper, source)
 
   stack = lambda *xs: np.stack(xs)
-  place = lambda tree: jax.device_put(tree, population.member_sharding())
+  mesh = population.make_mesh('vmap')
+  place = lambda tree: population.place(tree, mesh, 'runs')
   hypers = place(jax.tree.map(stack, *(_hyper(*m) for m in _MEMBERS)))
   looped = [jax.device_get(_lived(name, *m)) for m in _MEMBERS]
   state = place(jax.tree.map(stack, *(x.states[0] for x in looped)))
