@@ -31,6 +31,7 @@ UNUSED = {
   'average_examples': 0,  # an option of methods that prune
   'accumulate': 1,  # such batches fit
   'data_devices': 0,  # one host, a device for each sequence
+  'compute_dtype': 'float32',  # earlier tasks keep their bits
 }
 # What a method may have otherwise than the rest of the run.
 OVERRIDES = (

@@ -122,7 +122,7 @@ def of_settings(
   """
   width = dataset.num_classes if sequence is None else sequence.num_outputs
   it = Pictures(
-    net=making.network(s.network, s.network_kwargs, width),
+    net=making.network(s.network, s.network_kwargs, width, s.compute_dtype),
     image_shape=dataset.image_shape,
     scale=dataset.scale,
     augment=None if s.augment == 'none' else data.AUGMENTATIONS[s.augment],

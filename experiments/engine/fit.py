@@ -131,6 +131,12 @@ def run_population(
   Returns:
     What results.json holds.
   """
+  if s.compute_dtype != 'float32':
+    print(
+      f'Nets compute in {s.compute_dtype}; φ, moments and averages are'
+      ' float32.',
+      flush=True,
+    )
   with (
     runs.disk_errors(workdir),
     runs.lock(workdir),

@@ -39,7 +39,9 @@ def check_data(s: Settings, dataset: data.Dataset | data.Streamed) -> None:
     f"at most {n}, the number of {s.dataset}'s training examples",
   )
 
-  net = making.network(s.network, s.network_kwargs, dataset.num_classes)
+  net = making.network(
+    s.network, s.network_kwargs, dataset.num_classes, s.compute_dtype
+  )
   guide = 'docs/experiments.md says how to add a network'
   if not isinstance(net, hk.TransformedWithState):
     raise ConfigError(
@@ -104,12 +106,14 @@ def _check_logits(
     what = f'{logits.dtype}{list(logits.shape)}'
   except Exception as e:  # whatever a net of the user's own may raise
     logits, state, what = None, given[1], f'an error ({validation.why(e)})'
+  within = '' if s.compute_dtype == 'float32' else f' in {s.compute_dtype}'
   ok = logits is not None and logits.shape == (1, classes)
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   if not ok or not jnp.issubdtype(logits.dtype, jnp.floating):
     raise ConfigError(
-      f'network {s.network!r} gives {what} for one picture when is_training is'
-      f' {training}, but it must give logits, float32[1, {classes}]: see'
+      f'network {s.network!r} gives {what} for one picture{within} when'
+      f' is_training is {training}, but it must give logits, float32[1,'
+      f' {classes}]: see'
       ' docs/experiments.md.'
     )
   if shapes(state) != shapes(given[1]):

@@ -11,6 +11,7 @@ import optax
 from experiments import data
 from experiments.engine import named
 from experiments.engine import networks
+from experiments.engine import precision
 from powerprop import schedules
 from powerprop import transforms
 from powerprop.psi import Psi
@@ -73,10 +74,13 @@ def network_of(name: str) -> Callable[..., Any]:
   return named.function('network', name, networks.NETWORKS)
 
 
-def network(name: str, kwargs: Kwargs, num_classes: int) -> Any:
-  """The net of that name."""
+def network(
+  name: str, kwargs: Kwargs, num_classes: int, compute_dtype: str = 'float32'
+) -> Any:
+  """The net of that name, which computes in float32 or bfloat16."""
   given = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
-  return network_of(name)(num_classes, **given)
+  net = network_of(name)(num_classes, **given)
+  return net if compute_dtype == 'float32' else precision.in_bfloat16(net)
 
 
 def optimizer(name: str, kwargs: Kwargs) -> Optimizer:

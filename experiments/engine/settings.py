@@ -11,6 +11,7 @@ from experiments import data
 from experiments.engine import making
 from experiments.engine import named
 from experiments.engine import networks
+from experiments.engine import precision
 from experiments.engine import validation
 from experiments.engine.validation import ConfigError
 from powerprop import schedules
@@ -63,6 +64,8 @@ class Settings(NamedTuple):
       after the other, for want of memory; a divisor of `batch_size`.
     data_devices: devices that share each batch of a training; 0 is all where
       the data are streamed, else one on each host.
+    compute_dtype: 'float32', 'bfloat16', or 'auto', which a check resolves; of
+      the forward and the backward pass, φ being float32.
   """
 
   dataset: str
@@ -93,6 +96,7 @@ class Settings(NamedTuple):
   labels: dict[str, str] = {}
   accumulate: int = 1
   data_devices: int = 0
+  compute_dtype: str = 'float32'
 
 
 class Rules(NamedTuple):
@@ -153,6 +157,7 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     named.check('transform', meant, making.transform_names(), name, 'alpha')
   validation.known('executor', s.executor, ['auto', 'map', 'vmap'])
   validation.known('augment', s.augment, list(data.AUGMENTATIONS))
+  validation.known('compute_dtype', s.compute_dtype, list(precision.DTYPES))
   validation.require(
     isinstance(s.output_layer, str) and bool(s.output_layer),
     'output_layer',
@@ -162,6 +167,7 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
 
   s = s._replace(
     transforms=chosen,
+    compute_dtype=precision.choose(s.compute_dtype),
     learning_rate=validation.numbers('learning_rate', s.learning_rate),
     alphas=validation.numbers('alphas', s.alphas),
     densities=tuple(
@@ -336,6 +342,8 @@ def resolved(
     it leaves out of nets, optimisers, transforms and schedules.
   """
   out = named.by_short_names({**Settings._field_defaults, **given})
+  # On another device a run that goes on does not change its arithmetic.
+  out['compute_dtype'] = precision.choose(out['compute_dtype'])
   functions = {
     'network_kwargs': named.if_there(out.get('network'), networks.NETWORKS),
     'optimizer_kwargs': named.if_there(out.get('optimizer'), vars(optax)),
