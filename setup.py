@@ -22,8 +22,15 @@ _REQUIRED = [
   'optax>=0.2.5',
 ]
 
+# What files of sparse weights need.
+_EXPORT = ['safetensors>=0.5']
+
+# ONNX; jax2onnx holds orbax-checkpoint back, so not in requirements.txt.
+_ONNX = ['jax2onnx>=0.17.1', 'onnxruntime>=1.24']
+
 # What experiments/ needs beside the library. They are run from a checkout.
 _EXPERIMENTS = [
+  *_EXPORT,
   'absl-py>=2.0',
   'array_record>=0.5',
   'importlib_resources',  # tensorflow-datasets 4.9.10 forgets to ask for it
@@ -98,6 +105,8 @@ setuptools.setup(
   install_requires=_REQUIRED,
   extras_require={
     'experiments': _EXPERIMENTS,
+    'export': _EXPORT,
+    'onnx': [*_EXPORT, *_ONNX],
     'prepare': [*_EXPERIMENTS, *_PREPARE],
     'test': [*_EXPERIMENTS, *_TEST],
     'lint': _LINT,

@@ -28,6 +28,9 @@ from powerprop.reparam import slope
 from powerprop.reparam import to_phi
 from powerprop.reparam import to_theta
 from powerprop.reparam import value_and_grad
+from powerprop.sparse_file import load_sparse
+from powerprop.sparse_file import save_sparse
+from powerprop.sparse_file import Sparse
 from powerprop.transforms import adaptive_powerprop
 from powerprop.transforms import chain_rule
 from powerprop.transforms import current_alpha
@@ -54,6 +57,7 @@ __all__ = (
   'PowerPropLinear',
   'PowerPropSeparableDepthwiseConv2D',
   'Psi',
+  'Sparse',
   'adaptive_powerprop',
   'chain_rule',
   'classifier',
@@ -63,6 +67,7 @@ __all__ = (
   'is_weight',
   'kth_largest',
   'learn',
+  'load_sparse',
   'methods',
   'plan',
   'power',
@@ -71,6 +76,7 @@ __all__ = (
   'prune',
   'publish',
   'reparameterise',
+  'save_sparse',
   'slope',
   'to_phi',
   'to_theta',
