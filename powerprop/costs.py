@@ -17,7 +17,7 @@ from jax.extend import core
 import jax.numpy as jnp
 
 from powerprop import trees
-from powerprop.types import Params
+from powerprop.types import Masks, Params, Work
 
 _PRODUCTS = ('dot_general', 'conv_general_dilated')
 
@@ -175,6 +175,38 @@ def snfs_cost(forward: Any, backward: Any, due: Any) -> Any:
   """
   del backward, due
   return 2 * forward + 1
+
+
+def work(
+  layer_flops: Mapping[str, float], masks: Masks, training: jax.Array
+) -> Work:
+  """What masks cost, as a training's state has it.
+
+  Args:
+    layer_flops: of `flops`, or {}.
+    masks: which weights take part.
+    training: FLOPs of the steps so far, relative to dense.
+
+  Returns:
+    The FLOPs of a forward pass over the masks' sets, and their density.
+  """
+  total = sum(layer_flops.values())
+
+  def of(chosen):
+    saved = [
+      layer_flops.get(name, 0.0) * (1 - jnp.mean(mask))
+      for name, mask in chosen.items()
+    ]
+    return jnp.asarray(1 - sum(saved) / total if total else 1.0, jnp.float32)
+
+  kept = [jnp.sum(m, dtype=jnp.int32) for m in masks.forward.values()]
+  size = sum(m.size for m in masks.forward.values())
+  return Work(
+    density=jnp.asarray(sum(kept) / size if size else 1.0, jnp.float32),
+    forward=of(masks.forward),
+    backward=of(masks.backward),
+    training=jnp.asarray(training, jnp.float32),
+  )
 
 
 def _size(v: Any) -> int:

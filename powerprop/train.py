@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import optax
 
 from powerprop import batches
+from powerprop import costs
 from powerprop import methods
 from powerprop import parts
 from powerprop import transforms
 from powerprop import trees
 from powerprop.methods import step as steps_lib
 from powerprop.psi import Psi
-from powerprop.types import Hyper, Method, Params, Problem, TrainState, Work
+from powerprop.types import Hyper, Method, Params, Problem, TrainState
 
 
 class Recipe(NamedTuple):
@@ -41,6 +42,8 @@ class Recipe(NamedTuple):
       ends with its task, and the schedule, which is that of the largest number,
       is compressed to the task's; () where the caller says how many.
     accumulate: into how many parts a batch is divided; see `parts.gradient`.
+    start: θ and the net's state that every seed starts from, with None for the
+      leaves that are drawn; None is no leaf of them.
   """
 
   problem: Problem
@@ -55,6 +58,7 @@ class Recipe(NamedTuple):
   streamed: bool = False
   task_steps: tuple[int, ...] = ()
   accumulate: int = 1
+  start: Any = None
 
 
 class Training(NamedTuple):
@@ -93,7 +97,15 @@ def initial_theta(recipe: Recipe, seed: Any) -> tuple[Params, Any]:
   Returns:
     (θ, net state); every α of a seed starts from the same θ.
   """
-  return recipe.problem.init(jax.random.fold_in(jax.random.key(seed), 0))
+  drawn = recipe.problem.init(jax.random.fold_in(jax.random.key(seed), 0))
+  if recipe.start is None:
+    return drawn
+  return jax.tree.map(
+    lambda given, x: x if given is None else jnp.asarray(given),
+    recipe.start,
+    drawn,
+    is_leaf=lambda x: x is None,
+  )
 
 
 class _Member(NamedTuple):
@@ -348,7 +360,9 @@ def _begin(
     net=net_state,
     opt=_optimiser(it, hyper, source, 0).init(phi),
     method=method_state,
-    work=_measured(recipe, it.method, method_state, jnp.zeros(())),
+    work=costs.work(
+      recipe.layer_flops, it.method.masks(method_state), jnp.zeros(())
+    ),
     step=jnp.zeros((), jnp.int32),
     finite=jnp.asarray(True),
   )
@@ -428,7 +442,9 @@ def _one_step(
     theta,
     (state.phi, state.opt, state.method),
     (
-      lambda s: _measured(recipe, method, s, state.work.training),
+      lambda s: costs.work(
+        recipe.layer_flops, method.masks(s), state.work.training
+      ),
       state.work,
     ),
   )
@@ -479,27 +495,3 @@ def _at_rest(it: _Member, source: Any) -> Callable[[Params], Params]:
   continual = it.method.continual
   earlier = continual.joint or continual.rehearsal is not None
   return resting(source, earlier)
-
-
-def _measured(
-  recipe: Recipe, method: Method, state: Any, training: jax.Array
-) -> Work:
-  """The FLOPs of a forward pass over the masks' sets, and their density."""
-  sets = method.masks(state)
-  total = sum(recipe.layer_flops.values())
-
-  def relative(masks):
-    saved = [
-      recipe.layer_flops.get(name, 0.0) * (1 - jnp.mean(mask))
-      for name, mask in masks.items()
-    ]
-    return jnp.asarray(1 - sum(saved) / total if total else 1.0, jnp.float32)
-
-  kept = [jnp.sum(m, dtype=jnp.int32) for m in sets.forward.values()]
-  size = sum(m.size for m in sets.forward.values())
-  return Work(
-    density=jnp.asarray(sum(kept) / size if size else 1.0, jnp.float32),
-    forward=relative(sets.forward),
-    backward=relative(sets.backward),
-    training=jnp.asarray(training, jnp.float32),
-  )

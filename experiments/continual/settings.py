@@ -32,6 +32,7 @@ UNUSED = {
   'accumulate': 1,  # such batches fit
   'data_devices': 0,  # one host, a device for each sequence
   'compute_dtype': 'float32',  # earlier tasks keep their bits
+  'pretrained': '',  # the first task is learned from scratch
 }
 # What a method may have otherwise than the rest of the run.
 OVERRIDES = (

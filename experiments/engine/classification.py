@@ -15,6 +15,7 @@ from experiments.data import Examples
 from experiments.engine import fitting
 from experiments.engine import making
 from experiments.engine import networks
+from experiments.engine import pretrained
 from experiments.engine.settings import Settings
 from powerprop import learning
 from powerprop import train
@@ -159,8 +160,10 @@ def make_recipe(
   sizes = np.array([dataset.sizes['train']])
   if sequence is not None:
     sizes = sequence.sizes['train']
+  problem = of_settings(s, dataset, sequence, spread)
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
   return train.Recipe(
-    problem=of_settings(s, dataset, sequence, spread),
+    problem=problem,
     optimizer=making.optimizer(s.optimizer, s.optimizer_kwargs),
     batch_size=s.batch_size,
     num_train=int(sizes.max()),
@@ -169,6 +172,7 @@ def make_recipe(
     l2=s.l2,
     unequal=bool(sizes.min() < sizes.max()),
     accumulate=s.accumulate,
+    start=pretrained.read(s, *shapes),
     streamed=isinstance(dataset, data.Streamed),
   )
 

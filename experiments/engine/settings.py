@@ -66,6 +66,8 @@ class Settings(NamedTuple):
       the data are streamed, else one on each host.
     compute_dtype: 'float32', 'bfloat16', or 'auto', which a check resolves; of
       the forward and the backward pass, φ being float32.
+    pretrained: path of a file of weights that every seed starts from; '' draws
+      them.
   """
 
   dataset: str
@@ -97,6 +99,7 @@ class Settings(NamedTuple):
   accumulate: int = 1
   data_devices: int = 0
   compute_dtype: str = 'float32'
+  pretrained: str = ''
 
 
 class Rules(NamedTuple):
@@ -157,6 +160,9 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     named.check('transform', meant, making.transform_names(), name, 'alpha')
   validation.known('executor', s.executor, ['auto', 'map', 'vmap'])
   validation.known('augment', s.augment, list(data.AUGMENTATIONS))
+  validation.require(
+    isinstance(s.pretrained, str), 'pretrained', repr(s.pretrained), 'a path'
+  )
   validation.known('compute_dtype', s.compute_dtype, list(precision.DTYPES))
   validation.require(
     isinstance(s.output_layer, str) and bool(s.output_layer),

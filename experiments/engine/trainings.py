@@ -146,11 +146,15 @@ def initial_states(
   Returns:
     One state per cell.
   """
-  one = jax.jit(functools.partial(initial_theta, recipe))
-  several = jax.jit(jax.vmap(functools.partial(initial_theta, recipe)))
+
+  def draw(start, seed):
+    return initial_theta(recipe._replace(start=start), seed)
+
+  # An argument: within the program it would be as large as the file.
+  one, several = jax.jit(draw), jax.jit(jax.vmap(draw, (None, 0)))
 
   def state(cell):
-    drawn = (several if cell.stacked else one)(cell.hyper.seed)
+    drawn = (several if cell.stacked else one)(recipe.start, cell.hyper.seed)
     return cell.programs.begin(cell.hyper, source, *drawn)
 
   with futures.ThreadPoolExecutor(population.workers(cells[0].mesh)) as pool:

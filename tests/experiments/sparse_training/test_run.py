@@ -20,6 +20,7 @@ from experiments.engine import runs
 from experiments.engine import settings
 from experiments.engine import trainings
 from experiments.report import files
+from experiments.report import naming
 from experiments.report import weights
 from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import run as sparse_training
@@ -423,3 +424,41 @@ def test_pruned_nets_may_be_measured_with_averages_of_their_own(tmp_path):
   )
   mean = lambda state: state['hidden_0_norm/~/mean_ema']['average']
   assert np.any(mean(kept) != mean(left))
+
+
+def test_methods_start_from_a_trained_net(whole, tmp_path):
+  """A dense net of α = 1 under α = 2: at a rate of 0 it is what it was."""
+  trained, results = whole
+  dense = {'method': 'dense', 'alpha': 1.0, 'seed': 1}
+  (name,) = [
+    naming.net_name(row)
+    for row in results['rows']
+    if dense.items() <= row.items()
+  ]
+  path = str(tmp_path / 'net.npz')
+  weights.save(path, weights.of_run(trained, name))
+  tuned = sparse_tiny.run(
+    tmp_path / 'run',
+    pretrained=path,
+    executor='vmap',
+    methods=('dense', 'fine_tune'),
+    method_kwargs={'fine_tune': {'at': 0}},
+    densities=(0.3,),
+    seeds=1,
+    steps=2,
+    chunk_steps=2,
+    learning_rate=(0.0,),
+  )
+  # Pruning φ is pruning θ: fine_tune begins as one_shot ends.
+  for ours, theirs in (('dense', 'dense'), ('fine_tune', 'one_shot')):
+    (wanted,) = [
+      row['test_accuracy']
+      for row in results['rows']
+      if (dense | {'method': theirs}).items() <= row.items()
+      and row['sparsity'] in (0.0, 0.7)
+    ]
+    found = [
+      row['test_accuracy'] for row in tuned['rows'] if row['method'] == ours
+    ]
+    # A picture may fall on the other side.
+    assert found == pytest.approx([wanted] * 2, abs=1.5 / 360), ours
