@@ -33,6 +33,7 @@ _EXPERIMENTS = [
   *_EXPORT,
   'absl-py>=2.0',
   'array_record>=0.5',
+  'grain>=0.2.18',
   'importlib_resources',  # tensorflow-datasets 4.9.10 forgets to ask for it
   'jaxlib>=0.10',
   'matplotlib>=3.9',

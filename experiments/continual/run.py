@@ -238,7 +238,8 @@ def _of_cells(
 def _prepare(s: ContinualSettings, data_dir: str | None):
   """The sequence, a plan for every method, and the data on the device."""
   dataset = feed.in_memory(
-    making.dataset(s.training.dataset, data_dir), 'continual'
+    making.dataset(s.training.dataset, data_dir, s.training.dataset_kwargs),
+    'continual',
   )
   sequence = continual_settings.make_sequence(s, dataset)
   plans = {

@@ -4,8 +4,11 @@ from experiments.data.arrays import joined
 from experiments.data.arrays import of_arrays
 from experiments.data.augment import AUGMENTATIONS
 from experiments.data.augment import crop_flip
+from experiments.data.datasets import is_path
 from experiments.data.datasets import load
 from experiments.data.datasets import names
+from experiments.data.datasets import stream
+from experiments.data.datasets import streams
 from experiments.data.pixels import normalise
 from experiments.data.sequences import all_take_part
 from experiments.data.sequences import checked_sequence
@@ -40,10 +43,13 @@ __all__ = (
   'checked_sequence',
   'crop_flip',
   'examples',
+  'is_path',
   'joined',
   'load',
   'names',
   'normalise',
   'of_arrays',
+  'stream',
+  'streams',
   'visible_outputs',
 )

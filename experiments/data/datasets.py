@@ -1,26 +1,81 @@
 """`load`: a data set by name."""
 
+from collections.abc import Callable
 import difflib
 import os
+from typing import Any
 
 import numpy as np
 
 from experiments.data import arrays
+from experiments.data import folders
+from experiments.data import imagenet
 from experiments.data import prepared
+from experiments.data import synthetic
 from experiments.data.types import checked
 from experiments.data.types import DataError
 from experiments.data.types import Dataset
 from experiments.data.types import Split
+from experiments.data.types import Streamed
 
 _EMBEDDED = ('digits',)
 _TFDS = ('mnist', 'fashion_mnist', 'cifar10', 'cifar100')
+_STREAMED: dict[str, Callable[..., Streamed]] = {
+  'imagenet2012': imagenet.imagenet2012,
+  'synthetic': synthetic.synthetic,
+}
 
 _VALIDATION_SIZE = 5_000
 
 
 def names() -> tuple[str, ...]:
-  """Returns the names that `load` knows."""
-  return _EMBEDDED + _TFDS
+  """Returns the names that `load` and `stream` know."""
+  return (*_EMBEDDED, *_TFDS, *_STREAMED)
+
+
+def is_path(name: Any) -> bool:
+  """Whether this names a file or a folder: it ends in .npz or has a slash."""
+  return isinstance(name, str) and (
+    name.endswith('.npz') or '/' in name or os.sep in name
+  )
+
+
+def streams(name: Any) -> Callable[..., Streamed] | None:
+  """The function that reads a data set while it is learned.
+
+  Args:
+    name: of a data set.
+
+  Returns:
+    Where the data are, options -> the data set; None for data sets that lie in
+    memory.
+  """
+  if is_path(name):
+    return None if name.endswith('.npz') else folders.folder
+  return _STREAMED.get(name)
+
+
+def stream(
+  name: str, data_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> Streamed:
+  """A data set that is read while it is learned.
+
+  Args:
+    name: one for which `streams` has a function: the path of a folder, see
+      `folders.folder`, 'imagenet2012' or 'synthetic'.
+    data_dir: as in `load`.
+    **options: of that function.
+
+  Returns:
+    The data set.
+
+  Raises:
+    DataError: if the data are missing or damaged, or an option is out of range.
+  """
+  fn = streams(name)
+  if fn is None:
+    raise _unknown(name)
+  return fn(name if is_path(name) else data_dir, **options)
 
 
 def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -44,8 +99,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   `arrays.joined`.
 
   Args:
-    name: one of `names()`, several of them joined by '+', or the path of an
-      .npz file.
+    name: one of `names()` but those that `stream` reads, several of them joined
+      by '+', or the path of an .npz file.
     data_dir: where TFDS's prepared data are or will be; the default is the
       environment's TFDS_DATA_DIR, else `~/tensorflow_datasets`. Embedded data
       ignore it.
@@ -59,6 +114,11 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   """
   if name.endswith('.npz'):
     return arrays.read(name)
+  if streamed := [x for x in name.split('+') if streams(x) is not None]:
+    raise DataError(
+      f'the data set {streamed[0]!r} is read while it is learned, and can neither be'
+      ' loaded into memory nor be joined with others; choose another.'
+    )
   if '+' in name:
     several = [load(part, data_dir) for part in name.split('+')]
     return arrays.joined(name, several)
@@ -66,11 +126,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     return checked(_digits())
   if name in _TFDS:
     return checked(_from_tfds(name, data_dir))
-  near = difflib.get_close_matches(str(name), names(), n=1)
-  hint = f'did you mean {near[0]!r}? Known' if near else 'known'
-  raise DataError(
-    f'Unknown data set {name!r}: {hint} names are {", ".join(names())}.'
-  )
+  raise _unknown(name)
 
 
 def _digits() -> Dataset:
@@ -95,4 +151,14 @@ def _from_tfds(name: str, data_dir: str | os.PathLike[str] | None) -> Dataset:
     test=Split(read['test_image'], read['test_label']),
     num_classes=num_classes,
     scale=1 / 255,
+  )
+
+
+def _unknown(name: str) -> DataError:
+  near = difflib.get_close_matches(str(name), names(), n=1)
+  hint = f'did you mean {near[0]!r}? Known' if near else 'known'
+  if os.path.isdir(name):
+    hint = f'a folder is named by its path, as ./{name}; known'
+  return DataError(
+    f'Unknown data set {name!r}: {hint} names are {", ".join(names())}.'
   )

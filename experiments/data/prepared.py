@@ -37,27 +37,36 @@ def read(
   Raises:
     DataError: if the data are missing and cannot be prepared, or are damaged.
   """
-  # TFDS reads the variable when it is imported, which may be too early.
-  data_dir = data_dir or os.environ.get('TFDS_DATA_DIR')
-  builder = _builder(name, data_dir)
-  if not builder.data_path.exists():
-    _prepare(builder)
-    builder = _builder(name, data_dir)
-  _check_format(builder)
+  it = builder(name, data_dir)
+  if not it.data_path.exists():
+    _prepare(it)
+    it = builder(name, data_dir)
+  check_format(it)
 
-  folder = os.fspath(builder.data_path)
+  folder = os.fspath(it.data_path)
   fingerprint = cache.fingerprint(folder)
-  path = cache.path(name, str(builder.version), folder)
+  path = cache.path(name, str(it.version), folder)
   arrays = cache.read(path, fingerprint, _ARRAYS)
   if arrays is None:
-    arrays = _decode(builder)
+    arrays = _decode(it)
     cache.write(path, fingerprint, arrays)
-  return arrays, builder.info.features['label'].num_classes
+  return arrays, it.info.features['label'].num_classes
 
 
-def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+def builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
+  """TFDS's builder of a data set, prepared or not.
+
+  Args:
+    name: TFDS's name of the data set.
+    data_dir: as in `load`.
+
+  Raises:
+    DataError: if what is prepared is damaged.
+  """
   import tensorflow_datasets as tfds
 
+  # TFDS reads the variable when it is imported, which may be too early.
+  data_dir = data_dir or os.environ.get('TFDS_DATA_DIR')
   if data_dir is not None:
     data_dir = os.path.expanduser(data_dir)
   try:
@@ -66,7 +75,7 @@ def _builder(name: str, data_dir: str | os.PathLike[str] | None) -> Any:
     raise
   except Exception as e:
     where = os.path.join(data_dir or tfds.core.constants.DATA_DIR, name)
-    raise _damaged(name, where, e) from e
+    raise damaged(name, where, e) from e
 
 
 def _prepare(builder: Any) -> None:
@@ -106,17 +115,19 @@ def _has_tensorflow() -> bool:
   return importlib.util.find_spec('tensorflow') is not None
 
 
-def _check_format(builder: Any) -> None:
+def check_format(builder: Any) -> None:
+  """Raises DataError where a builder's data cannot be read as array_record."""
   folder = os.fspath(builder.data_path)
   if not builder.info.splits:
-    raise _damaged(builder.name, folder, 'it lists no splits')
+    raise damaged(builder.name, folder, 'it lists no splits')
   formats = {f.value for f in builder.info.available_file_formats()}
   if 'array_record' not in formats:
     raise DataError(
       f'The data set {builder.name!r} in {folder} is prepared as'
-      f' {", ".join(sorted(formats))}, which needs TensorFlow to read: delete'
-      ' that folder, or choose another data_dir or TFDS_DATA_DIR, to have it'
-      ' prepared as array_record.'
+      f' {", ".join(sorted(formats))}, which needs TensorFlow to read: run'
+      f' `tfds convert_format --dataset_version_dir={folder}'
+      ' --out_file_format=array_record`, or choose another data_dir or'
+      ' TFDS_DATA_DIR.'
     )
 
 
@@ -129,7 +140,7 @@ def _decode(builder: Any) -> dict[str, np.ndarray]:
       raise
     except Exception as e:
       folder = os.fspath(builder.data_path)
-      raise _damaged(builder.name, folder, e) from e
+      raise damaged(builder.name, folder, e) from e
     arrays |= {f'{split}_image': image, f'{split}_label': label}
   return arrays
 
@@ -149,7 +160,8 @@ def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
   return image, label
 
 
-def _damaged(name: str, folder: str, why: Exception | str) -> DataError:
+def damaged(name: str, folder: str, why: Exception | str) -> DataError:
+  """What to say of a prepared data set that cannot be read, and why."""
   return DataError(
     f'The prepared data set {name!r} in {folder} cannot be read'
     f' ({_one_line(why)}): delete that folder and prepare the data again.'

@@ -1,6 +1,6 @@
 """Core types of the data: a split, a data set, and what can go wrong."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -71,8 +71,9 @@ class Dataset(NamedTuple):
 class Streamed(NamedTuple):
   """A data set that is read while it is learned: too large for memory.
 
-  The iterators have `close()`, which ends the processes that read for them;
-  whoever takes one calls it.
+  Processes that read start with the first batch that is asked for. They end
+  with `close()` of the generator, which whoever takes one calls, in the thread
+  that asks for batches.
 
   Attributes:
     name: what `load` was given.
@@ -97,8 +98,8 @@ class Streamed(NamedTuple):
   scale: float
   image_shape: tuple[int, int, int]
   sizes: Mapping[str, int]
-  batches: Callable[[int, int, tuple[int, int]], Iterator[Split]]
-  examples: Callable[[str, int, tuple[int, int]], Iterator[Split]]
+  batches: Callable[[int, int, tuple[int, int]], Generator[Split, None, None]]
+  examples: Callable[[str, int, tuple[int, int]], Generator[Split, None, None]]
 
 
 def checked(dataset: Dataset) -> Dataset:

@@ -72,7 +72,12 @@ def open_folder(
     for k, (old, new) in changed.items()
     if k in rules.growing and isinstance(old, int) and old < new
   ]
-  if wrong := [k for k in changed if k not in (*rules.free, *grown)]:
+  if wrong := [
+    k
+    for k, (old, new) in changed.items()
+    if k not in (*rules.free, *grown)
+    and _held(k, old, rules) != _held(k, new, rules)
+  ]:
     raise runs.RunError(
       f'{workdir} holds a run with another config: '
       + '; '.join(
@@ -100,6 +105,13 @@ def open_folder(
     if (line := files.to_json(changed)) not in lines[-1:]:
       files.write_atomically(log, b''.join([*lines, line]))
     files.write_atomically(path, text)
+
+
+def _held(field: str, value: Any, rules: Rules) -> Any:
+  """A field's value without what may change in it."""
+  if not isinstance(value, dict):
+    return value
+  return {k: v for k, v in value.items() if f'{field}.{k}' not in rules.free}
 
 
 def finished(

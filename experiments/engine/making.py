@@ -49,24 +49,38 @@ def transform_names() -> list[str]:
   return ['adaptive_powerprop', 'chain_rule', 'powerprop']
 
 
-def dataset(name: str, data_dir: str | None = None) -> data.Dataset:
-  """The data set of that name, on the host.
+def dataset(
+  name: str, data_dir: str | None = None, kwargs: Kwargs | None = None
+) -> data.Dataset | data.Streamed:
+  """The data set of that name: on the host, or read while it is learned.
 
   Args:
     name: in a config.
     data_dir: where TFDS's prepared data lie; None for TFDS's default.
+    kwargs: its `dataset_kwargs`.
 
   Raises:
     experiments.data.DataError: if the data are missing, damaged or not as
       `data.Dataset` promises.
     ConfigError: if the user's own function raises.
   """
-  if not named.is_own(name):
+  if data.streams(name) is not None:
+    return data.stream(name, data_dir, **(kwargs or {}))
+  if data.is_path(name) or not named.is_own(name):
     return data.load(name, data_dir)
-  made = named.call('data set', name)
+  made = named.call('data set', name, **(kwargs or {}))
+  if isinstance(made, data.Streamed):
+    return made
   if isinstance(made, data.Dataset):
     return data.checked(made)
   return data.of_arrays(name, made)
+
+
+def dataset_of(name: str) -> Callable[..., Any] | None:
+  """The function that takes a data set's keyword arguments, if any does."""
+  if data.is_path(name) or not named.is_own(name):
+    return data.streams(name)
+  return named.function('data set', name, {})
 
 
 def network_of(name: str) -> Callable[..., Any]:

@@ -26,7 +26,8 @@ class Settings(NamedTuple):
 
   Attributes:
     dataset: a name in `experiments.data.names()`, several joined by '+', the
-      path of an .npz file, or a function of your own that returns arrays.
+      path of an .npz file or of a folder of pictures (with a slash in it), or a
+      function of your own that returns arrays.
     network: a function of `experiments.engine.networks`, or your own.
     network_kwargs: its keyword arguments.
     optimizer: an optax alias, or a function of your own.
@@ -68,6 +69,9 @@ class Settings(NamedTuple):
       the forward and the backward pass, φ being float32.
     pretrained: path of a file of weights that every seed starts from; '' draws
       them.
+    dataset_kwargs: keyword arguments of a data set that is read while it is
+      learned, or of your own function; others take none. `workers` and
+      `corrupt` may change when a run is resumed.
   """
 
   dataset: str
@@ -100,6 +104,16 @@ class Settings(NamedTuple):
   data_devices: int = 0
   compute_dtype: str = 'float32'
   pretrained: str = ''
+  dataset_kwargs: dict[str, Any] = {}
+
+
+# What touches no result of any experiment.
+ALWAYS_FREE = (
+  'checkpoint_seconds',
+  'labels',
+  'dataset_kwargs.workers',
+  'dataset_kwargs.corrupt',
+)
 
 
 class Rules(NamedTuple):
@@ -108,7 +122,7 @@ class Rules(NamedTuple):
   Attributes:
     resolve: config -> the same with all defaults, as config.json keeps it: a
       default that changes later does not change what a record means.
-    free: fields that touch no result.
+    free: fields that touch no result; 'field.key' is one key of a dict.
     growing: fields that may rise; results of before are set aside.
   """
 
@@ -145,10 +159,11 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
     'transform_kwargs',
     'learning_rate_schedule',
     'labels',
+    'dataset_kwargs',
   ):
     value = getattr(s, name)
     validation.require(isinstance(value, dict), name, repr(value), 'a dict')
-  if not str(s.dataset).endswith('.npz'):
+  if not data.is_path(s.dataset):
     whole = not isinstance(s.dataset, str) or named.is_own(s.dataset)
     for part in [s.dataset] if whole else s.dataset.split('+'):
       named.check('data set', part, list(data.names()))
@@ -239,6 +254,7 @@ def check_fields(given: Mapping[str, Any], kind: Any, example: str) -> Settings:
 
 def _check_made(s: Settings) -> None:
   """Checks keyword arguments, by making what they are of."""
+  _check_dataset(s)
   of_net = making.network_of(s.network)
   validation.check_types('network_kwargs', of_net, s.network_kwargs)
   validation.attempt(
@@ -271,6 +287,22 @@ def _check_made(s: Settings) -> None:
     validation.attempt(
       f'transform_kwargs.{name}', given, functools.partial(making.adapts, psi)
     )
+
+
+def _check_dataset(s: Settings) -> None:
+  """Checks `dataset_kwargs`; the data set itself checks their values."""
+  given, fn = s.dataset_kwargs, making.dataset_of(s.dataset)
+  if fn is None:
+    validation.require(
+      not given,
+      'dataset_kwargs',
+      given,
+      f'empty with dataset {s.dataset!r}, which takes none',
+    )
+  elif data.streams(s.dataset) is not None:
+    validation.check_options('dataset_kwargs', repr(s.dataset), fn, given)
+  else:
+    validation.check_types('dataset_kwargs', fn, given)
 
 
 def check_extended(
@@ -351,6 +383,7 @@ def resolved(
   # On another device a run that goes on does not change its arithmetic.
   out['compute_dtype'] = precision.choose(out['compute_dtype'])
   functions = {
+    'dataset_kwargs': data.streams(out.get('dataset')),
     'network_kwargs': named.if_there(out.get('network'), networks.NETWORKS),
     'optimizer_kwargs': named.if_there(out.get('optimizer'), vars(optax)),
     'learning_rate_schedule': schedules.learning_rate,
@@ -377,5 +410,5 @@ def rules(s: Settings) -> Rules:
   """
   made = making.schedule(s.learning_rate_schedule, s.steps)
   growing = ('steps',) if made is None else ()
-  free = ('checkpoint_seconds', 'chunk_steps', 'labels', 'data_devices')
+  free = (*ALWAYS_FREE, 'chunk_steps', 'data_devices')
   return Rules(resolved, free, growing)

@@ -106,7 +106,9 @@ def dry_run(s: Settings, data_dir: str | None = None) -> str:
 
 def _prepare(s: Settings, data_dir: str | None):
   """What the members share, the members, their cells, and the data."""
-  dataset = feed_lib.in_memory(making.dataset(s.dataset, data_dir), 'one_shot')
+  dataset = feed_lib.in_memory(
+    making.dataset(s.dataset, data_dir, s.dataset_kwargs), 'one_shot'
+  )
   fitting.check_data(s, dataset)
   fitting.warn_of_long_periods(s, {})
   executor, shared, spread = trainings.devices(s, dataset)

@@ -144,7 +144,7 @@ class _Prepared(NamedTuple):
 
 def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   t = s.training
-  dataset = making.dataset(t.dataset, data_dir)
+  dataset = making.dataset(t.dataset, data_dir, t.dataset_kwargs)
   fitting.check_data(t, dataset)
   fitting.warn_of_long_periods(t, sparse_settings.periods(s))
   executor, shared, spread = trainings.devices(t, dataset)

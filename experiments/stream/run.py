@@ -120,7 +120,8 @@ def _prepare(s: StreamSettings, data_dir: str | None):
   """The sequence of the true tasks, and a cell for every member."""
   c = s.training
   dataset = feed.in_memory(
-    making.dataset(c.training.dataset, data_dir), 'stream'
+    making.dataset(c.training.dataset, data_dir, c.training.dataset_kwargs),
+    'stream',
   )
   sequence = continual_settings.make_sequence(c, dataset)
   steps = continual_settings.steps(c, sequence, c.epochs)[0]

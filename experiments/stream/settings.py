@@ -254,4 +254,4 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
 def rules(s: StreamSettings) -> settings.Rules:
   """What of a config may change when its run goes on."""
   del s
-  return settings.Rules(resolved, ('checkpoint_seconds', 'labels'))
+  return settings.Rules(resolved, settings.ALWAYS_FREE)

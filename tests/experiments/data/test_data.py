@@ -128,6 +128,8 @@ def test_names():
     'fashion_mnist',
     'cifar10',
     'cifar100',
+    'imagenet2012',
+    'synthetic',
   )
 
 
