@@ -116,8 +116,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     return arrays.read(name)
   if streamed := [x for x in name.split('+') if streams(x) is not None]:
     raise DataError(
-      f'the data set {streamed[0]!r} is read while it is learned, and can neither be'
-      ' loaded into memory nor be joined with others; choose another.'
+      f'the data set {streamed[0]!r} is read while it is learned, and can'
+      ' neither be loaded into memory nor joined with others; choose another.'
     )
   if '+' in name:
     several = [load(part, data_dir) for part in name.split('+')]

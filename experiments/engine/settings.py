@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -303,6 +304,8 @@ def _check_dataset(s: Settings) -> None:
     validation.check_options('dataset_kwargs', repr(s.dataset), fn, given)
   else:
     validation.check_types('dataset_kwargs', fn, given)
+    bind = inspect.signature(fn).bind
+    validation.attempt('dataset_kwargs', given, lambda: bind(**given))
 
 
 def check_extended(
@@ -383,7 +386,8 @@ def resolved(
   # On another device a run that goes on does not change its arithmetic.
   out['compute_dtype'] = precision.choose(out['compute_dtype'])
   functions = {
-    'dataset_kwargs': data.streams(out.get('dataset')),
+    'dataset_kwargs': data.streams(out.get('dataset'))
+    or named.if_there(out.get('dataset'), {}),
     'network_kwargs': named.if_there(out.get('network'), networks.NETWORKS),
     'optimizer_kwargs': named.if_there(out.get('optimizer'), vars(optax)),
     'learning_rate_schedule': schedules.learning_rate,

@@ -673,12 +673,36 @@ def test_a_config_makes_one(own):
   assert isinstance(made, data.Streamed) and made.image_shape == (4, 4, 3)
 
 
+def test_an_own_function_has_keyword_arguments(tmp_path, monkeypatch):
+  (tmp_path / 'own_stripes.py').write_text(
+    'import numpy as np\n'
+    'def stripes(number: int, side: int = 4):\n'
+    '  image = np.zeros((number, side, side), np.uint8)\n'
+    "  return {'image': image, 'label': np.arange(number) % 2}\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  name = 'own_stripes:stripes'
+  s = _settings(dataset=name, dataset_kwargs={'number': 40})
+  made = making.dataset(s.dataset, None, s.dataset_kwargs)
+  assert made.train.image.shape == (20, 4, 4, 1)
+  kept = settings.resolved(s._asdict())['dataset_kwargs']
+  assert kept == {'number': 40, 'side': 4}
+  for kwargs, part in (
+    ({'number': 'x'}, "dataset_kwargs.number is 'x'"),
+    ({'number': 40, 'sides': 3}, "'sides'"),
+    ({}, "'number'"),
+  ):
+    with pytest.raises(ConfigError) as error:
+      _settings(dataset=name, dataset_kwargs=kwargs)
+    _told(error, part)
+
+
 def test_they_cannot_be_joined():
   with pytest.raises(ConfigError, match='is unknown'):
     _settings(dataset='digits+imagenet')
   with pytest.raises(data.DataError) as error:
     data.load('digits+synthetic')
-  _told(error, "'synthetic'", 'nor be joined')
+  _told(error, "'synthetic'", 'nor joined')
 
 
 def test_processes_and_what_is_corrupt_may_change_on_resuming(tmp_path):
