@@ -209,23 +209,25 @@ class PowerPropSeparableDepthwiseConv2D(
 class _Average(hk.ExponentialMovingAverage):
   """A moving average that stays as it is where its state has 'frozen'."""
 
-  def goes_on(self, value: jax.Array) -> jax.Array:
+  def goes_on(self, value: jax.Array, grouped: bool) -> jax.Array:
     """Takes in a batch's value.
 
     Args:
-      value: [..., C].
+      value: [..., C], or of several groups [G, ..., C].
+      grouped: whether it is of several.
 
     Returns:
       What to normalise the batch by: the value, and where it is frozen the
       average.
     """
+    mean = jnp.mean(value, 0) if grouped else value
     try:
       frozen = hk.get_state('frozen')
     except ValueError:  # no method has put it there
-      self(value)
+      self(mean)
       return value
     before = {name: hk.get_state(name) for name in ('hidden', 'average')}
-    self(value)
+    self(mean)
     for name, old in before.items():
       hk.set_state(name, jnp.where(frozen, old, hk.get_state(name)))
     return jnp.where(frozen, before['average'].astype(value.dtype), value)
@@ -243,6 +245,10 @@ class BatchNorm(hk.Module):
   these stay as they are: it answers an input as it did when it was frozen. What
   is frozen is in the net's state, where a method has put it (CLNP does).
   Otherwise it computes what `hk.BatchNorm` does, and its state is the same.
+
+  With several groups each part of a batch is normalised by itself in training,
+  as it is where each of several devices has one; averages are of the groups'
+  means, and of the groups' variances.
   """
 
   def __init__(
@@ -252,6 +258,8 @@ class BatchNorm(hk.Module):
     decay_rate: float,
     eps: float = 1e-5,
     name: str | None = None,
+    groups: int = 1,
+    scale_init: Any = jnp.ones,
   ):
     """Constructs the module.
 
@@ -261,20 +269,32 @@ class BatchNorm(hk.Module):
       decay_rate: of the moving averages, in [0, 1).
       eps: what is added to a variance, > 0.
       name: the module's name.
+      groups: G ≥ 1, parts of the batch that follow one another in it.
+      scale_init: (shape, dtype) -> scales at the start.
+
+    Raises:
+      ValueError: if G is below 1; when called, if it does not divide the batch.
     """
+    if groups < 1:
+      raise ValueError(f'groups is {groups} but must be at least 1')
     super().__init__(name)
+    self._groups, self._scale_init = groups, scale_init
     self._scale, self._offset, self._eps = create_scale, create_offset, eps
     self.mean_ema = _Average(decay_rate, name='mean_ema')
     self.var_ema = _Average(decay_rate, name='var_ema')
 
   def __call__(self, inputs: jax.Array, is_training: bool) -> jax.Array:
     """[..., C] -> [..., C]."""
-    axis = [*range(inputs.ndim - 1)]
+    # A net is made with one example, whatever it learns from.
+    groups = self._groups if is_training and not hk.running_init() else 1
+    x = inputs if groups == 1 else _divided(inputs, groups)
+    axis = [*range(x.ndim - inputs.ndim, x.ndim - 1)]
     if is_training:
-      mean = jnp.mean(inputs, axis, keepdims=True)
-      squares = jnp.mean(jnp.square(inputs), axis, keepdims=True)
+      mean = jnp.mean(x, axis, keepdims=True)
+      squares = jnp.mean(jnp.square(x), axis, keepdims=True)
       var = squares - jnp.square(mean)
-      mean, var = self.mean_ema.goes_on(mean), self.var_ema.goes_on(var)
+      mean = self.mean_ema.goes_on(mean, groups > 1)
+      var = self.var_ema.goes_on(var, groups > 1)
     else:
       mean = self.mean_ema.kept().astype(inputs.dtype)
       var = self.var_ema.kept().astype(inputs.dtype)
@@ -282,9 +302,20 @@ class BatchNorm(hk.Module):
     scale: Any = np.ones([], dtype)
     offset: Any = np.zeros([], dtype)
     if self._scale:
-      scale = hk.get_parameter('scale', shape, dtype, jnp.ones)
+      scale = hk.get_parameter('scale', shape, dtype, self._scale_init)
     if self._offset:
       offset = hk.get_parameter('offset', shape, dtype, jnp.zeros)
     eps = jax.lax.convert_element_type(self._eps, var.dtype)
     inv = scale * jax.lax.rsqrt(var + eps)
-    return (inputs - mean) * inv + offset
+    out = (x - mean) * inv + offset
+    return out if groups == 1 else out.reshape(inputs.shape)
+
+
+def _divided(x: jax.Array, groups: int) -> jax.Array:
+  """[B, ..., C] -> [groups, B/groups, ..., C]."""
+  if x.shape[0] % groups:
+    raise ValueError(
+      f'batch normalisation is over {groups} groups, which must divide the'
+      f' examples that go through the net at once, but these are {x.shape[0]}'
+    )
+  return x.reshape(groups, -1, *x.shape[1:])

@@ -81,8 +81,12 @@ def check_data(s: Settings, dataset: data.Dataset | data.Streamed) -> None:
     8 * number,  # φ before and after a step
     f'network_kwargs is {s.network_kwargs}: the {number:,} parameters',
   )
-  for training in (True, False):
-    _check_logits(s, net, (params, state, image), training, dataset.num_classes)
+  # As many as go through the net at once: groups of them may be normalised.
+  at_once = s.batch_size // s.accumulate, *image.shape[1:]
+  some = jax.ShapeDtypeStruct(at_once, image.dtype)
+  for training, pictures in ((False, image), (True, some)):
+    args = params, state, pictures
+    _check_logits(s, net, args, training, dataset.num_classes)
   if s.output_density_factor != 1:
     leaves = output_leaves(s, params, dataset.num_classes)
     check_outputs(s, net, dataset.image_shape, leaves)
@@ -101,20 +105,22 @@ def _check_logits(
   key = jax.random.key(0) if training else None
   try:
     logits, state = jax.eval_shape(
-      lambda *a: net.apply(*a, key, image, is_training=training), *given
+      lambda *a, x: net.apply(*a, key, x, is_training=training),
+      *given,
+      x=image,
     )
     what = f'{logits.dtype}{list(logits.shape)}'
   except Exception as e:  # whatever a net of the user's own may raise
     logits, state, what = None, given[1], f'an error ({validation.why(e)})'
   within = '' if s.compute_dtype == 'float32' else f' in {s.compute_dtype}'
-  ok = logits is not None and logits.shape == (1, classes)
+  number = image.shape[0]
+  ok = logits is not None and logits.shape == (number, classes)
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
   if not ok or not jnp.issubdtype(logits.dtype, jnp.floating):
     raise ConfigError(
-      f'network {s.network!r} gives {what} for one picture{within} when'
-      f' is_training is {training}, but it must give logits, float32[1,'
-      f' {classes}]: see'
-      ' docs/experiments.md.'
+      f'network {s.network!r} gives {what} for {number} pictures{within} when'
+      f' is_training is {training}, but it must give logits, float32[{number},'
+      f' {classes}]: see docs/experiments.md.'
     )
   if shapes(state) != shapes(given[1]):
     raise ConfigError(

@@ -16,19 +16,14 @@ import jax.numpy as jnp
 
 from experiments.engine.convolution import INIT
 from experiments.engine.convolution import SlicedConv2D
+from experiments.engine.residual import norm_relu
+from experiments.engine.residual import resnet
+from experiments.engine.residual import resnet18
+from experiments.engine.residual import resnet50
+from experiments.engine.residual import wide_resnet
 from powerprop import costs
-from powerprop import modules
 from powerprop import units
 from powerprop.types import Params
-
-_HE = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
-# What all batch normalisation here is made with.
-_NORM: dict[str, Any] = {
-  'create_scale': True,
-  'create_offset': True,
-  'decay_rate': 0.9,
-  'eps': 1e-5,
-}
 
 
 def mlp(
@@ -94,7 +89,7 @@ def _conv_net(
   def net(image: jax.Array, is_training: bool) -> jax.Array:
     def active(x, name):
       if norm:
-        x = _norm_relu(x, is_training, f'{name}_norm')
+        x = norm_relu(x, is_training, f'{name}_norm')
       return units.publish(name, x if norm else jax.nn.relu(x))
 
     x = image
@@ -296,145 +291,12 @@ def fully_conv(
       name = f'conv_{i}'
       x = SlicedConv2D(size, kernel, stride, name, padding=padding)(x)
       if norm:
-        x = _norm_relu(x, is_training, f'{name}_norm')
+        x = norm_relu(x, is_training, f'{name}_norm')
       x = units.publish(name, x if norm else jax.nn.relu(x))
     x = SlicedConv2D(num_classes, kernel, 1, 'output', padding=0)(x)
     return jnp.mean(x, axis=(1, 2))
 
   return hk.transform_with_state(net)
-
-
-def _norm_relu(x: jax.Array, is_training: bool, name: str) -> jax.Array:
-  return jax.nn.relu(modules.BatchNorm(name=name, **_NORM)(x, is_training))
-
-
-def wide_resnet(
-  num_classes: int, depth: int = 22, width: int = 2, dropout: float = 0.3
-) -> hk.TransformedWithState:
-  """A wide residual net for CIFAR; by default WRN-22-2, as in RigL's protocol.
-
-  A 3x3 convolution, three groups of (depth − 4)/6 blocks of 16, 32 and 64 times
-  `width` channels, and a mean over the picture. A block is twice batch
-  normalisation, ReLU and a 3x3 convolution; a 1x1 convolution takes the input
-  past it where the number of channels changes. Kernels have no biases and He's
-  initialisation.
-
-  Args:
-    num_classes: width of the output layer.
-    depth: number of layers, 6n + 4.
-    width: factor on the channels.
-    dropout: rate of dropout between a block's convolutions, in [0, 1); RigL's
-      code has 0.3.
-
-  Returns:
-    The transformed net; WRN-22-2 has 1,076,912 weights for 10 classes.
-
-  Raises:
-    ValueError: if no net has this depth.
-
-  Reference: Zagoruyko and Komodakis, Wide residual networks (2016); RigL's
-    public code (rigl/cifar_resnet), whose kernels are Glorot's.
-  """
-  blocks, rest = divmod(depth - 4, 6)
-  if rest or blocks < 1:
-    raise ValueError(
-      f'depth is {depth} but must be 6n + 4: 10, 16, 22, 28 and so on'
-    )
-
-  def conv(x: jax.Array, channels: int, kernel: int, stride: int, name: str):
-    return hk.Conv2D(
-      channels, kernel, stride, with_bias=False, w_init=_HE, name=name
-    )(x)
-
-  def block(
-    x: jax.Array, channels: int, stride: int, is_training: bool, name: str
-  ) -> jax.Array:
-    y = _norm_relu(x, is_training, f'{name}_norm_0')
-    if x.shape[-1] != channels:
-      x = conv(y, channels, 1, stride, f'{name}_shortcut')
-    y = conv(y, channels, 3, stride, f'{name}_conv_0')
-    y = _norm_relu(y, is_training, f'{name}_norm_1')
-    if is_training and dropout:
-      y = hk.dropout(hk.next_rng_key(), dropout, y)
-    return x + conv(y, channels, 3, 1, f'{name}_conv_1')
-
-  def net(image: jax.Array, is_training: bool) -> jax.Array:
-    x = conv(image, 16, 3, 1, 'conv')
-    for group in range(3):
-      for i in range(blocks):
-        stride = 2 if group and not i else 1
-        name = f'group_{group}_block_{i}'
-        x = block(x, 2**group * 16 * width, stride, is_training, name)
-    x = _norm_relu(x, is_training, 'norm')
-    x = jnp.mean(x, axis=(1, 2))
-    return hk.Linear(num_classes, w_init=INIT, name='output')(x)
-
-  return hk.transform_with_state(net)
-
-
-def _resnet(
-  num_classes: int, blocks: tuple[int, ...], bottleneck: bool, large: bool
-) -> hk.TransformedWithState:
-  """A residual net of Haiku's own blocks, under names that tell the layers."""
-
-  def net(image: jax.Array, is_training: bool) -> jax.Array:
-    kernel, stride = (7, 2) if large else (3, 1)
-    x = hk.Conv2D(64, kernel, stride, with_bias=False, name='conv')(image)
-    x = _norm_relu(x, is_training, 'conv_norm')
-    if large:
-      x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'SAME')
-    for i, number in enumerate(blocks):
-      group = hk.nets.ResNet.BlockGroup(
-        channels=2**i * (256 if bottleneck else 64),
-        num_blocks=number,
-        stride=2 if i else 1,
-        bn_config=_NORM,
-        resnet_v2=False,
-        bottleneck=bottleneck,
-        use_projection=bottleneck or i > 0,
-        name=f'group_{i}',
-      )
-      x = group(x, is_training, test_local_stats=False)
-    x = jnp.mean(x, axis=(1, 2))
-    return hk.Linear(num_classes, w_init=INIT, name='output')(x)
-
-  return hk.transform_with_state(net)
-
-
-def resnet18(num_classes: int) -> hk.TransformedWithState:
-  """ResNet-18 for small pictures: a 3x3 convolution first, and no max pool.
-
-  Kernels are truncated normal with fan-in scale 1.
-
-  Args:
-    num_classes: width of the output layer.
-
-  Returns:
-    The transformed net; it has 11,164,352 weights for 10 classes.
-
-  Reference: He et al., Deep residual learning for image recognition (2016).
-  """
-  return _resnet(num_classes, (2, 2, 2, 2), bottleneck=False, large=False)
-
-
-def resnet50(num_classes: int) -> hk.TransformedWithState:
-  """ResNet-50 v1.5 for ImageNet: its strides are in the 3x3 convolutions.
-
-  Haiku's, but for the names and for the output layer: that one starts at zero
-  there, and a weight at zero never moves under Ψ. The last scale of each block
-  starts at zero, so that the blocks start as identities. Kernels are truncated
-  normal with fan-in scale 1.
-
-  Args:
-    num_classes: width of the output layer.
-
-  Returns:
-    The transformed net; it has 25,502,912 weights for 1,000 classes.
-
-  Reference: He et al. (2016); Goyal et al., Accurate, large minibatch SGD
-    (2017), section 5.1.
-  """
-  return _resnet(num_classes, (3, 4, 6, 3), bottleneck=True, large=True)
 
 
 NETWORKS: dict[str, Callable[..., hk.TransformedWithState]] = {
@@ -448,6 +310,7 @@ NETWORKS: dict[str, Callable[..., hk.TransformedWithState]] = {
     block_conv,
     fully_conv,
     wide_resnet,
+    resnet,
     resnet18,
     resnet50,
   )

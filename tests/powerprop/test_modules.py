@@ -483,6 +483,47 @@ def test_batch_norm_is_haikus_program(leaves, is_training):
   assert program(pp.BatchNorm) == program(hk.BatchNorm)
 
 
+def test_groups_are_normalised_as_if_each_were_alone():
+  """And averages are the means of theirs; in evaluation nothing is divided."""
+
+  def net(groups):
+    return hk.transform_with_state(
+      lambda x, is_training: pp.BatchNorm(True, True, 0.9, groups=groups)(
+        x, is_training
+      )
+    )
+
+  whole, divided = net(1), net(2)
+  x = _input((6, 3, 3, 2))
+  params, state = divided.init(None, x[:1], True)
+  _assert_close(params, whole.init(None, x, True)[0])
+  params = jax.tree.map(lambda p: p + 0.5, params)
+  out, after = divided.apply(params, state, None, x, True)
+  halves = [
+    whole.apply(params, state, None, x[i : i + 3], True) for i in (0, 3)
+  ]
+  _assert_close(out, jnp.concatenate([half for half, _ in halves]))
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *[s for _, s in halves])
+  _assert_close(after, mean)
+  evaluated = [
+    n.apply(params, after, None, x[:5], False) for n in (divided, whole)
+  ]
+  _assert_close(*evaluated)
+  # A frozen channel goes by its average in every group.
+  frozen = jnp.array([True, False])
+  held = {k: v | {'frozen': frozen} for k, v in after.items()}
+  out, kept = divided.apply(params, held, None, x, True)
+  wanted, _ = whole.apply(params, held, None, x, False)
+  _assert_close(out[..., 0], wanted[..., 0])
+  for module, old in after.items():
+    for name in ('average', 'hidden'):
+      _assert_close(kept[module][name][..., 0], old[name][..., 0])
+  with pytest.raises(ValueError, match='over 2 groups.* these are 5'):
+    divided.apply(params, state, None, x[:5], True)
+  with pytest.raises(ValueError, match='groups is 0'):
+    net(0).init(None, x, True)
+
+
 def test_frozen_channels_are_normalised_by_averages_that_stay():
   net = hk.transform_with_state(
     lambda x, is_training: pp.BatchNorm(True, True, 0.9)(x, is_training)

@@ -95,6 +95,15 @@ _FIELDS = [
   ({'network_kwargs': {'hidden': (-1,)}}, ['network_kwargs', '-1']),
   ({'network_kwargs': {'hidden': (0,)}}, ['network_kwargs', 'no units']),
   ({'network_kwargs': {'hidden': 7}}, ['network_kwargs', 'int']),
+  (
+    {
+      'network': 'wide_resnet',
+      'network_kwargs': {'depth': 10, 'batch_norm_groups': 4},
+      'batch_size': 60,
+      'accumulate': 6,
+    },
+    ['wide_resnet', 'over 4 groups', 'these are 10'],
+  ),
   ({'optimizer_kwargs': {'momentum': 'a'}}, ['optimizer_kwargs', 'fit']),
 ]
 

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.engine import convolution
 from experiments.engine import networks
+from experiments.engine import residual
 from powerprop import trees
 from powerprop import units
 
@@ -25,6 +26,7 @@ _SHAPES = {
 # With residual blocks; their tests are apart.
 _RESIDUAL = {
   'wide_resnet': (32, 32, 3),
+  'resnet': (64, 64, 3),
   'resnet18': (32, 32, 3),
   'resnet50': (224, 224, 3),
 }
@@ -132,6 +134,7 @@ def _shapes(name, num_classes=10, **kwargs):
   [
     # The last two columns of ResNets are those that all quote.
     ('wide_resnet', 10, 23, 1_076_912, 1_079_642),
+    ('resnet', 10, 18, 506_672, 511_514),
     ('resnet18', 10, 21, 11_164_352, 11_173_962),
     ('resnet50', 1000, 54, 25_502_912, 25_557_032),
   ],
@@ -189,7 +192,7 @@ def test_resnet50_is_haikus():
 def test_a_resnet_computes_what_haikus_does():
   """On one block a group, which is as good and sooner compiled."""
   blocks = (1, 1, 1, 1)
-  ours = networks._resnet(7, blocks, bottleneck=True, large=True)
+  ours = networks.resnet(7, blocks, width=64)
   image = jax.random.normal(_key(0), (2, 32, 32, 3))
   init = jax.jit(functools.partial(ours.init, is_training=True))
   params, state = init(_key(1), image)
@@ -209,6 +212,59 @@ def test_a_resnet_computes_what_haikus_does():
   chex.assert_trees_all_close(
     (logits, _haikus_names(after)), wanted, rtol=1e-4, atol=1e-4
   )
+
+
+@pytest.mark.parametrize('bottleneck', [True, False])
+@pytest.mark.parametrize('is_training', [True, False])
+def test_residual_blocks_are_haikus_program(bottleneck, is_training):
+  """The same steps on the same state, so that results are the same bits."""
+
+  def theirs(image, is_training):
+    x = hk.Conv2D(8, 3, 1, with_bias=False, name='conv')(image)
+    x = residual.norm_relu(x, is_training, 'conv_norm')
+    for i, number in enumerate((1, 2)):
+      x = hk.nets.ResNet.BlockGroup(
+        channels=2**i * 8 * (4 if bottleneck else 1),
+        num_blocks=number,
+        stride=2 if i else 1,
+        bn_config=residual._NORM,
+        resnet_v2=False,
+        bottleneck=bottleneck,
+        use_projection=bottleneck or i > 0,
+        name=f'group_{i}',
+      )(x, is_training, test_local_stats=False)
+    x = jnp.mean(x, axis=(1, 2))
+    return hk.Linear(10, w_init=convolution.INIT, name='output')(x)
+
+  def programs(net):
+    init = functools.partial(net.init, is_training=True)
+    shapes = jax.eval_shape(init, _key(0), image)
+    run = functools.partial(net.apply, is_training=is_training)
+    made = jax.make_jaxpr(init)(_key(0), image)
+    return shapes, str(made), str(jax.make_jaxpr(run)(*shapes, None, image))
+
+  image = jnp.zeros((2, 8, 8, 3))
+  ours = networks.resnet(10, (1, 2), 8, bottleneck=bottleneck, large=False)
+  assert programs(ours) == programs(hk.transform_with_state(theirs))
+
+
+@pytest.mark.parametrize('name', ['resnet', 'wide_resnet'])
+def test_groups_of_a_batch_reach_every_normalisation(name):
+  small = {'resnet': {'width': 8}, 'wide_resnet': {'depth': 10, 'width': 1}}
+  net, params, state = _shapes(name, batch_norm_groups=3, **small[name])
+  shape = (16, 16, 3)
+  run = functools.partial(net.apply, is_training=True)
+  image = lambda number: jax.ShapeDtypeStruct((number, *shape), jnp.float32)
+  program = jax.make_jaxpr(run)(params, state, _key(0), image(6))
+  means = [
+    eqn
+    for eqn in program.jaxpr.eqns
+    if eqn.primitive.name == 'reduce_sum' and eqn.params['axes'] == (1, 2, 3)
+  ]
+  # Of values and of squares, which become averages.
+  assert len(means) == 2 * sum('norm' in path for path in params)
+  with pytest.raises(ValueError, match='over 3 groups.* these are 4'):
+    jax.eval_shape(run, params, state, _key(0), image(4))
 
 
 def test_resnet50_has_its_strides_in_the_3x3_convolutions():
