@@ -21,6 +21,7 @@ import tabulate
 
 from benchmarks import continual
 from benchmarks import narrow
+from benchmarks import pipeline
 from benchmarks import selection
 from benchmarks import sparse
 from benchmarks import timing
@@ -85,6 +86,7 @@ BENCHMARKS: dict[str, Callable[..., timing.Table]] = {
   'mask_update': sparse.mask_update,
   'memory': sparse.memory,
   'narrow': narrow.latency,
+  'pipeline': pipeline.pipeline,
   **SIZED,
   'end_to_end': end_to_end,
 }
@@ -158,6 +160,14 @@ def main() -> None:
     action='store_true',
     help=f"the protocol's size in {', '.join(SIZED)}: for a GPU",
   )
+  parser.add_argument(
+    '--images_per_second',
+    type=float,
+    metavar='R',
+    default=1000.0,
+    help='that a device learns: pipeline says how many cores read as many'
+    ' (default: %(default)s)',
+  )
   cli.write_to_any_terminal()
   args = parser.parse_args()
   results: dict[str, Any] = {
@@ -169,9 +179,11 @@ def main() -> None:
     if args.only and name not in args.only:
       continue
     since = time.monotonic()
-    more = {}
+    more: dict[str, Any] = {}
     if args.full and name in SIZED:
       more['size'] = continual.PROTOCOL
+    if name == 'pipeline':
+      more['rate'] = args.images_per_second
     table = benchmark(_progress(name), **more)
     if sys.stderr.isatty():
       print('\r\033[K', end='', file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import continual
 from benchmarks import narrow
+from benchmarks import pipeline
 from benchmarks import run
 from benchmarks import selection
 from benchmarks import slopes
@@ -70,6 +71,9 @@ _TINY = {
     _quiet, _SMALLEST, 2, ('si',)
   ),
   'continual_seeds': lambda: continual.seeds(_quiet, _SMALLEST, 2, 3),
+  'pipeline': lambda: pipeline.pipeline(
+    _quiet, 50.0, 32, 2, 40, 30, 8, workers=1
+  ),
   'narrow': lambda: narrow.latency(_quiet, _NARROW, (1, 3), 2),
 }
 _ROWS = {
@@ -81,6 +85,7 @@ _ROWS = {
   'mask_update': 8,
   'continual_step': 2,
   'continual_seeds': 3,
+  'pipeline': 5,
   'narrow': 4,
 }
 

@@ -27,6 +27,8 @@ _MOST_PASSED = 100  # unreadable pictures in a row: the disk is gone, or so
 # Pictures that a process hands over at once: 2 MB of 224 x 224, and as little
 # as /dev/shm of a container has room for many of them.
 _GROUP = 16
+# A process takes as long to start as it takes to read so many pictures.
+_WORTH_IT = 500
 
 
 def streamed(
@@ -74,7 +76,7 @@ def streamed(
         f'the data set {name!r} has no pictures to make a {split} set of; add'
         ' some.'
       )
-  made = functools.partial(_Reading, name, image_shape, workers)
+  known = set[str]()
 
   def batches(
     size: int, first: int, host: tuple[int, int]
@@ -90,7 +92,8 @@ def streamed(
       .repeat()
       .random_map(functools.partial(_drawn, it, corrupt), seed=draws)
     )
-    return _read(made(it, _Groups(examples, size, share, host[0]), first))
+    groups = _Groups(examples, size, share, host[0])
+    return _read(_Reading(name, image_shape, known, workers, it, groups), first)
 
   def examples(
     split: str, size: int, host: tuple[int, int]
@@ -99,7 +102,9 @@ def streamed(
     padded = -(-it.number // size) * size
     read = functools.partial(_plain, it, corrupt, image_shape)
     rows = _grain().MapDataset.range(padded).map(read)
-    return _read(made(it, _Groups(rows, size, share, host[0]), 0))
+    groups = _Groups(rows, size, share, host[0])
+    some = min(workers, it.number // host[1] // _WORTH_IT)
+    return _read(_Reading(name, image_shape, known, some, it, groups), 0)
 
   return Streamed(
     name=name,
@@ -162,25 +167,25 @@ class _Reading(NamedTuple):
   Attributes:
     name: of the data set.
     image_shape: of a picture.
+    known: what has been left out so far, of any split.
     workers: number of processes.
     pictures: all of the split.
     groups: of this host.
-    first: the batch to begin with.
   """
 
   name: str
   image_shape: tuple[int, int, int]
+  known: set[str]
   workers: int
   pictures: Pictures
   groups: _Groups
-  first: int
 
 
-def _read(it: _Reading) -> Generator[Split, None, None]:
-  """The batches, in order; processes begin with the first and end with it."""
+def _read(it: _Reading, first: int) -> Generator[Split, None, None]:
+  """The batches from `first` on; processes start and end with them."""
   grain = _grain()
   groups = grain.MapDataset.source(it.groups)
-  wanted = groups[it.first * it.groups.per_batch :].to_iter_dataset(
+  wanted = groups[first * it.groups.per_batch :].to_iter_dataset(
     grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
   )
   if it.workers:
@@ -189,7 +194,7 @@ def _read(it: _Reading) -> Generator[Split, None, None]:
     # Shared memory is for pictures: labels are handed over as they are.
     options = grain.experimental.DatasetOptions(min_shm_size=2**16)
     wanted = grain.experimental.WithOptionsIterDataset(wanted, options)
-  share, passed = it.groups.share, set[int]()
+  share, before = it.groups.share, len(it.known)
   parts, part = iter(wanted), None
   try:
     while True:
@@ -201,21 +206,22 @@ def _read(it: _Reading) -> Generator[Split, None, None]:
         rows = slice(at, at + it.groups.group)
         image[rows], label[rows] = part.image, part.label
         for place in part.passed[part.passed >= 0].tolist():
-          if not passed:
+          what = it.pictures.where(place)
+          if not it.known:
             logging.warning(
               '%s cannot be read and is left out, as dataset_kwargs.corrupt ='
               ' skip has it; the number of such pictures comes at the end.',
-              it.pictures.where(place),
+              what,
             )
-          passed.add(place)
+          it.known.add(what)
       yield Split(image, label)
   finally:
     part = None  # frees its shared memory, while the processes end
     parts.close()
-    if passed:
+    if len(it.known) > before:
       logging.warning(
-        '%d pictures of %s could not be read and were left out.',
-        len(passed),
+        '%d pictures of %s could not be read so far and were left out.',
+        len(it.known),
         it.name,
       )
 

@@ -177,6 +177,9 @@ def test_an_evaluation_leaves_it_out(caplog):
   label = _take(made.examples('validation', 8, (0, 1)), 1).label
   assert label.tolist() == [0, 1, -1, 3, 4, 5, 6, -1]
   assert [m[:9] for m in caplog.messages] == ['picture 2', '1 picture']
+  # Another evaluation says nothing new.
+  list(made.examples('validation', 8, (0, 1)))
+  assert len(caplog.messages) == 2
 
 
 def test_a_disk_that_is_gone_is_not_skipped():
@@ -193,7 +196,7 @@ def test_a_process_that_ended_is_a_sentence():
     )
     yield
 
-  made = streaming._Reading('mine', (2, 2, 3), 9, None, None, 0)
+  made = streaming._Reading('mine', (2, 2, 3), set(), 9, None, None)
   with pytest.raises(data.DataError) as error:
     streaming._next(parts(), made)
   _told(error, "'mine'", 'exit code -7', '/dev/shm', 'dataset_kwargs.workers=9')
