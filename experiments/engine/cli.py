@@ -15,6 +15,7 @@ import pathlib
 import signal
 import sys
 import textwrap
+import traceback
 from typing import Any, NamedTuple, NoReturn
 import warnings
 
@@ -60,6 +61,8 @@ class Command(NamedTuple):
     compilation_cache: whether to keep compiled programs.
     dry_run: whether to say what the run will take, and to run nothing.
     wants_help: whether to show help and to run nothing.
+    place: as `hosts.Place`, where several hosts run together; None where this
+      is the only one.
   """
 
   config: ml_collections.ConfigDict
@@ -69,6 +72,7 @@ class Command(NamedTuple):
   compilation_cache: bool
   dry_run: bool
   wants_help: bool
+  place: tuple[str | None, int | None, int | None] | None = None
 
 
 def main(
@@ -131,6 +135,7 @@ def run_or_show(
   # Not above: the command line is checked before JAX is loaded.
   from experiments.engine import fit
   from experiments.engine import folder
+  from experiments.engine import hosts
   from experiments.engine import runs
   from experiments.report import files
 
@@ -141,12 +146,20 @@ def run_or_show(
   if workdir is None:
     print(run.dry_run(checked, data_dir))
     return
-  with runs.disk_errors(workdir):
-    folder.open_folder(workdir, config.to_dict(), settings.rules(checked))
+  rules = settings.rules(checked)
+  given = config.to_dict()
+  fields = {f'config field {k}': v for k, v in rules.resolve(given).items()}
+  hosts.require_same({'code': runs.code(), 'workdir': str(workdir), **fields})
+  if hosts.first():
+    with runs.disk_errors(workdir):
+      folder.open_folder(workdir, given, rules)
+  hosts.meet()
   if (results := files.read_results(workdir)) is not None:
     print(f'{workdir} is finished: its tables and figures, drawn again.')
   else:
     results = run.run(checked, workdir, data_dir)
+  if not hosts.first():
+    return
   with runs.disk_errors(workdir):
     figures, tables = files.redraw(workdir)
   print(tables)
@@ -207,6 +220,7 @@ def parse(binary: str, arguments: Sequence[str]) -> Command:
     values.compilation_cache,
     values.dry_run,
     bool(asking),
+    _place(values, binary),
   )
 
 
@@ -250,6 +264,34 @@ def help_text(binary: str, command: Command, doc: str | None) -> str:
   return '\n'.join(parts)
 
 
+def _place(
+  values: flags.FlagValues, binary: str
+) -> tuple[str | None, int | None, int | None] | None:
+  """Which of several hosts this is, if there are several."""
+  place = values.coordinator_address, values.num_processes, values.process_id
+  given = [x is not None for x in place]
+  if any(given) and not all(given):
+    raise CommandError(
+      '--coordinator_address, --num_processes and --process_id go together:'
+      ' give all three on every host, or none.'
+    )
+  # Of one task there is nobody to wait for; SLURM has it so in a shell, too.
+  slurm = int(os.environ.get('SLURM_NTASKS', 1)) > 1
+  slurm = slurm and 'SLURM_STEP_ID' in os.environ
+  together = values.distributed
+  if together is None:
+    together = all(given) or slurm
+  if not together:
+    return None
+  if binary != 'sparse_training':
+    raise CommandError(
+      f'experiments.{binary} runs on one host: leave out --distributed and its'
+      ' like (under SLURM, give --nodistributed), or choose'
+      ' experiments.sparse_training.'
+    )
+  return place
+
+
 def fail(message: str, status: int) -> NoReturn:
   """Prints one sentence and exits."""
   print(f'Error: {message}', file=sys.stderr)
@@ -287,6 +329,34 @@ def _flags() -> flags.FlagValues:
     ' nothing and write nothing.',
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    'distributed',
+    None,
+    'run on several hosts together, which share the workdir; start the same'
+    ' command on each. Default: if SLURM has started several tasks, or the next'
+    ' three flags are given. On TPU pods, give it.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'coordinator_address',
+    None,
+    'host:port of the first host, where neither SLURM nor a TPU pod says it.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'num_processes',
+    None,
+    'number of hosts, likewise.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'process_id',
+    None,
+    'which of the hosts this is, from 0, likewise.',
+    lower_bound=0,
+    flag_values=values,
+  )
   return values
 
 
@@ -314,6 +384,7 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
 
   from experiments import data
   from experiments.data import cache
+  from experiments.engine import hosts
   from experiments.engine import runs
   from experiments.engine import settings
 
@@ -324,9 +395,12 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
     jax.config.update('jax_compilation_cache_dir', folder)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   try:
+    if command.place is not None:
+      hosts.join(hosts.Place(*command.place))
     workdir = None if command.dry_run else command.workdir
     experiment(command.config, workdir, command.data_dir)
   except (settings.ConfigError, data.DataError, runs.RunError) as e:
+    hosts.end(str(e), 1)
     fail(str(e), 1)
   except runs.Interrupted as e:
     _end(
@@ -334,6 +408,17 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
       f'everything is saved in {command.workdir}: start the same command again'
       ' to go on.',
     )
+  except Exception as e:
+    if hosts.was_left(e):
+      hosts.end(
+        'another host has ended, so this one cannot go on: start the same'
+        f' command on all of them to go on from what is saved in'
+        f' {command.workdir}.',
+        1,
+      )
+    if hosts.several():
+      hosts.end(traceback.format_exc(), 1)
+    raise
 
 
 def _end(signum: int, message: str) -> NoReturn:

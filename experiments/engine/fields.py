@@ -48,6 +48,13 @@ class Binary(NamedTuple):
   only: tuple[str, ...] = ()
 
 
+_OF_POPULATIONS = (
+  'average_examples',
+  'accumulate',
+  'data_devices',
+  'compute_dtype',
+  'pretrained',
+)
 BINARIES = {
   'one_shot': Binary('digits'),
   'sparse_training': Binary(
@@ -63,7 +70,7 @@ BINARIES = {
       'densities',
       'output_density_factor',
       'near_zero',
-      'average_examples',
+      *_OF_POPULATIONS,
     ),
   ),
   'stream': Binary(
@@ -74,7 +81,8 @@ BINARIES = {
     ),
     without=(
       *('steps', 'densities', 'output_density_factor', 'near_zero'),
-      *('average_examples', 'executor', 'chunk_steps'),
+      *_OF_POPULATIONS,
+      *('executor', 'chunk_steps'),
       *('learning_rate_schedule', 'scenario', 'method_training'),
       *('choose_learning_rate', 'run_protocol', 'search_tasks'),
       *('search_seeds', 'evaluate_every', 'forward_transfer', 'retries'),

@@ -10,11 +10,13 @@ import time
 from typing import Any, NamedTuple
 
 from absl import logging
+import jax
 import numpy as np
 
 from experiments.engine import feed as feed_lib
 from experiments.engine import folder
 from experiments.engine import host
+from experiments.engine import hosts
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import trainings
@@ -68,7 +70,12 @@ def fit(
   states = trainings.initial_states(recipe, cells, feed.some(1))
   count = sum(len(c.members) for c in cells)
   with runs.stop_signals() as signals:
-    life = host.Host(host.World(signals, clock), workdir, states, s, codes=True)
+    world = host.World(signals, clock)
+    # A CPU has its hands full: what it writes meanwhile would hold it back.
+    background = hosts.several() or jax.default_backend() != 'cpu'
+    life = host.Host(
+      world, workdir, states, s, codes=True, background=background
+    )
     if life.saved is not None:
       print(
         f'Resuming {workdir} at step {life.step:,} of {s.steps:,}.', flush=True
@@ -86,7 +93,7 @@ def fit(
       ):
         new[i], reports[i] = state, report
         bar.add(number * len(cells[i].members), _means([report]))
-        if signals:
+        if signals and not hosts.several():
           return None  # what it has done so far is done again
       return new, (step + number, reports)
 
@@ -139,7 +146,7 @@ def run_population(
     )
   with (
     runs.disk_errors(workdir),
-    runs.lock(workdir),
+    runs.lock(workdir) if hosts.first() else contextlib.nullcontext(),
     contextlib.closing(feed),
   ):
     states, seconds = fit(s, recipe, cells, feed, workdir)
@@ -152,7 +159,9 @@ def run_population(
     results['environment'] = environment(s, seconds, experiment, workdir) | {
       'steps_per_second': steps / seconds.train if steps else None
     }
-    write_results(workdir, results, records)
+    if hosts.first():
+      write_results(workdir, results, records)
+    hosts.meet()
   return results
 
 

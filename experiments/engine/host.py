@@ -17,6 +17,7 @@ from absl import logging
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.engine import hosts
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine.population import Cell
@@ -99,6 +100,7 @@ class Host:
     remember: Callable[[], Any] = dict,
     restarts: bool = False,
     codes: bool = False,
+    background: bool = False,
   ):
     """Reads the last checkpoint.
 
@@ -112,6 +114,7 @@ class Host:
       restarts: whether a task may have to be started again: its first state is
         saved as well.
       codes: as in `population.pack`.
+      background: as in `runs.Checkpoints`.
 
     Raises:
       runs.RunError: if the checkpoint is one of another program.
@@ -126,7 +129,7 @@ class Host:
     self._written = 0, 0
     self.saved: int | None = None
     self._metrics: runs.Metrics | None = None
-    self._checkpoints = runs.Checkpoints(folder)
+    self._checkpoints = runs.Checkpoints(folder, background)
     self._restore()
     self._saved_at = time.monotonic()
 
@@ -152,7 +155,8 @@ class Host:
 
   def __enter__(self) -> Self:
     try:
-      self._metrics = runs.Metrics(self.folder, *self._written)
+      if hosts.first():
+        self._metrics = runs.Metrics(self.folder, *self._written)
     except BaseException:
       self.close()
       raise
@@ -174,15 +178,15 @@ class Host:
 
   def write(self, rows: list[dict[str, Any]]) -> None:
     """Appends to the metrics; see `runs.Metrics.write`."""
-    assert self._metrics is not None
-    self._metrics.write(rows)
+    if self._metrics is not None:  # the first host's, of several
+      self._metrics.write(rows)
 
   def save(self) -> None:
     """Saves a checkpoint, if the last one is not of here."""
     number = self.task * (self.s.steps + 1) + self.step
     if number == self.saved:
       return
-    assert self._metrics is not None
+    hosts.check_replicas(self._tree())
     self._checkpoints.save(
       number,
       population.pack(self._tree(), self._codes),
@@ -191,7 +195,7 @@ class Host:
         'step': self.step,
         'seconds': self.seconds,
         'wall_seconds': self.world.clock.seconds(),
-        'metrics_offset': self._metrics.offset,
+        'metrics_offset': self._metrics.offset if self._metrics else 0,
         'remembered': self._remember(),
       },
     )
@@ -199,7 +203,8 @@ class Host:
 
   def save_if_due(self) -> None:
     """Saves where the last checkpoint is some time ago."""
-    if time.monotonic() - self._saved_at >= self.s.checkpoint_seconds:
+    late = time.monotonic() - self._saved_at >= self.s.checkpoint_seconds
+    if hosts.any_of(late):
       self.save()
 
   def forget(self) -> None:
@@ -215,11 +220,13 @@ class Host:
     Raises:
       runs.Interrupted: if a signal has come.
     """
-    if self.world.signals:
+    if hosts.any_of(bool(self.world.signals)):
       if save:
         self.save()
-      # 0 where it was not a signal that asked, but another life that failed.
-      raise runs.Interrupted(self.world.signals[0] or signal.SIGTERM)
+      # 0 where it was not a signal that asked, but another life that failed;
+      # none where another host was asked.
+      signum = next(iter(self.world.signals), 0) or signal.SIGTERM
+      raise runs.Interrupted(signum)
 
   def steps(
     self,

@@ -282,7 +282,7 @@ def to_host(x: Any) -> np.ndarray:
     return np.asarray(x)
   out = np.empty(x.shape, x.dtype)
   for shard in x.addressable_shards:
-    out[shard.index] = shard.data
+    out[shard.index] = np.asarray(shard.data)
   return out
 
 

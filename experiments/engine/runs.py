@@ -10,6 +10,7 @@ figures/        PNG and PDF
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent import futures
 import contextlib
 import errno
 import fcntl
@@ -226,29 +227,56 @@ def require_checkpoint(folder: pathlib.Path) -> None:
     )
 
 
-class Checkpoints:
-  """The last two states of a run, each with a checksum; by Orbax."""
+def _shared(leaves: list[np.ndarray]) -> list[Any]:
+  """Arrays that every host has, of which each is to write a part."""
+  if jax.process_count() == 1:
+    return list(leaves)
+  mesh = jax.sharding.Mesh(np.array(jax.devices()), ('all',))
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  return [
+    jax.make_array_from_callback(x.shape, everywhere, x.__getitem__)
+    for x in leaves
+  ]
 
-  def __init__(self, workdir: pathlib.Path):
-    """Opens WORKDIR/checkpoints; what a killed run left half-written goes."""
+
+class Checkpoints:
+  """The last two states of a run, each with a checksum; by Orbax.
+
+  Of several hosts, each writes its part.
+  """
+
+  def __init__(self, workdir: pathlib.Path, background: bool = False):
+    """Opens WORKDIR/checkpoints; what a killed run left half-written goes.
+
+    Args:
+      workdir: the run's folder.
+      background: whether they are written while the run goes on; where that
+        fails, the next call says so.
+    """
     self._folder = workdir.absolute() / 'checkpoints'
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=_KEEP,
-        enable_async_checkpointing=False,
+        enable_async_checkpointing=background,
         cleanup_tmp_directories=True,
       ),
     )
+    self._background = background
+    self._thread = futures.ThreadPoolExecutor(1)
+    self._writing: futures.Future[None] | None = None
 
   def save(self, step: int, tree: Any, extra: Mapping[str, Any]) -> None:
     """Saves any pytree of arrays, and what else is to be known at `step`."""
+    self._wait()
     leaves = [np.asarray(x) for x in jax.tree.leaves(tree)]
     names = [f'{i:04d}' for i in range(len(leaves))]
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
+        state=ocp.args.StandardSave(
+          dict(zip(names, _shared(leaves), strict=True))
+        ),
         extra=ocp.args.JsonSave(
           {
             **extra,
@@ -260,8 +288,22 @@ class Checkpoints:
       ),
       force=True,
     )
-    folder = self._folder / str(step)
-    files.write_atomically(folder / _MANIFEST, files.to_json(_files(folder)))
+    self._writing = self._thread.submit(self._finish, step)
+    if not self._background:
+      self._wait()
+
+  def _finish(self, step: int) -> None:
+    """Writes what says that a checkpoint is whole."""
+    self._manager.wait_until_finished()
+    if jax.process_index() == 0:
+      folder = self._folder / str(step)
+      files.write_atomically(folder / _MANIFEST, files.to_json(_files(folder)))
+
+  def _wait(self) -> None:
+    """Until nothing is being written; raises what went wrong in it."""
+    writing, self._writing = self._writing, None
+    if writing is not None:
+      writing.result()
 
   def restore(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
     """The newest state that is whole.
@@ -334,12 +376,14 @@ class Checkpoints:
 
   def clear(self) -> None:
     """Deletes all states."""
+    self._wait()
     for step in self._manager.all_steps():
       self._manager.delete(step)
 
   def close(self) -> None:
-    """Closes Orbax's manager."""
-    self._manager.close()
+    """Waits for what is being written, and closes Orbax's manager."""
+    with contextlib.closing(self._manager), self._thread:
+      self._wait()
 
 
 @contextlib.contextmanager
@@ -390,6 +434,24 @@ def held(workdir: pathlib.Path) -> Iterator[list[int]]:
       raise Interrupted(signals[0])
 
 
+def code() -> dict[str, Any]:
+  """What must be the same where the same is to be computed."""
+  root = pathlib.Path(__file__).resolve().parents[2]
+  h = hashlib.sha256()
+  for folder in ('powerprop', 'experiments'):
+    for path in sorted((root / folder).rglob('*.py')):
+      h.update(f'{path.relative_to(root)}'.encode())
+      h.update(path.read_bytes())
+  return {'sources': h.hexdigest(), 'versions': _versions()}
+
+
+def _versions() -> dict[str, str]:
+  from importlib import metadata  # pylint: disable=g-import-not-at-top
+
+  names = ('jax', 'jaxlib', 'dm-haiku', 'optax', 'numpy')
+  return {name: metadata.version(name) for name in names}
+
+
 @functools.cache
 def commit() -> str:
   """The commit of this code when first asked for, or 'unknown'.
@@ -409,16 +471,12 @@ def commit() -> str:
 
 def environment() -> dict[str, Any]:
   """Versions, device and commit: what a number needs beside it."""
-  from importlib import metadata  # pylint: disable=g-import-not-at-top
-
   devices = jax.devices()
   return {
-    'versions': {
-      name: metadata.version(name)
-      for name in ('jax', 'jaxlib', 'dm-haiku', 'optax', 'numpy')
-    },
+    'versions': _versions(),
     'python': platform.python_version(),
     'device': f'{len(devices)} x {devices[0].device_kind}',
+    'hosts': jax.process_count(),
     'processor': _processor(),
     'cores': os.cpu_count(),
     'commit': commit(),

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from experiments.engine import feed
+from experiments.engine import hosts
+from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine import trainings
 from experiments.report import files
@@ -51,9 +53,25 @@ def _program(**fields) -> str:
   return lowered.compile().as_text()
 
 
+def _one_bit_is_seen() -> None:
+  """Of an array that all devices have, and of one that has two parts."""
+  mesh = population.make_mesh('vmap', 4)
+  for axes in ((), ('runs',)):
+    where = population.sharding(mesh, *axes)
+    good = jax.device_put(np.arange(8.0, dtype=np.float32), where)
+    mask = jax.device_put(np.ones((4, 3), bool), where)
+    hosts.check_replicas({'phi': good, 'mask': mask})
+    parts = [shard.data for shard in mask.addressable_shards]
+    parts[5] = jax.device_put(~parts[5], parts[5].device)
+    bad = jax.make_array_from_single_device_arrays(mask.shape, where, parts)
+    with pytest.raises(runs.RunError, match=r"other values of \['mask'\]"):
+      hosts.check_replicas({'phi': good, 'mask': bad})
+
+
 def _as_one(folder: pathlib.Path) -> None:
   """Runs on one of eight devices, on all, and moved from all to four."""
   assert jax.device_count() == 8
+  _one_bit_is_seen()
   sparse_tiny.run(folder / 'one', data_devices=1, **_FIELDS)
   wanted = _told(folder / 'one')
   for name, fields in (
