@@ -24,6 +24,7 @@ from benchmarks import narrow
 from benchmarks import pipeline
 from benchmarks import selection
 from benchmarks import sparse
+from benchmarks import sparse_kernels
 from benchmarks import timing
 from benchmarks import training
 from experiments.engine import cli
@@ -87,6 +88,7 @@ BENCHMARKS: dict[str, Callable[..., timing.Table]] = {
   'memory': sparse.memory,
   'narrow': narrow.latency,
   'pipeline': pipeline.pipeline,
+  'sparse_kernels': sparse_kernels.latency,
   **SIZED,
   'end_to_end': end_to_end,
 }

@@ -17,6 +17,7 @@ from benchmarks import run
 from benchmarks import selection
 from benchmarks import slopes
 from benchmarks import sparse
+from benchmarks import sparse_kernels
 from benchmarks import timing
 from benchmarks import training
 from tests import lifetime_tiny
@@ -75,6 +76,9 @@ _TINY = {
     _quiet, 50.0, 32, 2, 40, 30, 8, workers=1
   ),
   'narrow': lambda: narrow.latency(_quiet, _NARROW, (1, 3), 2),
+  'sparse_kernels': lambda: sparse_kernels.latency(
+    _quiet, {'tiny': (2, ((6, 5), (5, 4)))}, (0.5,), (1, 3), 2
+  ),
 }
 _ROWS = {
   'step': 3 + 2 + 2,
@@ -87,6 +91,7 @@ _ROWS = {
   'continual_seeds': 3,
   'pipeline': 5,
   'narrow': 4,
+  'sparse_kernels': 8,
 }
 
 
@@ -113,6 +118,18 @@ def test_the_narrow_net_is_the_severed_one():
   image = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 6, 6, 1)))
   np.testing.assert_allclose(severed(image), thin(image), rtol=1e-4, atol=1e-5)
   assert thin.args[0]['conv_0']['w'].shape == (3, 3, 1, 2)
+
+
+def test_sparse_kernels_compute_the_same():
+  weights = sparse_kernels._weights(((7, 6), (6, 5)), 0.5)
+  assert [np.count_nonzero(w) for w in weights] == [21, 15]
+  x = np.random.default_rng(0).normal(size=(3, 7)).astype(np.float32)
+  wanted = np.maximum(x @ weights[0], 0) @ weights[1]
+  found = sparse_kernels.programs(weights, x)
+  assert len(found) == 4
+  for program in found.values():
+    for _ in range(2):  # the second time of the same input
+      np.testing.assert_allclose(program(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_task_adds_a_bit_for_every_weight():

@@ -21,7 +21,7 @@ def read(s: Settings, params: Params, state: Any) -> tuple[Params, Any] | None:
 
   Args:
     s: checked settings; `pretrained` is '', or a file that
-      `experiments.report.weights` or `powerprop.save_sparse` has written.
+      `experiments.export` or `powerprop.save_sparse` has written.
     params: of the net, or their shapes.
     state: of the net, or its shapes.
 
@@ -41,7 +41,7 @@ def read(s: Settings, params: Params, state: Any) -> tuple[Params, Any] | None:
   except FileNotFoundError:
     raise ConfigError(
       f'pretrained is {s.pretrained!r} but there is no such file: write one by'
-      ' python -m experiments.report.weights.'
+      ' python -m experiments.export.'
     ) from None
   except (ImportError, OSError, ValueError) as e:
     raise ConfigError(f'pretrained: {str(e).rstrip(".")}.') from None

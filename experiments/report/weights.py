@@ -1,21 +1,15 @@
-"""The trained weights and masks of a net, as a file that needs nothing of ours.
+"""The trained weights and masks of a net, as arrays that NumPy alone reads.
 
-  python -m experiments.report.weights DIR
-  python -m experiments.report.weights DIR NET OUT.npz [--task N]
-
-The first lists the nets of a finished run of any experiment; the second writes
-one of them. The arrays of the file have names, and can be read by NumPy alone:
-nothing in it is pickled.
+Nothing in these files is pickled; `experiments.export` writes them, and the
+smaller ones that have what the masks leave.
 """
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import hashlib
 import io
 import json
 import os
 import pathlib
-import sys
 from typing import Any, NamedTuple
 import zipfile
 
@@ -119,7 +113,7 @@ def load(path: str | os.PathLike[str]) -> Weights:
     why = ' '.join(str(e).split())[:200] or type(e).__name__
     raise ValueError(
       f'{path} is damaged, or no file of weights ({why}); write it again by'
-      ' python -m experiments.report.weights.'
+      ' python -m experiments.export.'
     ) from None
 
 
@@ -186,8 +180,8 @@ def of_run(
   known = names(workdir)
   if name not in known:
     raise ValueError(
-      f'{workdir} has no net {name!r}; python -m experiments.report.weights'
-      f' {workdir} lists them.'
+      f'{workdir} has no net {name!r}; python -m experiments.export --workdir='
+      f'{workdir} lists them.'
     )
   results, _ = files.load(workdir)
   several = 'num_tasks' in results
@@ -200,37 +194,3 @@ def of_run(
   part = files.part_of(results, 'run')
   args = (pathlib.Path(workdir), name, *([task] if several else []))
   return part.weights(*args, data_dir=data_dir)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Lists or writes the nets that the command line names."""
-  files.print_anywhere()
-  parser = argparse.ArgumentParser(
-    prog='python -m experiments.report.weights',
-    description='Lists the nets of a finished run, or writes the weights of one'
-    ' to a file.',
-  )
-  parser.add_argument('workdir', help="a run's folder")
-  parser.add_argument('net', nargs='?', help='a name from the list')
-  parser.add_argument('out', nargs='?', help='an .npz file to write')
-  parser.add_argument('--task', type=int, help='of several, from 0')
-  parser.add_argument('--data_dir', help='where prepared data lie')
-  given = parser.parse_args(arguments)
-  try:
-    if given.net is None:
-      print(*names(given.workdir), sep='\n')
-      return 0
-    if given.out is None:
-      parser.error('name the file to write, OUT.npz')
-    found = of_run(given.workdir, given.net, given.task, given.data_dir)
-    save(given.out, found)
-    print(given.out)
-  # Of RuntimeErrors those of a run's folder, which is above this room.
-  except (OSError, RuntimeError, ValueError) as error:
-    print(error, file=sys.stderr)
-    return 1
-  return 0
-
-
-if __name__ == '__main__':
-  sys.exit(main())

@@ -29,9 +29,9 @@ from experiments.engine import cli
 from experiments.engine import folder
 from experiments.engine import runs
 from experiments.engine import settings
+from experiments.export import __main__ as export
 from experiments.one_shot import run as one_shot
 from experiments.report import files
-from experiments.report import weights
 from experiments.sparse_training import settings as sparse_settings
 from experiments.stream import settings as stream_settings
 import powerprop
@@ -171,7 +171,9 @@ def _commands(page: pathlib.Path) -> list[list[str]]:
   return [
     shlex.split(line.removeprefix('python -m experiments.'))
     for line in blocks.splitlines()
-    if re.match(r'python -m experiments\.(?!report|continual\.inference)', line)
+    if re.match(
+      r'python -m experiments\.(?!report|export|continual\.inference)', line
+    )
   ]
 
 
@@ -255,11 +257,14 @@ def test_experiments_page_saves_a_net(tmp_path, monkeypatch, capsys):
   )
   scripts = '\n'.join(_blocks(EXPERIMENTS, 'bash')).replace('\\\n', ' ')
   monkeypatch.chdir(tmp_path)
-  for command in re.findall(r'^python -m (\S+\.weights .*)$', scripts, re.M):
-    assert weights.main(shlex.split(command)[1:]) == 0
+  commands = re.findall(r'^python -m experiments.export (.*)$', scripts, re.M)
+  assert len(commands) == 3
+  for command in commands:
+    assert export.main(shlex.split(command)) == 0
   printed = capsys.readouterr()[0].splitlines()
-  *names, path = [x for x in printed if x.endswith('.npz') or '/seed_' in x]
-  assert len(names) == 20 and path == 'net.npz'
+  assert sum('/seed_' in x for x in printed) == 20
+  assert 'net.safetensors' in printed
+  assert printed[-1].endswith('the same accuracy.')
   reader = _blocks(EXPERIMENTS, 'python')[2]
   found: dict[str, Any] = {}
   exec(
@@ -520,8 +525,10 @@ def test_continual_page_has_the_keys_of_the_results(tmp_path, monkeypatch):
 
 
 def test_continual_page_asks_for_a_net_that_there_is():
-  (script,) = [b for b in _blocks(CONTINUAL, 'bash') if '.weights' in b]
-  _, _, _, workdir, member, out, task = shlex.split(script.replace('\\\n', ' '))
+  (script,) = [b for b in _blocks(CONTINUAL, 'bash') if '.export' in b]
+  flags = shlex.split(script.replace('\\\n', ' '))[3:]
+  given = dict(flag.removeprefix('--').split('=', 1) for flag in flags)
+  workdir, member, out = given['workdir'], given['net'], given['out']
   s = continual_settings.check(digits_continual.get_config())
   assert workdir == f'runs/{digits_continual.__name__.rpartition(".")[2]}'
   plans: Any = {
@@ -530,8 +537,8 @@ def test_continual_page_asks_for_a_net_that_there_is():
   }
   keys = dict.fromkeys(continual_cells.keys(s, plans), (0.0,))
   names = [m.name for m in continual_cells.make_members(s, plans, keys, False)]
-  assert member in names and out.endswith('.npz')
-  assert int(task.removeprefix('--task=')) in range(s.num_tasks)
+  assert member in names and out.endswith('.safetensors')
+  assert int(given['task']) in range(s.num_tasks)
 
 
 def test_continual_page_learns_tasks_with_the_library_alone(capsys):

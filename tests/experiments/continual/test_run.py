@@ -23,8 +23,11 @@ from experiments.continual import settings as continual_settings
 from experiments.engine import host
 from experiments.engine import runs
 from experiments.engine.settings import ConfigError
+from experiments.export import checking
+from experiments.export import nets
 from experiments.report import files
 from experiments.report import weights
+import powerprop
 from powerprop import reparam
 from powerprop.types import Score
 from tests import continual_run_tiny
@@ -315,6 +318,14 @@ def test_the_net_of_a_task(whole, tmp_path):
     weights.of_run(folder, 'nobody', 0)
   with pytest.raises(FileNotFoundError, match='no results.json'):
     weights.of_run(tmp_path, name, 0)
+  last, meta = nets.exported(folder, name, 2)
+  told = {'method': _PACK, 'alpha': 2.0, 'task': 2, 'network': 'mlp'}
+  assert told.items() <= meta.items()
+  outputs = last.params['output']['b'].shape
+  assert outputs == (meta['num_classes'],) and nets.made(meta)
+  sparse = powerprop.Sparse(last.params, {}, last.masks, meta)
+  with pytest.raises(ValueError, match='of several tasks'):
+    checking.check(sparse, folder)
   dense = weights.of_run(folder, name.replace(_PACK, 'naive'), 0)
   assert dense.masks == {}
   theta = reparam.to_theta(dense.phi, dense.alpha)

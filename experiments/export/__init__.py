@@ -1,0 +1,1 @@
+"""Nets of finished runs, as files."""
