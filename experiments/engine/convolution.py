@@ -1,5 +1,7 @@
 """A convolution as slices and one matrix product."""
 
+from typing import Any
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,8 @@ class SlicedConv2D(hk.Module):
     stride: int,
     name: str,
     padding: int | None = None,
+    with_bias: bool = True,
+    w_init: Any = INIT,
   ):
     """Constructs the module.
 
@@ -33,10 +37,12 @@ class SlicedConv2D(hk.Module):
       stride: step between output pixels.
       name: the module's name.
       padding: zeros on every side of the picture, p ≥ 0; None is 'SAME'.
+      with_bias: whether channels have biases, which start at 0.
+      w_init: (shape, dtype) -> kernel at the start.
     """
     super().__init__(name)
     self._channels, self._kernel, self._stride = channels, kernel, stride
-    self._padding = padding
+    self._padding, self._with_bias, self._w_init = padding, with_bias, w_init
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[B, H, W, C] -> [B, ⌈H/stride⌉, ⌈W/stride⌉, channels] for 'SAME'.
@@ -53,8 +59,10 @@ class SlicedConv2D(hk.Module):
         f' {sides[0]}x{sides[1]} before {self.name!r}'
       )
     shape = (k, k, x.shape[-1], self._channels)
-    w = hk.get_parameter('w', shape, x.dtype, INIT)
-    b = hk.get_parameter('b', shape[-1:], x.dtype, jnp.zeros)
+    w = hk.get_parameter('w', shape, x.dtype, self._w_init)
+    b = None
+    if self._with_bias:
+      b = hk.get_parameter('b', shape[-1:], x.dtype, jnp.zeros)
     fewer = 0 if pad is None else k - 1  # places where a kernel may begin
     out_h, out_w = (-(-(side - fewer) // step) for side in sides)
     spare = [
@@ -74,4 +82,5 @@ class SlicedConv2D(hk.Module):
       ],
       axis=-1,
     )
-    return patches @ w.reshape(-1, self._channels) + b
+    out = patches @ w.reshape(-1, self._channels)
+    return out if b is None else out + b

@@ -6,8 +6,10 @@ from typing import Any
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.engine.convolution import INIT
+from experiments.engine.convolution import SlicedConv2D
 from powerprop import modules
 
 _HE = hk.initializers.VarianceScaling(2.0, 'fan_in', 'truncated_normal')
@@ -18,6 +20,23 @@ _NORM: dict[str, Any] = {
   'decay_rate': 0.9,
   'eps': 1e-5,
 }
+
+
+def _haikus_init(shape: Any, dtype: Any) -> jax.Array:
+  """As `hk.Conv2D` draws kernels."""
+  std = 1 / np.sqrt(np.prod(shape[:-1]))
+  return hk.initializers.TruncatedNormal(std)(shape, dtype)
+
+
+def _conv(
+  channels: int, kernel: int, stride: int, name: str, sliced: bool
+) -> Any:
+  """A convolution without biases: XLA's, or slices and a matrix product."""
+  if not sliced:
+    return hk.Conv2D(channels, kernel, stride, with_bias=False, name=name)
+  return SlicedConv2D(
+    channels, kernel, stride, name, with_bias=False, w_init=_haikus_init
+  )
 
 
 def norm_relu(
@@ -109,6 +128,7 @@ class _Block(hk.Module):
     bottleneck: bool,
     project: bool,
     groups: int,
+    sliced: bool,
     name: str,
   ):
     super().__init__(name)
@@ -116,7 +136,7 @@ class _Block(hk.Module):
     def layer(size, kernel, step, names, **start):
       conv, norm = names
       return (
-        hk.Conv2D(size, kernel, step, with_bias=False, name=conv),
+        _conv(size, kernel, step, conv, sliced),
         modules.BatchNorm(name=norm, groups=groups, **start, **_NORM),
       )
 
@@ -175,6 +195,7 @@ def resnet(
   bottleneck: bool = True,
   large: bool = True,
   batch_norm_groups: int = 1,
+  sliced: bool = False,
 ) -> hk.TransformedWithState:
   """A residual net of any size; by default a small ResNet-50, for trials.
 
@@ -194,6 +215,8 @@ def resnet(
       normalised in G parts, as where each of G devices has its own, of a
       published net. Of a batch that goes through the net in parts
       (`accumulate`), each part is divided so.
+    sliced: whether convolutions are slices and a matrix product each, to the
+      same values: on a CPU, where XLA's own are slow inside a scan.
 
   Returns:
     The transformed net; by default it has 506,672 weights for 10 classes.
@@ -201,7 +224,7 @@ def resnet(
 
   def net(image: jax.Array, is_training: bool) -> jax.Array:
     kernel, stride = (7, 2) if large else (3, 1)
-    x = hk.Conv2D(width, kernel, stride, with_bias=False, name='conv')(image)
+    x = _conv(width, kernel, stride, 'conv', sliced)(image)
     x = norm_relu(x, is_training, 'conv_norm', batch_norm_groups)
     if large:
       x = hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), 'SAME')
@@ -214,6 +237,7 @@ def resnet(
         channels=2**i * width * (4 if bottleneck else 1),
         bottleneck=bottleneck,
         groups=batch_norm_groups,
+        sliced=sliced,
       )
       x = group(x, is_training)
     x = jnp.mean(x, axis=(1, 2))

@@ -248,6 +248,26 @@ def test_residual_blocks_are_haikus_program(bottleneck, is_training):
   assert programs(ours) == programs(hk.transform_with_state(theirs))
 
 
+def test_sliced_convolutions_make_the_same_residual_net():
+  native, sliced = (
+    networks.resnet(3, (1,), 8, large=False, sliced=sliced)
+    for sliced in (False, True)
+  )
+  image = jax.random.normal(_key(0), (2, 6, 6, 3))
+  trees_of = [
+    jax.jit(functools.partial(net.init, is_training=True))(_key(1), image)
+    for net in (native, sliced)
+  ]
+  chex.assert_trees_all_close(*trees_of, rtol=1e-4, atol=1e-6)
+  logits = [
+    jax.jit(functools.partial(net.apply, is_training=True))(
+      *trees_of[0], None, image
+    )[0]
+    for net in (native, sliced)
+  ]
+  np.testing.assert_allclose(*logits, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize('name', ['resnet', 'wide_resnet'])
 def test_groups_of_a_batch_reach_every_normalisation(name):
   small = {'resnet': {'width': 8}, 'wide_resnet': {'depth': 10, 'width': 1}}
