@@ -19,6 +19,7 @@ from experiments.report import files
 from tests import sparse_tiny
 from tests import tiny
 from tests.experiments.engine import test_runs
+from tests.experiments.sparse_training import test_streamed
 
 _BINARY = 'experiments.sparse_training'
 _FIELDS = {
@@ -100,18 +101,23 @@ def test_two_hosts_are_one(tmp_path, capsys):
 
 
 def test_a_host_that_is_killed_stops_the_other(tmp_path):
-  """With a sentence, and with what was saved."""
-  command = sparse_tiny.flags(tmp_path, **_LONG)
+  """With a sentence, and with what was saved; each reads its pictures."""
+  fields = test_streamed.FIELDS | {'methods': ('snfs',)}
+  sparse_tiny.run(tmp_path / 'one', **fields)
+  folder = tmp_path / 'two'
+  command = sparse_tiny.flags(folder, steps=20_000, **fields)
   with _hosts(command, command) as hosts:
-    while not list(tmp_path.glob('checkpoints/*/files.json')):
+    while len(list(folder.glob('checkpoints/*0/files.json'))) < 2:
       assert hosts[0].poll() is None, hosts[0].communicate()[1][-3000:]
       time.sleep(0.05)
     os.kill(hosts[1].pid, signal.SIGKILL)
     (status, _, said), _ = _ended(hosts)
   assert status == 1
   assert 'another host has ended' in said, said[-3000:]
-  assert list(tmp_path.glob('checkpoints/*/files.json'))
-  assert not (tmp_path / 'results.json').exists()
+  assert list(folder.glob('checkpoints/*/files.json'))
+  assert not (folder / 'results.json').exists()
+  wanted = _loss(tmp_path / 'one')[:2]
+  np.testing.assert_allclose(_loss(folder)[:2], wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from experiments.sparse_training import settings as sparse_settings
 from tests import sparse_tiny
 from tests import tiny
 from tests.experiments.engine import test_runs
+from tests.experiments.sparse_training import test_streamed
 
 _EIGHT = '--xla_force_host_platform_device_count=8'
 # A method that grows by ∂L/∂w of all weights, which devices have to add up.
@@ -82,6 +83,13 @@ def _as_one(folder: pathlib.Path) -> None:
     np.testing.assert_allclose(_told(folder / name), wanted, 2e-3, 1e-4)
   assert 'all-reduce' in _program(data_devices=8)
   assert 'all-reduce' not in _program(data_devices=1)
+  fields = test_streamed.FIELDS | {'methods': ('snfs',)}
+  loss = []
+  for count in (1, 8):
+    streamed = folder / f'streamed {count}'
+    sparse_tiny.run(streamed, data_devices=count, **fields)
+    loss.append([row['loss'] for row in files.read_metrics(streamed)])
+  np.testing.assert_allclose(*loss, 1e-4)
   moved = folder / 'moved'
   stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
   with test_runs.during_chunk(2, stop), pytest.raises(runs.Interrupted):
