@@ -107,7 +107,9 @@ class Usage(NamedTuple):
 
 
 IMAGENET = Setting(
-  'ImageNet, ResNet-50, 32,000 steps of 4,096 images', 'imagenet', 'resnet50'
+  'ImageNet, ResNet-50, 32,000 steps of 4,096 images',
+  'imagenet2012',
+  'resnet50',
 )
 CIFAR10 = Setting(
   'CIFAR-10, WRN-22-2, 97,656 steps of 128 images', 'cifar10', 'wide_resnet'
