@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import functools
 import io
-import os
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def pipeline(
   """
   say('drawing pictures')
   files = [_jpeg(i, width, height) for i in range(_DISTINCT)]
-  workers = workers or max(1, (os.cpu_count() or 1) - 1)
+  workers = workers or max(1, streaming.cores() - 1)
   batches = {w: _batches(files, size, w) for w in (0, workers)}
   whole = 'a picture to train on'
   programs: dict[str, Callable[[], Any]] = {

@@ -63,7 +63,7 @@ def streamed(
   """
   at_least('seed', seed, 0)
   if workers is None:
-    workers = min(max(0, _cores() - 1), _MOST_WORKERS)
+    workers = min(max(0, cores() - 1), _MOST_WORKERS)
   at_least('workers', workers, 0)
   if corrupt not in CORRUPT:
     raise DataError(
@@ -299,8 +299,9 @@ def _share(size: int, host: tuple[int, int]) -> int:
   return size // host[1]
 
 
-def _cores() -> int:
-  if hasattr(os, 'sched_getaffinity'):  # those that this process may use
+def cores() -> int:
+  """How many cores this process may use."""
+  if hasattr(os, 'sched_getaffinity'):  # a cluster gives a part of them
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
