@@ -32,6 +32,7 @@ _FIELDS = {
   'seeds': 1,
   'batch_size': 32,
 }
+_SENT = ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute')
 _NUMBERS = ('loss', 'validation_accuracy', 'density', 'training_flops_ratio')
 
 
@@ -90,6 +91,10 @@ def _as_one(folder: pathlib.Path) -> None:
     sparse_tiny.run(streamed, data_devices=count, **fields)
     loss.append([row['loss'] for row in files.read_metrics(streamed)])
   np.testing.assert_allclose(*loss, 1e-4)
+  # Parts of a batch are cut such that no example goes to another device.
+  of = lambda text: {kind for kind in _SENT if kind in text}
+  parted = of(_program(data_devices=8, accumulate=2))
+  assert parted == of(_program(data_devices=8)), parted
   moved = folder / 'moved'
   stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
   with test_runs.during_chunk(2, stop), pytest.raises(runs.Interrupted):
