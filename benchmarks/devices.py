@@ -15,8 +15,10 @@ write results.json to --out.
 """
 
 import argparse
+import math
 import os
 import pathlib
+import re
 import shlex
 import signal
 import socket
@@ -152,6 +154,17 @@ def kills(out: pathlib.Path) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
   return rows, (note,)
 
 
+def _all_reduced(program: str) -> int:
+  """Bytes of what a compiled step adds up over devices, all float32."""
+  other = 'all-gather|all-to-all|collective-permute|reduce-scatter'
+  if found := re.findall(rf' ({other})(?:-start)?\(', program):
+    raise RuntimeError(f'the program also has {found}')
+  shapes = re.findall(r'= (.*?) all-reduce(?:-start)?\(', program)
+  numbers = re.findall(r'f32\[([\d,]*)\]', ' '.join(shapes))
+  sizes = [[int(n) for n in shape.split(',') if n] for shape in numbers]
+  return 4 * sum(map(math.prod, sizes))
+
+
 def weak(
   pictures: int = 16, steps: int = 4, rounds: int = 5
 ) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
@@ -159,6 +172,8 @@ def weak(
   flags = [os.environ.get('XLA_FLAGS', ''), _DEVICES.format(8)]
   os.environ['XLA_FLAGS'] = ' '.join(flags).strip()
   # Not above: JAX counts its devices once.
+  import jax
+
   from configs import imagenet_sample
   from experiments.engine import feed
   from experiments.engine import trainings
@@ -180,6 +195,11 @@ def weak(
       steps * s.training.batch_size
     )
     (state,) = trainings.initial_states(made.recipe, [cell], source)
+
+    if n == _COUNTS[-1]:
+      chunk = cell.programs.chunk.lower(state, cell.hyper, source, 0, 1)
+      sent = _all_reduced(chunk.compile().as_text())
+      parameters = 4 * sum(x.size for x in jax.tree.leaves(state.phi))
 
     def learn(cell=cell, state=state, source=source):
       chunk = cell.programs.chunk
@@ -203,7 +223,9 @@ def weak(
     f'Top-KAST, the net of configs/imagenet_sample.py, {pictures} pictures a'
     f' device; median of {rounds} times {steps} steps, in turn. Simulated: all'
     f' devices share {os.cpu_count()} cores, which one alone already fills, so'
-    ' that n devices have n times the work of one.'
+    ' that n devices have n times the work of one. What the program for'
+    f' {_COUNTS[-1]} devices adds up over them in a step is {sent:,} bytes; the'
+    f' parameters are {parameters:,}.'
   )
   return rows, (note,)
 

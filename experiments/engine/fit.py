@@ -74,7 +74,7 @@ def fit(
     # A CPU has its hands full: what it writes meanwhile would hold it back.
     background = hosts.several() or jax.default_backend() != 'cpu'
     life = host.Host(
-      world, workdir, states, s, codes=True, background=background
+      world, workdir, states, s, cells=cells, background=background
     )
     if life.saved is not None:
       print(
@@ -181,7 +181,7 @@ def last_states(
   life = None
   if (workdir / 'checkpoints').is_dir():
     world = host.World([], host.Clock())
-    life = host.Host(world, workdir, states, s, codes=True)
+    life = host.Host(world, workdir, states, s, cells=cells)
     life.close()
   if life is None or life.step != s.steps:
     raise runs.RunError(

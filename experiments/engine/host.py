@@ -99,7 +99,7 @@ class Host:
     s: Settings,
     remember: Callable[[], Any] = dict,
     restarts: bool = False,
-    codes: bool = False,
+    cells: list[Cell] | None = None,
     background: bool = False,
   ):
     """Reads the last checkpoint.
@@ -113,7 +113,7 @@ class Host:
       remember: gives what else is to be saved, as JSON has it.
       restarts: whether a task may have to be started again: its first state is
         saved as well.
-      codes: as in `population.pack`.
+      cells: whose list of states it is, if it is one: see `population.pack`.
       background: as in `runs.Checkpoints`.
 
     Raises:
@@ -124,7 +124,7 @@ class Host:
     self.task = self.step = 0
     self.remembered: Any = None
     self._remember, self._restarts = remember, restarts
-    self._codes = codes
+    self._cells = cells
     self._begun, self._before = time.monotonic(), 0.0
     self._written = 0, 0
     self.saved: int | None = None
@@ -138,13 +138,19 @@ class Host:
       return self.state
     return self.state, self.state if self.start is None else self.start
 
+  def _packed(self) -> Any:
+    # Only methods that sparsify have two masks in one.
+    codes = self._cells is not None
+    return population.pack(self._tree(), codes, self._cells)
+
   def _restore(self) -> None:
     tree = self._tree()
-    got = self._checkpoints.restore(population.pack(tree, self._codes))
+    got = self._checkpoints.restore(self._packed())
     if got is None:
       return
     self.saved, packed, extra = got
-    tree = population.unpack(packed, tree, self._codes)
+    codes = self._cells is not None
+    tree = population.unpack(packed, tree, codes, self._cells)
     self.task, self.step = extra['task'], extra['step']
     self.state, start = tree if self._restarts else (tree, None)
     self.start = start if self.step else None
@@ -189,7 +195,7 @@ class Host:
     hosts.check_replicas(self._tree())
     self._checkpoints.save(
       number,
-      population.pack(self._tree(), self._codes),
+      self._packed(),
       {
         'task': self.task,
         'step': self.step,

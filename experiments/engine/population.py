@@ -1,7 +1,9 @@
 """Populations of trainings: which run as one program, on which devices."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import itertools
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -296,6 +298,11 @@ def workers(mesh: jax.sharding.Mesh | None = None) -> int:
   return 1 if alone else os.cpu_count() or 1
 
 
+def own(cell: Cell) -> int:
+  """Members of a cell, without padding, which comes after them."""
+  return len(set(cell.members))
+
+
 def count(cells: Sequence[Cell]) -> int:
   """Members of all cells together, without padding."""
   return len({m for c in cells for m in c.members})
@@ -344,17 +351,29 @@ def per_member(cell: Cell, x: Any) -> np.ndarray:
   return host if cell.stacked else host[None]
 
 
-def pack(tree: Any, codes: bool = False) -> Any:
+def pack(
+  tree: Any, codes: bool = False, cells: Sequence[Cell] | None = None
+) -> Any:
   """Masks as bits, as checkpoints keep them.
 
   Args:
     tree: of arrays.
     codes: whether uint8 arrays are two masks in one, as Top-KAST's.
+    cells: of which `tree` is a list of states: what fills devices is left out,
+      so that a run may go on with another number of them.
 
   Returns:
     The same as NumPy arrays, every mask as uint8 [⌈n/8⌉], and two of them as
     uint8 [2, ⌈n/8⌉].
   """
+  if cells is not None:
+    first = lambda x, number: to_host(x)[:number]
+    tree = [
+      jax.tree.map(functools.partial(first, number=own(cell)), state)
+      if cell.stacked
+      else state
+      for cell, state in zip(cells, tree, strict=True)
+    ]
 
   def bits(x):
     host = to_host(x)
@@ -367,15 +386,33 @@ def pack(tree: Any, codes: bool = False) -> Any:
   return jax.tree.map(bits, tree)
 
 
-def unpack(packed: Any, like: Any, codes: bool = False) -> Any:
+def unpack(
+  packed: Any,
+  like: Any,
+  codes: bool = False,
+  cells: Sequence[Cell] | None = None,
+) -> Any:
   """The inverse of `pack`; `like` has the shapes and the devices."""
 
-  def unbits(x, old):
-    bits = lambda row: np.unpackbits(row, count=old.size).reshape(old.shape)
+  def unbits(x, old, number=None):
+    shape = old.shape if number is None else (number, *old.shape[1:])
+    size = math.prod(shape)
+    bits = lambda row: np.unpackbits(row, count=size).reshape(shape)
     if old.dtype == bool and old.ndim:
       x = bits(x).astype(bool)
     elif codes and old.dtype == np.uint8:
       x = bits(x[0]) + 2 * bits(x[1])
+    if number is not None:
+      x = np.concatenate([x, np.repeat(x[-1:], old.shape[0] - number, 0)])
     return put(x, old.sharding)
 
-  return jax.tree.map(unbits, packed, like)
+  if cells is None:
+    return jax.tree.map(unbits, packed, like)
+  return [
+    jax.tree.map(
+      functools.partial(unbits, number=own(cell) if cell.stacked else None),
+      mine,
+      old,
+    )
+    for cell, mine, old in zip(cells, packed, like, strict=True)
+  ]

@@ -95,14 +95,17 @@ def _as_one(folder: pathlib.Path) -> None:
   of = lambda text: {kind for kind in _SENT if kind in text}
   parted = of(_program(data_devices=8, accumulate=2))
   assert parted == of(_program(data_devices=8)), parted
-  moved = folder / 'moved'
   stop = lambda: os.kill(os.getpid(), signal.SIGTERM)
-  with test_runs.during_chunk(2, stop), pytest.raises(runs.Interrupted):
-    sparse_tiny.run(moved, data_devices=8, **_FIELDS)
-  sparse_tiny.run(moved, data_devices=4, **_FIELDS)
-  np.testing.assert_allclose(_told(moved), wanted, 2e-3, 1e-4)
-  changes = (moved / 'changes.jsonl').read_text()
-  assert changes == '{"data_devices": [8, 4]}\n'
+  # The second moves one member from two rows of devices to eight.
+  for executor, before, after in (('map', 8, 4), ('vmap', 4, 1)):
+    moved = folder / f'moved {executor}'
+    fields = _FIELDS | {'executor': executor}
+    with test_runs.during_chunk(2, stop), pytest.raises(runs.Interrupted):
+      sparse_tiny.run(moved, data_devices=before, **fields)
+    sparse_tiny.run(moved, data_devices=after, **fields)
+    np.testing.assert_allclose(_told(moved), wanted, 2e-3, 1e-4)
+    changes = (moved / 'changes.jsonl').read_text()
+    assert changes == f'{{"data_devices": [{before}, {after}]}}\n'
 
 
 def test_devices_that_share_batches_are_one_device(tmp_path):
