@@ -84,6 +84,7 @@ BENCHMARKS: dict[str, Callable[..., timing.Table]] = {
   'method_step_conv': functools.partial(
     sparse.method_step, rounds=5, net=sparse.CONV
   ),
+  'method_step_resnet50': sparse.resnet50,
   'mask_update': sparse.mask_update,
   'memory': sparse.memory,
   'narrow': narrow.latency,

@@ -14,6 +14,8 @@ from benchmarks import selection
 from benchmarks import timing
 from benchmarks import training
 from experiments.engine import classification
+from experiments.engine import estimates
+from experiments.engine import making
 from experiments.engine import networks
 from experiments.engine import population
 from powerprop import methods
@@ -46,11 +48,21 @@ def _shapes(net: hk.TransformedWithState, shape: tuple[int, ...]) -> Any:
 
 
 class Net(NamedTuple):
-  """A net to be timed, with the pictures that it sees."""
+  """A net to be timed, with the pictures that it sees.
+
+  Attributes:
+    name: of it.
+    net: that is trained.
+    shape: (H, W, C) of its pictures.
+    batch: pictures a step.
+    alphas: > 1, of dense trainings under Powerprop that are timed as well.
+  """
 
   name: str
   net: hk.TransformedWithState
   shape: tuple[int, ...]
+  batch: int = 60
+  alphas: tuple[float, ...] = ()
 
 
 LENET = Net('LeNet-300-100', networks.mlp(10), (28, 28, 1))
@@ -78,7 +90,6 @@ def method_step(
   Returns:
     One row per method; Top-KAST also with masks refreshed at each step.
   """
-  alpha = 1.0
   split = training.make_split(num_train, net.shape)
   shapes = _shapes(net.net, net.shape)
   recipe = train.Recipe(
@@ -86,16 +97,17 @@ def method_step(
       classification.Pictures(net.net, net.shape, 1 / 255)
     ),
     optimizer=functools.partial(optax.sgd, momentum=0.9),
-    batch_size=60,
+    batch_size=net.batch,
     num_train=num_train,
     epsilon=0.01,
     # Any numbers: only the counting takes time.
     layer_flops=dict.fromkeys(trees.weights(shapes), 1.0),
   )
   target = methods.make_target(shapes, 0.1, 'erk')
-  brief = methods.Brief(target, 10 * steps)
+  last = 10 * max(steps, _EVERY)
+  brief = methods.Brief(target, last)
   # Something happens in every period: the windows are the whole training.
-  period = {'begin': 0, 'end': 10 * steps - 1, 'every': _EVERY}
+  period = {'begin': 0, 'end': last - 1, 'every': _EVERY}
   options: dict[str, dict[str, Any]] = {
     **dict.fromkeys(('iterative', 'set', 'rigl', 'snfs', 'dsr'), period),
     'ac_dc': {**period, 'begin': 1},
@@ -104,27 +116,33 @@ def method_step(
   chosen = {n: getattr(methods, n)(brief, **options.get(n, {})) for n in names}
   if 'top_kast' in names:
     chosen['top_kast, each step'] = methods.top_kast(brief, every=1)
-  hyper = Hyper(np.int32(0), np.float32(alpha), np.float32(1e-3))
 
-  def compiled(method):
+  def compiled(method, alpha=1.0):
+    hyper = Hyper(np.int32(0), np.float32(alpha), np.float32(1e-3))
     one = train.make_training(recipe, Psi(alpha), method)
     state = jax.jit(one.init)(hyper, split)
     chunk = jax.jit(one.chunk, static_argnums=4)
-    run = chunk.lower(state, hyper, split, 0, steps).compile()
-    return lambda: run(state, hyper, split, 0)[1]
+    # From step 1: at step 0 masks may change, as once in a period.
+    run = chunk.lower(state, hyper, split, 1, steps).compile()
+    return lambda: run(state, hyper, split, 1)[1]
 
   programs = {'dense': compiled(methods.dense())}
+  limit: dict[str, float | None] = {'dense': None, 'top_kast, each step': 1.15}
+  for alpha in net.alphas:
+    name = f'dense, α = {alpha:g}'
+    programs[name], limit[name] = compiled(methods.dense(), alpha), 1.03
   for name, method in chosen.items():
     say(f'compiling {name}')
     programs[name] = compiled(method)
   times = timing.compare(programs, 'dense', rounds, say)
-  limit = {'dense': None, 'top_kast, each step': 1.15}
   return timing.Table(
     f'A sparse step against the dense step, {net.name}',
     (
-      f'α = {alpha:g}, batch 60, SGD with momentum, {steps} steps per scan,'
-      f' masks change every {_EVERY} steps (their time is in it), ERK at 90%'
-      f' sparsity, {rounds} rounds. The limit of 1.15 is meant for a GPU.',
+      f'α = 1, batch {net.batch}, SGD with momentum, {steps} steps per scan,'
+      f' masks change every {_EVERY} steps'
+      f' ({"their time is in it" if steps >= _EVERY else "in none of these"}),'
+      f' ERK at 90% sparsity, {rounds} rounds. The limit of 1.15 is meant for a'
+      ' GPU.',
     ),
     [
       {
@@ -135,6 +153,57 @@ def method_step(
       for name, t in times.items()
     ],
   )
+
+
+def resnet50(say: timing.Say, size: Any = None) -> timing.Table:
+  """Steps of ResNet-50 by method, and how much of the device they use.
+
+  Args:
+    say: told what is going on.
+    size: net, training pictures, steps of a scan and rounds; None is a period
+      of masks with 256 pictures of 224x224 a step in bfloat16, or on a CPU one
+      step with 4 of 64x64 in float32.
+
+  Returns:
+    One row per method.
+  """
+  cpu = jax.default_backend() == 'cpu'
+  dtype = jnp.float32 if cpu else jnp.bfloat16
+  if size is None:
+    name = 'resnet' if cpu else 'resnet50'
+    kwargs = (
+      {'blocks': (3, 4, 6, 3), 'width': 64, 'sliced': True} if cpu else {}
+    )
+    net = making.network(name, kwargs, 1_000, str(jnp.dtype(dtype)))
+    side, batch = (64, 4) if cpu else (224, 256)
+    timed = Net('ResNet-50', net, (side, side, 3), batch, (1.375,))
+    size = timed, 2 * batch, 1 if cpu else _EVERY, 5
+  timed, num_train, steps, rounds = size
+  names = ('static', 'iterative', 'rigl', 'top_kast')
+  table = method_step(say, num_train, steps, rounds, names, timed)
+  params, state = jax.eval_shape(
+    lambda: timed.net.init(
+      jax.random.key(0), jnp.zeros((1, *timed.shape)), is_training=True
+    )
+  )
+  flops = networks.layer_flops(timed.net, params, state, timed.shape)
+  learned = 3 * sum(flops.values()) * timed.batch
+  peak = estimates.matrix_product_rate(dtype)
+  rows = [
+    {
+      'method': row['method'],
+      'pictures/s': timed.batch * row['steps/s'],
+      'share of a matrix product': learned * row['steps/s'] / peak,
+      **{k: row[k] for k in row if k not in ('method', 'steps/s')},
+    }
+    for row in table.rows
+  ]
+  note = (
+    f'Pictures of {timed.shape[0]}x{timed.shape[1]}, {jnp.dtype(dtype)}; a'
+    f' picture is {learned / timed.batch / 1e9:.3g} GFLOPs in training. A large'
+    f' matrix product has {peak / 1e12:.3g} TFLOP/s here.'
+  )
+  return timing.Table(table.title, (*table.notes, note), rows)
 
 
 def mask_update(

@@ -65,6 +65,9 @@ _TINY = {
   'method_step': lambda: sparse.method_step(
     _quiet, 120, 3, 2, ('top_kast',), _CONV
   ),
+  'method_step_resnet50': lambda: sparse.resnet50(
+    _quiet, (_CONV._replace(batch=20, alphas=(1.5,)), 120, 1, 2)
+  ),
   'mask_update': lambda: sparse.mask_update(
     _quiet, _CONV.net, _CONV.shape, 2, 2
   ),
@@ -86,6 +89,7 @@ _ROWS = {
   'population': 3,
   'top_k': 5,
   'method_step': 3,
+  'method_step_resnet50': 7,
   'mask_update': 8,
   'continual_step': 2,
   'continual_seeds': 3,

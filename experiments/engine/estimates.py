@@ -156,10 +156,10 @@ def memory() -> int:
     return there
 
 
-def matrix_product_rate() -> float:
-  """FLOPs per second of a large float32 product on all local devices."""
+def matrix_product_rate(dtype: Any = jnp.float32) -> float:
+  """FLOPs per second of a large product on all local devices."""
   n = 1024 if jax.default_backend() == 'cpu' else 8192
-  x = jnp.ones((n, n), jnp.float32)
+  x = jnp.ones((n, n), dtype)
   product = jax.jit(lambda x: x @ x)
   product(x).block_until_ready()
   best = math.inf
