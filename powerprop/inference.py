@@ -83,10 +83,11 @@ def of_records(
     )
 
   def net(task):
-    kept, net_state = jax.tree.map(lambda x: x[task], records)
+    kept, net_state, private = jax.tree.map(lambda x: x[task], records)
     # As numbers, so that a mixture has the outputs of any of its nets.
     own = None if seen is None else jnp.asarray(seen, jnp.float32)[task]
-    return continual.predict(theta, kept), net_state, own
+    every = {**theta, **private} if private else theta
+    return continual.predict(every, kept), net_state, own
 
   def answer(it, batch):
     w, net_state, own = it

@@ -12,6 +12,7 @@ import optax
 
 from powerprop import costs
 from powerprop import lifetime
+from powerprop import private
 from powerprop import reparam
 from powerprop import train
 from powerprop import trees
@@ -96,9 +97,10 @@ def learn(
     task_steps=steps,
   )
   row = jnp.zeros(1, jnp.int32)
+  shapes = jax.eval_shape(lambda: train.initial_theta(recipe, seed)[0])
   made = method(
     Tasks(
-      shapes=jax.eval_shape(lambda: train.initial_theta(recipe, seed)[0]),
+      shapes=private.split(shapes, problem.private)[0],
       number=len(tasks),
       example=jax.eval_shape(lambda: problem.batch(tasks[0], 'train', row)),
       num_train=max(sizes),

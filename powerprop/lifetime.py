@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from powerprop import private
 from powerprop import train
+from powerprop import trees
+from powerprop.methods import step as steps_lib
 from powerprop.psi import Psi
 from powerprop.train import Recipe
 from powerprop.train import Training
@@ -37,7 +40,9 @@ class Life(NamedTuple):
       steps count from the task's first. See `train.Training`.
     rechunk: the same in the retraining phase; None where there is none.
     end: (state, hyper, source) -> state, report of the method.
-    archive: (state, hyper, source) -> state, record of the task.
+    archive: (state, hyper, source) -> state, record of the task: what the
+      method keeps, the net's own state where that is not (), and θ of the
+      problem's private leaves by path, {} where it has none.
     live: (state, source, split) -> Score of the net as it is being trained.
     params_for: (state, record) -> w, the net of the task whose record it is.
     recall: (state, record, source, split) -> Score of that net.
@@ -87,6 +92,7 @@ def make_life(
   Returns:
     Functions to be jitted, vmapped and sharded at will.
   """
+  method = private.around(method, recipe.problem)
   training = train.make_training(recipe, psi, method)
   it = _Member(recipe, psi, method, training)
   rechunk = None
@@ -171,8 +177,13 @@ def _archive(
   after = state._replace(phi=phi, method=kept)
   # Where a task keeps its net, the net's own state (moving averages) as well.
   net_state = state.net if jax.tree.leaves(record) else ()
+  # As θ: the α that φ is read with may move on.
+  paths, own = it.recipe.problem.private, {}
+  if paths:
+    theta = it.training.read(state)
+    own = trees.copied({path: theta[path] for path in paths})
   if jax.tree.leaves(net_state) and continual.average_examples:
-    w = _params_for(it, after, (record, net_state))
+    w = _params_for(it, after, (record, net_state, own))
     net_state = _averaged(
       it.recipe, w, net_state, hyper, source, continual.average_examples
     )
@@ -182,7 +193,25 @@ def _archive(
   if continual.anew:
     seed = of_task(it.recipe.problem, hyper, source, 3).seed
     after = after._replace(net=_anew(it.recipe, jax.random.key(seed))[1])
-  return after, (record, net_state)
+  if paths:
+    after = _drawn(it, after, hyper, source)
+  return after, (record, net_state, own)
+
+
+def _drawn(
+  it: _Member, state: TrainState, hyper: Hyper, source: Any
+) -> TrainState:
+  """The state with private leaves for the next task, and fresh moments."""
+  recipe = it.recipe
+  key = jax.random.key(of_task(recipe.problem, hyper, source, 3).seed)
+  theta, _ = _anew(recipe, key)
+  _, fresh = private.split(theta, recipe.problem.private)
+  phi = {**state.phi, **it.psi.at(state.opt).to_phi(fresh)}
+  inner = recipe.optimizer(hyper.learning_rate)
+  tx = train.at_start(it.psi, hyper).optimizer(inner)
+  every = {path: jnp.ones(x.shape, bool) for path, x in fresh.items()}
+  opt = steps_lib.reset_moments(tx, state.opt, phi, every)
+  return state._replace(phi=phi, opt=opt)
 
 
 def _live(it: _Member, state: TrainState, source: Any, split: str) -> Score:
@@ -191,14 +220,16 @@ def _live(it: _Member, state: TrainState, source: Any, split: str) -> Score:
 
 
 def _params_for(it: _Member, state: TrainState, record: Any) -> Params:
-  kept, _ = record
-  return it.method.continual.predict(it.training.read(state), kept)
+  kept, _, own = record
+  theta = it.training.read(state)
+  theta = {**theta, **own} if own else theta
+  return it.method.continual.predict(theta, kept)
 
 
 def _recall(
   it: _Member, state: TrainState, record: Any, source: Any, split: str
 ) -> Score:
-  kept, net_state = record
+  kept, net_state, _ = record
   net_state = net_state if jax.tree.leaves(kept) else state.net
   w = _params_for(it, state, record)
   return it.recipe.problem.score(w, net_state, source, split)

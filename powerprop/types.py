@@ -156,6 +156,10 @@ class Problem(NamedTuple):
       now; None where all is everybody's.
     own: paths of the leaves of which each task has a part of its own, by their
       last axis.
+    private: paths of the leaves that belong to the task being learned alone. A
+      state holds one task's; when a task is archived they go into its record,
+      and those of the next are drawn by `init`. No method sees them: its shapes
+      are those of `private.split`, whose dicts θ must be of.
     averages: (w, net state, key, batch, number) -> the net state with what it
       averages over training examples (batch normalisation's means) made anew
       for w, as in training, from batch(0), …, batch(number − 1); where some of
@@ -183,6 +187,7 @@ class Problem(NamedTuple):
   at: Callable[[Any, jax.Array], Any] | None = None
   resting: Callable[[Any, bool], Callable[[Params], Params]] | None = None
   own: tuple[str, ...] = ()
+  private: tuple[str, ...] = ()
   averages: Callable[..., Any] | None = None
   activations: Callable[..., dict[str, jax.Array]] = lambda *_: {}
   units: Callable[[], Any] | None = None
@@ -302,6 +307,7 @@ class Continual(NamedTuple):
     joint: whether batches come from all tasks so far.
     shares: by task, how much of every such batch is of it, relative to the
       others so far; () is that each batch is of one task. Needs `Problem.at`.
+    remembers: whether `end_task` learns from examples of earlier tasks.
     anew: whether each task has a net of its own, with which the optimiser and
       the net's state start again; `archive` draws it.
     trial: of several ways to learn a task; None where there is but one.
@@ -334,6 +340,7 @@ class Continual(NamedTuple):
   expected: Callable[[Params, Any], Params] | None = None
   joint: bool = False
   shares: tuple[float, ...] = ()
+  remembers: bool = False
   anew: bool = False
   trial: Trial | None = None
   end_task: Callable[[Ending, Params, Any], tuple[Params, Any, Any]] = (

@@ -319,7 +319,7 @@ def weights_of(
   pick = lambda tree: jax.tree.map(
     lambda x: population.per_member(cell, x)[member], tree
   )
-  kept, net_state = record
+  kept, net_state, _ = record
   own = jax.tree.leaves(kept)  # where a task keeps its net, its state as well
   return Weights(
     params=pick(cell.programs.params_for(state, record)),

@@ -18,6 +18,7 @@ from experiments.engine import validation
 from experiments.engine.settings import ConfigError
 from experiments.engine.settings import Settings
 from powerprop import methods
+from powerprop import private
 from powerprop.methods.continual import sequential
 from powerprop.types import Method, Params, Problem
 
@@ -438,7 +439,7 @@ def make_method(
     if k not in ('method', 'coefficient')
   }
   tasks = sequential.Tasks(
-    shapes=shapes,
+    shapes=private.split(shapes, problem.private)[0],
     number=min(s.num_tasks, sequence.num_tasks),
     example=example(sequence, problem),
     num_train=int(sequence.sizes['train'].max()),

@@ -14,7 +14,7 @@ _INPUTS, _OUTPUTS = 6, 4
 def _records(number, seed=0):
   """A matrix for each task, and a net's state with a counter."""
   w = jax.random.normal(jax.random.key(seed), (number, _INPUTS, _OUTPUTS))
-  return w, {'count': jnp.arange(number), 'shift': 0.1 * w[:, 0, 0]}
+  return w, {'count': jnp.arange(number), 'shift': 0.1 * w[:, 0, 0]}, {}
 
 
 def _nets(number, seen=None):
@@ -32,7 +32,7 @@ def _nets(number, seen=None):
 
 
 def _matrix(number):
-  w, state = _records(number)
+  w, state, _ = _records(number)
   return 2 * np.asarray(w, np.float64), np.asarray(state['shift'])
 
 

@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import powerprop
+from powerprop import lifetime
 from powerprop import methods
+from powerprop import private
 from powerprop import train
+from powerprop import trees
 from powerprop.types import Hyper, Problem, Score
 
 # A variational autoencoder: one decoder, an encoder for each of two tasks.
@@ -33,7 +37,9 @@ def _decode(w, z):
 
 
 def _posterior(w, batch):
-  encoder = jnp.take(w['encoder']['w'], batch['task'][0], -1)
+  encoder = w['encoder']['w']
+  if encoder.ndim == 3:
+    encoder = jnp.take(encoder, batch['task'][0], -1)
   return jnp.split(batch['x'] @ encoder, 2, -1)
 
 
@@ -122,9 +128,9 @@ _SHARED = ('hidden/w', 'output/w')
 
 
 @functools.cache
-def _learned(name, steps=120, **options):
+def _learned(name, steps=120, problem=_VAE, **options):
   return powerprop.learn(
-    _VAE,
+    problem,
     functools.partial(getattr(methods, name), **options),
     [_patterns(task) for task in range(_TASKS)],
     optax.adam,
@@ -161,6 +167,153 @@ def test_forgetting_is_seen_and_a_penalty_on_sampled_curvature_works():
   assert np.isfinite(ewc.scores[np.tril_indices(_TASKS)]).all()
   assert lost(naive) > 0.05
   assert lost(ewc) < lost(naive)
+
+
+# The same with one encoder at a time: it is its task's alone.
+
+
+def _private_init(key):
+  theta, state = _init(key)
+  return theta | {'encoder': {'w': theta['encoder']['w'][..., 0]}}, state
+
+
+_ALONE = _VAE._replace(
+  init=_private_init, resting=None, own=(), private=('encoder/w',)
+)
+_SHAPES = jax.eval_shape(_private_init, jax.random.key(0))[0]
+_PRIVATE_HYPER = Hyper(np.int32(0), *map(np.float32, (1.5, 0.03, 1.0)))
+
+
+def _life(name, psi=_DECODER, **options):
+  recipe = train.Recipe(_ALONE, optax.adam, 24, 48, 0.0)
+  tasks = methods.Tasks(
+    shapes=private.split(_SHAPES, _ALONE.private)[0],
+    number=_TASKS,
+    example=jax.eval_shape(
+      lambda: _ALONE.batch(_patterns(0), 'train', jnp.zeros(1, jnp.int32))
+    ),
+    num_train=48,
+    batch_size=24,
+  )
+  method = getattr(methods, name)(tasks, **options)
+  return lifetime.make_life(recipe, psi, method)
+
+
+def test_a_task_keeps_its_own_encoder_and_draws_the_same_pictures():
+  options = {'rates': (0.2, 0.4), 'biases': 'per_task'}
+  found = _learned('efficient_packnet', problem=_ALONE, **options)
+  before = _learned('efficient_packnet', 1, _ALONE, rates=(1.0,)).scores
+  for task in range(_TASKS):
+    assert found.scores[task, task] > before[task, task] + 0.3
+  assert found.scores[1, 0] == found.scores[0, 0]
+  w = [found.weights(task) for task in range(_TASKS)]
+  encoders = [x['encoder']['w'] for x in w]
+  assert (encoders[0] != encoders[1]).all()
+  for task, (kept, net_state, own) in enumerate(found.records):
+    assert not net_state and list(own) == ['encoder/w']
+    assert (own['encoder/w'] == encoders[task]).all()
+    assert set(kept.others) == {'hidden/b', 'output/b'}
+  # One encoder is there, of however many tasks; and it is drawn for the next.
+  assert found.state.phi['encoder/w'].shape == encoders[0].shape
+  assert (found.state.phi['encoder/w'] != encoders[1]).all()
+
+
+@pytest.mark.parametrize(
+  ('name', 'options'),
+  [
+    ('l2', {}),
+    ('ewc', {'labels': 'sampled'}),
+    ('online_ewc', {'labels': 'true', 'space': 'phi'}),
+    ('online_laplace', {}),
+    ('si', {}),
+    ('mas', {}),
+    ('vcl', {}),
+    ('packnet', {}),
+    ('efficient_packnet', {'search': 'taylor', 'rates': (0.2, 1.0)}),
+    ('single', {}),
+  ],
+)
+def test_no_method_knows_of_the_private_leaves(name, options):
+  life, source = _life(name, **options), _patterns(0)
+  state = jax.eval_shape(life.start, _PRIVATE_HYPER, source)
+  step = lambda s: life.chunk(s, _PRIVATE_HYPER, source, 0, 1)[0]
+  state = jax.eval_shape(step, state)
+  state, _ = jax.eval_shape(life.end, state, _PRIVATE_HYPER, source)
+  state, (kept, _, own) = jax.eval_shape(
+    life.archive, state, _PRIVATE_HYPER, source
+  )
+  every = lambda tree: list(trees.weights(tree, lambda *_: True))
+  named = [x for x in every(state.phi) if 'encoder' in x]
+  assert named == ['encoder/w'] == list(own)
+  for tree in (state.method, kept):
+    assert not [path for path in every(tree) if 'encoder' in path]
+  w = jax.eval_shape(life.params_for, state, (kept, (), own))
+  assert jax.tree.structure(w) == jax.tree.structure(_SHAPES)
+
+
+def test_the_next_tasks_leaves_and_their_moments_start_anew():
+  # α is on the encoder too: what is drawn is its θ, at any α.
+  life = _life('ewc', powerprop.Psi(1.5), labels='true', fisher_examples=24)
+  source = _patterns(0)
+  state = jax.jit(life.start)(_PRIVATE_HYPER, source)
+  chunk = jax.jit(life.chunk, static_argnums=4)
+  state, _ = chunk(state, _PRIVATE_HYPER, source, np.int32(0), 5)
+  state, _ = jax.jit(life.end)(state, _PRIVATE_HYPER, source)
+  after, (_, _, own) = jax.jit(life.archive)(state, _PRIVATE_HYPER, source)
+  trained = np.sign(state.phi['encoder/w']) * (
+    np.abs(state.phi['encoder/w']) ** 1.5
+  )
+  np.testing.assert_allclose(own['encoder/w'], trained, rtol=1e-5)
+  drawn = powerprop.to_theta(after.phi, 1.5)['encoder/w']
+  assert (drawn != own['encoder/w']).all()
+  # By its own law, 0.3 N(0, 1), of 24 numbers.
+  assert 0.15 < np.std(drawn) < 0.6
+  for path in ('hidden/w', 'output/w', 'hidden/b'):
+    layer, name = path.split('/')
+    assert (after.phi[layer][name] == state.phi[layer][name]).all()
+  for old, new in zip(
+    optax.tree_utils.tree_get_all_with_path(state.opt, 'mu'),
+    optax.tree_utils.tree_get_all_with_path(after.opt, 'mu'),
+    strict=True,
+  ):
+    assert (new[1]['encoder/w'] == 0).all() and (old[1]['encoder/w'] != 0).any()
+    assert (new[1]['hidden']['w'] == old[1]['hidden']['w']).all()
+  # The penalty of what was learned pulls at the decoder alone.
+  moved = jax.tree.map(lambda x: x + 1.0, powerprop.to_theta(after.phi, 1.5))
+  method = private.around(_ewc(), _ALONE)
+  pull = jax.grad(method.continual.penalty.value)(moved, after.method)
+  assert (pull['encoder/w'] == 0).all() and (pull['output']['w'] != 0).any()
+  assert chunk._cache_size() == 1
+
+
+def _ewc():
+  shapes = private.split(_SHAPES, _ALONE.private)[0]
+  return methods.ewc(methods.Tasks(shapes, _TASKS, (), 48, 24))
+
+
+@pytest.mark.parametrize(
+  ('name', 'options'),
+  [
+    ('joint', {}),
+    ('experience_replay', {}),
+    ('a_gem', {}),
+    ('vcl', {'coreset': 3}),
+  ],
+)
+def test_what_learns_from_earlier_tasks_examples_is_refused(name, options):
+  with pytest.raises(ValueError, match=r'earlier tasks.*\(encoder/w\).*choose'):
+    _life(name, **options)
+
+
+def test_a_private_leaf_that_is_not_there_is_named():
+  with pytest.raises(ValueError, match='private has encoder/v but must be of'):
+    private.split(_SHAPES, ('encoder/w', 'encoder/v'))
+  whole = jax.tree.map(lambda s: jnp.ones(s.shape), _SHAPES)
+  shared, own = private.split(whole, _ALONE.private)
+  assert set(shared) == {'hidden', 'output'}
+  assert jax.tree.structure(private.merged(_SHAPES, shared, own)) == (
+    jax.tree.structure(_SHAPES)
+  )
 
 
 # An actor and its critic, whose examples come from a replay buffer.

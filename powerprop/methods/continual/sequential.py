@@ -17,7 +17,7 @@ class Tasks(NamedTuple):
   """What every continual-learning method is told.
 
   Attributes:
-    shapes: the net's parameters, or their shapes.
+    shapes: the net's parameters that tasks share, or their shapes.
     number: how many tasks the sequence has.
     example: a batch of one example, or its shapes.
     num_train: training examples of the largest task.

@@ -182,6 +182,7 @@ def vcl(
     track=bound(track),
     end_task=bound(end_task),
     expected=lambda theta, state: theta['mean'],
+    remembers=setup.share > 0,
     predict=lambda theta, record: theta.get('refined', theta['mean']),
   )
 

@@ -79,7 +79,7 @@ def test_a_task_keeps_the_averages_of_its_own_net(name):
   for t, (task, report) in enumerate(
     zip(_tasks(), learned.reports, strict=True)
   ):
-    _, net_state = learned.records[t]
+    _, net_state, _ = learned.records[t]
     w = jax.device_get(learned.weights(t))
     before = task['train'].x @ w['hidden']['w'] + w['hidden']['b']
     kept = net_state['norm/~/mean_ema']['average'][0]
@@ -97,7 +97,7 @@ def test_a_task_keeps_the_averages_of_its_own_net(name):
 
 def test_the_dense_nets_averages_are_wrong_for_what_is_left():
   problem, learned = _learned('packnet')
-  _, own = learned.records[1]
+  _, own, _ = learned.records[1]
   dense = learned.state.net  # as the training of task 2 left it
   task, w = _tasks()[1], learned.weights(1)
   scores = [problem.score(w, x, task, 'test') for x in (own, dense)]

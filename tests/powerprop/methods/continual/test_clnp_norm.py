@@ -132,7 +132,7 @@ def test_a_tasks_net_is_the_narrow_net_that_it_is(run):
   setup, (states, _, records, _, _) = _learned(*run)
   found = setup.tasks.units()
   image = jax.random.uniform(jax.random.key(0), (5, 8, 8, 1))
-  for record, net_state in records:
+  for record, net_state, _ in records:
     kept = clnp_lib.units_of(found, record)
     theta = setup.method.continual.predict(states[-1].phi, record)
     smaller, its_state = units_lib.narrow(found, kept, theta, net_state)
