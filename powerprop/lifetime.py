@@ -178,12 +178,13 @@ def _archive(
   # Where a task keeps its net, the net's own state (moving averages) as well.
   net_state = state.net if jax.tree.leaves(record) else ()
   # As θ: the α that φ is read with may move on.
-  paths, own = it.recipe.problem.private, {}
+  paths = it.recipe.problem.private
+  alone: dict[str, jax.Array] = {}
   if paths:
     theta = it.training.read(state)
-    own = trees.copied({path: theta[path] for path in paths})
+    alone = trees.copied({path: theta[path] for path in paths})
   if jax.tree.leaves(net_state) and continual.average_examples:
-    w = _params_for(it, after, (record, net_state, own))
+    w = _params_for(it, after, (record, net_state, alone))
     net_state = _averaged(
       it.recipe, w, net_state, hyper, source, continual.average_examples
     )
@@ -195,7 +196,7 @@ def _archive(
     after = after._replace(net=_anew(it.recipe, jax.random.key(seed))[1])
   if paths:
     after = _drawn(it, after, hyper, source)
-  return after, (record, net_state, own)
+  return after, (record, net_state, alone)
 
 
 def _drawn(

@@ -309,7 +309,7 @@ def added_loss(
   def loss(w):
     rows = jnp.arange(num_examples, dtype=jnp.int32)
     some = ending.batch('validation', rows)
-    return -ending.log_likelihood(w, some, None, 'true')
+    return -ending.log_likelihood(w, some, ending.key, 'true')
 
   g = packing.flat(packing.governed(where, jax.grad(loss)(theta)))
   h, x = (packing.flat(packing.governed(where, t)) for t in (h, theta))
