@@ -9,6 +9,7 @@ from experiments.data.datasets import load
 from experiments.data.datasets import names
 from experiments.data.datasets import stream
 from experiments.data.datasets import streams
+from experiments.data.datasets import takes_options
 from experiments.data.pixels import normalise
 from experiments.data.sequences import all_take_part
 from experiments.data.sequences import checked_sequence
@@ -51,5 +52,6 @@ __all__ = (
   'of_arrays',
   'stream',
   'streams',
+  'takes_options',
   'visible_outputs',
 )

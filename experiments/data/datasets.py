@@ -10,6 +10,7 @@ import numpy as np
 from experiments.data import arrays
 from experiments.data import folders
 from experiments.data import imagenet
+from experiments.data import notmnist
 from experiments.data import prepared
 from experiments.data import synthetic
 from experiments.data.types import checked
@@ -24,13 +25,15 @@ _STREAMED: dict[str, Callable[..., Streamed]] = {
   'imagenet2012': imagenet.imagenet2012,
   'synthetic': synthetic.synthetic,
 }
+# In memory, with options.
+_OPTIONS: dict[str, Callable[..., Dataset]] = {'notmnist': notmnist.notmnist}
 
 _VALIDATION_SIZE = 5_000
 
 
 def names() -> tuple[str, ...]:
   """Returns the names that `load` and `stream` know."""
-  return (*_EMBEDDED, *_TFDS, *_STREAMED)
+  return (*_EMBEDDED, *_TFDS, *_OPTIONS, *_STREAMED)
 
 
 def is_path(name: Any) -> bool:
@@ -53,6 +56,22 @@ def streams(name: Any) -> Callable[..., Streamed] | None:
   if is_path(name):
     return None if name.endswith('.npz') else folders.folder
   return _STREAMED.get(name)
+
+
+def takes_options(name: Any) -> Callable[..., Dataset | Streamed] | None:
+  """The function that reads one of our data sets, if that has options.
+
+  Args:
+    name: of a data set.
+
+  Returns:
+    Where the data are, options -> the data set; None for one without options.
+  """
+  return (
+    _OPTIONS.get(name)
+    if isinstance(name, str) and name in _OPTIONS
+    else (streams(name))
+  )
 
 
 def stream(
@@ -78,7 +97,9 @@ def stream(
   return fn(name if is_path(name) else data_dir, **options)
 
 
-def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
+def load(
+  name: str, data_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> Dataset:
   """Loads a data set into memory.
 
   `digits` comes with scikit-learn: 1,797 pictures of 8x8 pixels with values
@@ -95,6 +116,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   and a network. The decoded arrays are cached in `$XDG_CACHE_HOME` or
   `~/.cache`, under `powerprop/data`, and can be deleted at any time.
 
+  `notmnist` comes from a folder as well: see `notmnist.notmnist`.
+
   Several names joined by '+', such as 'cifar10+cifar100', are one data set: see
   `arrays.joined`.
 
@@ -104,6 +127,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
     data_dir: where TFDS's prepared data are or will be; the default is the
       environment's TFDS_DATA_DIR, else `~/tensorflow_datasets`. Embedded data
       ignore it.
+    **options: of a data set that has some; see `takes_options`.
 
   Returns:
     The data set, as arrays on the host.
@@ -122,6 +146,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   if '+' in name:
     several = [load(part, data_dir) for part in name.split('+')]
     return arrays.joined(name, several)
+  if name in _OPTIONS:
+    return _OPTIONS[name](data_dir, **options)
   if name == 'digits':
     return checked(_digits())
   if name in _TFDS:

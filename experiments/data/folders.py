@@ -1,6 +1,6 @@
 """A user's own folder of pictures, with a folder for each class."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import hashlib
 import os
@@ -19,15 +19,21 @@ _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff')
 _VALIDATION = ('validation', 'val')
 
 
-class _Files(NamedTuple):
-  """Pictures by name, relative to a folder, and their labels (int32 [N])."""
+class Files(NamedTuple):
+  """Pictures of a folder.
+
+  Attributes:
+    names: relative to the folder, 'class/file'.
+    labels: int32 [N].
+  """
 
   names: tuple[str, ...]
   labels: np.ndarray
 
-  def kept(self, keep: Sequence[bool]) -> '_Files':
+  def kept(self, keep: Sequence[bool]) -> 'Files':
+    """Those of which `keep` is true."""
     names = [n for n, k in zip(self.names, keep, strict=True) if k]
-    return _Files(tuple(names), self.labels[np.array(keep, bool)])
+    return Files(tuple(names), self.labels[np.array(keep, bool)])
 
 
 def folder(
@@ -69,40 +75,7 @@ def folder(
       without pictures, one class alone, classes that differ between splits.
   """
   streaming.at_least('size', size, 1)
-  root = pathlib.Path(place).expanduser()
-  if not root.is_dir():
-    raise DataError(
-      f'there is no folder {place!r} for the data set; give its path from the'
-      ' current folder, or in full.'
-    )
-  inside = _folders(root)
-  held = next((name for name in _VALIDATION if name in inside), None)
-  parts: dict[str, tuple[pathlib.Path, _Files]] = {}
-  if 'train' not in inside:
-    classes, found = _classes(place, root)
-    digits = list(map(_digit, found.names))
-    for split, mine in (
-      ('train', [d > 2 for d in digits]),
-      ('validation', [d == 2 for d in digits]),
-      ('test', [d < 2 for d in digits]),
-    ):
-      parts[split] = root, found.kept(mine)
-  elif 'test' not in inside and held is None:
-    raise DataError(
-      f'the folder {place!r} has train but neither test nor val; add one, or'
-      ' name the folder train itself, to have it split.'
-    )
-  else:
-    classes, found = _classes(place, root / 'train')
-    test = root / ('test' if 'test' in inside else str(held))
-    parts['test'] = test, _same(place, classes, test)
-    if 'test' in inside and held is not None:
-      parts['train'] = root / 'train', found
-      parts['validation'] = root / held, _same(place, classes, root / held)
-    else:
-      ours = [_digit(name) == 2 for name in found.names]
-      parts['train'] = root / 'train', found.kept([not x for x in ours])
-      parts['validation'] = root / 'train', found.kept(ours)
+  classes, parts = splits_of(place, lambda name: digit(name) == 2)
   splits = {
     split: Pictures(
       len(files.names),
@@ -116,9 +89,62 @@ def folder(
   )
 
 
+def splits_of(
+  place: str, held_out: Callable[[str], bool]
+) -> tuple[list[str], dict[str, tuple[pathlib.Path, Files]]]:
+  """The pictures of a folder by split; see `folder`.
+
+  Args:
+    place: of the folder.
+    held_out: 'class/file' -> whether a picture that is not of the test set is
+      of the validation set, where the folder has none.
+
+  Returns:
+    The names of the classes; by split, the folder that its pictures' names
+    begin in, and these.
+
+  Raises:
+    DataError: as `folder` does.
+  """
+  root = pathlib.Path(place).expanduser()
+  if not root.is_dir():
+    raise DataError(
+      f'there is no folder {place!r} for the data set; give its path from the'
+      ' current folder, or in full.'
+    )
+  inside = _folders(root)
+  held = next((name for name in _VALIDATION if name in inside), None)
+  parts: dict[str, tuple[pathlib.Path, Files]] = {}
+  if 'train' not in inside:
+    classes, found = _classes(place, root)
+    tested = [digit(name) < 2 for name in found.names]
+    rest = found.kept([not x for x in tested])
+    ours = list(map(held_out, rest.names))
+    parts['train'] = root, rest.kept([not x for x in ours])
+    parts['validation'] = root, rest.kept(ours)
+    parts['test'] = root, found.kept(tested)
+  elif 'test' not in inside and held is None:
+    raise DataError(
+      f'the folder {place!r} has train but neither test nor val; add one, or'
+      ' name the folder train itself, to have it split.'
+    )
+  else:
+    classes, found = _classes(place, root / 'train')
+    test = root / ('test' if 'test' in inside else str(held))
+    parts['test'] = test, _same(place, classes, test)
+    if 'test' in inside and held is not None:
+      parts['train'] = root / 'train', found
+      parts['validation'] = root / held, _same(place, classes, root / held)
+    else:
+      ours = list(map(held_out, found.names))
+      parts['train'] = root / 'train', found.kept([not x for x in ours])
+      parts['validation'] = root / 'train', found.kept(ours)
+  return classes, parts
+
+
 def _read(
   base: str,
-  files: _Files,
+  files: Files,
   size: int,
   i: int,
   random: np.random.Generator | None,
@@ -127,12 +153,19 @@ def _read(
   return pictures.decode(path, size, random), int(files.labels[i])
 
 
-def _where(base: str, files: _Files, i: int) -> str:
+def _where(base: str, files: Files, i: int) -> str:
   return os.path.join(base, files.names[i])
 
 
-def _digit(name: str) -> int:
-  return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 10
+def digit(name: str, which: int = 0) -> int:
+  """A number from 0 to 9 that follows from a name alone.
+
+  Args:
+    name: 'class/file'.
+    which: the same name has others, of 0 to 7.
+  """
+  word = hashlib.sha256(name.encode()).hexdigest()[8 * which :][:8]
+  return int(word, 16) % 10
 
 
 def _folders(root: pathlib.Path) -> list[str]:
@@ -141,7 +174,7 @@ def _folders(root: pathlib.Path) -> list[str]:
   return sorted(name for name in names if not name.startswith('.'))
 
 
-def _classes(place: str, root: pathlib.Path) -> tuple[list[str], _Files]:
+def _classes(place: str, root: pathlib.Path) -> tuple[list[str], Files]:
   """Names of the classes in a folder, and their pictures in order."""
   classes = _folders(root)
   if len(classes) < 2:
@@ -164,10 +197,10 @@ def _classes(place: str, root: pathlib.Path) -> tuple[list[str], _Files]:
       )
     names += [f'{name}/{file}' for file in mine]
     labels += [label] * len(mine)
-  return classes, _Files(tuple(names), np.array(labels, np.int32))
+  return classes, Files(tuple(names), np.array(labels, np.int32))
 
 
-def _same(place: str, classes: list[str], root: pathlib.Path) -> _Files:
+def _same(place: str, classes: list[str], root: pathlib.Path) -> Files:
   """The pictures of a folder whose classes are to be these."""
   found, files = _classes(place, root)
   for more, fewer, lacking in (

@@ -201,6 +201,7 @@ def split(
   *,
   classes: Any = (),
   per_task: int = 0,
+  padded: bool = True,
 ) -> Sequence:
   """Some classes for each task: split MNIST is 5 tasks of 2.
 
@@ -213,6 +214,8 @@ def split(
       another: where they do not divide evenly the first tasks have one more.
     per_task: so many classes for each task, in turn, where `classes` is ();
       what is left of the data set is in no task. 0 leaves none out.
+    padded: whether MNIST is padded to 32x32 pixels and normalised, as the
+      reference has it for classification; else it is as it is, in [0, 1].
 
   Returns:
     A sequence; it is the same for all seeds.
@@ -225,7 +228,7 @@ def split(
   """
   groups = _groups(dataset, num_tasks, classes, per_task)
   mean, std = 0.0, 1.0
-  if dataset.name == 'mnist':
+  if padded and dataset.name == 'mnist':
     dataset = _padded(dataset, 2)
     mean, std = 0.1000, 0.2752
   chosen = {

@@ -67,7 +67,7 @@ def dataset(
   if data.streams(name) is not None:
     return data.stream(name, data_dir, **(kwargs or {}))
   if data.is_path(name) or not named.is_own(name):
-    return data.load(name, data_dir)
+    return data.load(name, data_dir, **(kwargs or {}))
   made = named.call('data set', name, **(kwargs or {}))
   if isinstance(made, data.Streamed):
     return made
@@ -79,7 +79,7 @@ def dataset(
 def dataset_of(name: str) -> Callable[..., Any] | None:
   """The function that takes a data set's keyword arguments, if any does."""
   if data.is_path(name) or not named.is_own(name):
-    return data.streams(name)
+    return data.takes_options(name)
   return named.function('data set', name, {})
 
 

@@ -71,8 +71,8 @@ class Settings(NamedTuple):
     pretrained: path of a file of weights that every seed starts from; '' draws
       them.
     dataset_kwargs: keyword arguments of a data set that is read while it is
-      learned, or of your own function; others take none. `workers` and
-      `corrupt` may change when a run is resumed.
+      learned, of notmnist, or of your own function; others take none. `workers`
+      and `corrupt` may change when a run is resumed.
   """
 
   dataset: str
@@ -300,7 +300,7 @@ def _check_dataset(s: Settings) -> None:
       given,
       f'empty with dataset {s.dataset!r}, which takes none',
     )
-  elif data.streams(s.dataset) is not None:
+  elif data.takes_options(s.dataset) is not None:
     validation.check_options('dataset_kwargs', repr(s.dataset), fn, given)
   else:
     validation.check_types('dataset_kwargs', fn, given)
@@ -386,7 +386,7 @@ def resolved(
   # On another device a run that goes on does not change its arithmetic.
   out['compute_dtype'] = precision.choose(out['compute_dtype'])
   functions = {
-    'dataset_kwargs': data.streams(out.get('dataset'))
+    'dataset_kwargs': data.takes_options(out.get('dataset'))
     or named.if_there(out.get('dataset'), {}),
     'network_kwargs': named.if_there(out.get('network'), networks.NETWORKS),
     'optimizer_kwargs': named.if_there(out.get('optimizer'), vars(optax)),

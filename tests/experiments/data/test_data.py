@@ -128,6 +128,7 @@ def test_names():
     'fashion_mnist',
     'cifar10',
     'cifar100',
+    'notmnist',
     'imagenet2012',
     'synthetic',
   )

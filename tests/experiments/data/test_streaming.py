@@ -347,16 +347,16 @@ def test_a_folder_of_classes_is_split_by_names(own):
   made = data.stream(f'{own}', **_IN_PROCESS)
   assert (made.num_classes, made.image_shape) == (3, (_SIDE, _SIDE, 3))
   assert sum(made.sizes.values()) == 60
-  expected = [folders._digit(f'{c}/{i}.jpg') for c in 'abc' for i in range(20)]
+  expected = [folders.digit(f'{c}/{i}.jpg') for c in 'abc' for i in range(20)]
   assert made.sizes == {
     'train': sum(d > 2 for d in expected),
     'validation': expected.count(2),
     'test': sum(d < 2 for d in expected),
   }
   # The digits are spread evenly, and always the same.
-  many = np.bincount([folders._digit(f'a/{i}.jpg') for i in range(1000)])
+  many = np.bincount([folders.digit(f'a/{i}.jpg') for i in range(1000)])
   assert len(many) == 10 and 60 < many.min() <= many.max() < 140
-  first = [folders._digit(f'a/{i}.jpg') for i in range(6)]
+  first = [folders.digit(f'a/{i}.jpg') for i in range(6)]
   assert first == [1, 1, 8, 5, 2, 6]
 
 
@@ -391,7 +391,7 @@ def test_labels_are_those_of_the_pictures(own):
 def test_a_folder_may_have_splits(tmp_path, splits, sources):
   names = [f'{i}.png' for i in range(6)]
   made = data.stream(f'{_write(tmp_path, names, splits=splits)}', **_IN_PROCESS)
-  held = sum(folders._digit(f'{c}/{n}') == 2 for c in 'abc' for n in names)
+  held = sum(folders.digit(f'{c}/{n}') == 2 for c in 'abc' for n in names)
   assert 0 < held < 9
   for split, (_, shared) in zip(_SPLITS, sources, strict=True):
     part = {'train': 18 - held, 'validation': held}[split] if shared else 18
@@ -457,7 +457,7 @@ def test_a_damaged_file_is_named_or_skipped(own, tmp_path, caplog):
   names = [f'{i}.jpg' for i in range(20)]
   damaged = _write(tmp_path, names) / 'c' / '7.jpg'
   damaged.write_bytes(damaged.read_bytes()[:-200])
-  assert folders._digit('c/7.jpg') > 2
+  assert folders.digit('c/7.jpg') > 2
   with pytest.raises(data.DataError) as error:
     list(data.stream(f'{tmp_path}', **_IN_PROCESS).examples('train', 9, (0, 1)))
   _told(error, damaged, 'corrupt=skip')
