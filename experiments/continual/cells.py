@@ -18,11 +18,12 @@ from experiments.engine import settings as settings_lib
 from experiments.engine import validation
 from experiments.engine.population import Cell
 from experiments.engine.population import Member
+from experiments.engine.settings import Settings
 from powerprop import lifetime
 from powerprop import train
 from powerprop import trees
 from powerprop.lifetime import Life
-from powerprop.types import Method, Params
+from powerprop.types import Method, Params, Where
 
 
 class Way(NamedTuple):
@@ -51,6 +52,7 @@ class Course(NamedTuple):
     steps: of each task.
     retrain_steps: of each task's retraining phase; 0 where there is none.
     num_tasks: how many tasks its members learn at most.
+    where: which leaves are under Ψ; None is the kernels.
     layers: names of the layers in the method's report; () if it has none.
     layer_sizes: their numbers of weights.
   """
@@ -65,6 +67,7 @@ class Course(NamedTuple):
   num_tasks: int
   layers: tuple[str, ...]
   layer_sizes: tuple[int, ...]
+  where: Where | None = None
 
   @property
   def masks_of(self) -> str:
@@ -81,8 +84,19 @@ class Course(NamedTuple):
     return trial.steps * trial.ways if trial else 0
 
 
+def of_pictures(
+  s: Settings, dataset: data.Dataset, sequence: data.Sequence
+) -> train.Recipe:
+  """Pictures and their labels, with the net that the settings name."""
+  fitting.check_data(s, dataset)
+  return classification.make_recipe(s, dataset, sequence)
+
+
 def make_plan(
-  s: ContinualSettings, name: str, sequence: data.Sequence
+  s: ContinualSettings,
+  name: str,
+  sequence: data.Sequence,
+  make_recipe: Callable[..., train.Recipe] = of_pictures,
 ) -> Course:
   """Builds a method with all that its members share.
 
@@ -90,6 +104,8 @@ def make_plan(
     s: the run's settings.
     name: of the method in the config.
     sequence: that is learned.
+    make_recipe: (settings of its trainings, data set, sequence) -> what is
+      learned of it, checked.
 
   Returns:
     A plan.
@@ -116,8 +132,7 @@ def make_plan(
     mine.training.learning_rate_schedule,
     lambda: making.schedule(mine.training.learning_rate_schedule, most),
   )
-  fitting.check_data(mine.training, dataset)
-  recipe = classification.make_recipe(mine.training, dataset, sequence)
+  recipe = make_recipe(mine.training, dataset, sequence)
   recipe = recipe._replace(task_steps=train.where_they_differ(steps))
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
   if mine.clip_norm:
@@ -312,7 +327,7 @@ def make_life(plan: Course, transform: str, alpha: float | None) -> Life:
     A life.
   """
   t = plan.settings.training
-  psis = making.psis(t.transforms, t.transform_kwargs)
+  psis = making.psis(t.transforms, t.transform_kwargs, plan.where)
   return lifetime.make_life(
     plan.recipe,
     psis[transform]._replace(alpha=alpha),

@@ -1,6 +1,6 @@
 """A cell that learns a sequence: what is done with each of its tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import functools
 import pathlib
 import time
@@ -25,6 +25,23 @@ from powerprop.psi import Psi
 from powerprop.types import Params, Score, TrainState
 
 
+class Measures(NamedTuple):
+  """What an experiment measures beside the score of its problem.
+
+  Each function is given the `Learner` and gives arrays by name, whose first
+  axis is the cell's members. Trainings of a search are not measured.
+
+  Attributes:
+    after_task: after each task; arrays of the same shapes every time.
+    at_end: after the last.
+    names: what rows call what those of `experiments.continual` call otherwise.
+  """
+
+  after_task: Callable[[Any], dict[str, np.ndarray]]
+  at_end: Callable[[Any], dict[str, np.ndarray]]
+  names: Mapping[str, str]
+
+
 class Lessons(NamedTuple):
   """What the cells of a run learn from.
 
@@ -32,11 +49,13 @@ class Lessons(NamedTuple):
     sequence: of tasks.
     splits: its data on the device.
     folder: of the cells.
+    measures: what is measured besides; None is nothing.
   """
 
   sequence: data.Sequence
   splits: Mapping[str, Any]
   folder: pathlib.Path
+  measures: Measures | None = None
 
 
 class Alone(NamedTuple):
@@ -95,6 +114,8 @@ class Learner:
     self._plan = cell.plan
     self._s = self._plan.settings
     self._search = cell.members[0].variant.search
+    self._measures = None if self._search else lessons.measures
+    self._names = lessons.measures.names if lessons.measures else {}
     tables = lessons.sequence.tables
     self.tables = jax.jit(jax.vmap(tables) if cell.stacked else tables)(
       cell.hyper.seed
@@ -149,11 +170,34 @@ class Learner:
         life.save_if_due()
       life.save()
       lived = self.log.lived(self.cell.name, self.records, life.seconds)
+      lived.arrays.update(self._measured())
       lived = lived._replace(wall_seconds=self.world.clock.seconds())
       records.write_lived(life.folder, lived)
       if self._search:  # it has said what it was for
         life.forget()
       return lived
+
+  def nets(self, member: int) -> list[Params]:
+    """A member's nets, one for each task that it has learned."""
+    pick = lambda x: jnp.asarray(population.per_member(self.cell, x)[member])
+    params_for, state = self.cell.programs.params_for, self.life.state
+    return [jax.tree.map(pick, params_for(state, r)) for r in self.records]
+
+  def _measured(self) -> dict[str, np.ndarray]:
+    """What was measured after each task and at the end, by member and name."""
+    if self._measures is None:
+      return {}
+    tasks = [
+      records.read_measured(self.life.folder, t) for t in range(self.life.task)
+    ]
+    at_end = self._measures.at_end(self)
+    out = {}
+    for m, member in enumerate(self.cell.members):
+      for name in tasks[0]:
+        out[f'{member.name}/{name}'] = np.stack([t[name][m] for t in tasks])
+      for name, found in at_end.items():
+        out[f'{member.name}/{name}'] = found[m]
+    return out
 
   def weights(self, member: int, task: int) -> Weights:
     """A member's net for a task."""
@@ -213,9 +257,13 @@ class Learner:
     )
     if last_task or life.task % self._s.evaluate_every == 0:
       self._recall_all(last_task)
+    if self._measures is not None:
+      found = self._measures.after_task(self)
+      records.write_measured(life.folder, t, found)
     rows = self.log.rows_of(t, time.monotonic() - begun)
     done = sum(self._plan.steps[: life.task])
-    life.write([{'step': done, **row} for row in rows])
+    named = lambda row: {self._names.get(k, k): v for k, v in row.items()}
+    life.write([{'step': done, **named(row)} for row in rows])
     self.world.progress.add(1, _told(self.cell, t, rows))
 
   def _train(self, source: data.Source) -> host.Tries:

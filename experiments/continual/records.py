@@ -118,6 +118,33 @@ def read_task(folder: pathlib.Path, task: int, like: Any) -> Any:
   return jax.tree.unflatten(treedef, [jnp.asarray(x) for x in leaves])
 
 
+def write_measured(
+  folder: pathlib.Path, task: int, found: Mapping[str, np.ndarray]
+) -> None:
+  """Writes what was measured after a task: arrays by name."""
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **found)  # type: ignore[arg-type]
+  path = folder / 'measured' / f'{task:04d}.npz'
+  files.write_atomically(path, buffer.getvalue())
+
+
+def read_measured(folder: pathlib.Path, task: int) -> dict[str, np.ndarray]:
+  """Reads what was measured after a task.
+
+  Raises:
+    runs.RunError: if the file is missing or damaged.
+  """
+  path = folder / 'measured' / f'{task:04d}.npz'
+  try:
+    with np.load(path) as file:  # a zip, which has checksums of its own
+      return {name: file[name] for name in file.files}
+  except _DAMAGES as e:
+    raise runs.RunError(
+      f'{path} is missing or damaged ({e}); put it back from a copy, or delete'
+      f' {folder} to learn that sequence again.'
+    ) from None
+
+
 def _digest(task: int, leaves: Sequence[np.ndarray]) -> str:
   h = hashlib.sha256(str(task).encode())
   for x in leaves:

@@ -7,11 +7,11 @@ learned. Results of all cells are put together at the end.
 Reference: Schwarz et al., Powerpropagation, NeurIPS 2021, section 4 and 6.3.1.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import functools
 import pathlib
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import logging
 import jax
@@ -24,6 +24,7 @@ from experiments.continual import cells as continual_cells
 from experiments.continual import records as continual_records
 from experiments.continual import search as continual_search
 from experiments.continual import settings as continual_settings
+from experiments.continual.cells import Course
 from experiments.continual.learner import Learner
 from experiments.continual.learner import Lessons
 from experiments.continual.learner import live
@@ -39,6 +40,21 @@ from experiments.engine import runs
 from experiments.engine.population import Cell
 from experiments.report import files
 from experiments.report.weights import Weights
+from powerprop import train
+
+
+class Prepared(NamedTuple):
+  """What a run is made of.
+
+  Attributes:
+    sequence: of tasks.
+    plans: by method.
+    splits: the data on the device.
+  """
+
+  sequence: data.Sequence
+  plans: dict[str, Course]
+  splits: dict[str, data.Split]
 
 
 def run(
@@ -68,83 +84,130 @@ def run(
       " biases = 'free' does): earlier tasks' nets change, and are forgotten.",
       name,
     )
-  executor = population.choose_executor(s.training.executor)
-  cells_of = functools.partial(
-    continual_cells.make_cells, plans, executor=executor, lives={}
-  )
   estimates.check(_estimate(s, sequence, plans, exact=False))
+  lessons = Lessons(sequence, splits, workdir / 'cells')
   with runs.held(workdir) as signals:
-    lessons = Lessons(sequence, splits, workdir / 'cells')
-    prepared = time.monotonic() - begun
+    before = time.monotonic() - begun
     world = host.World(signals, host.Clock())
-    contests = continual_search.contests(s, plans)
-    candidates = continual_cells.make_members(
-      s, plans, continual_search.candidates(contests), True
+    results, records = learn(s, plans, lessons, world)
+    results = {'experiment': 'continual', **results}
+    results['environment'] = environment(
+      s, workdir, 'continual', plans, (results['rows'], before, world)
     )
-    search = _live_all(
-      cells_of(members=candidates, tasks=s.search_tasks),
-      lessons,
-      world,
-      'searching',
-    )
-    searched = [r for lived in search for r in lived.rows]
-    chosen = continual_search.chosen(s, contests, searched)
-    members = continual_cells.make_members(s, plans, chosen, False)
-    cells = cells_of(members=members, tasks=sequence.num_tasks)
-    lives = _live_all(cells, lessons, world, 'learning')
-    spent = world.clock.seconds()
-    rows = [r for lived in lives for r in lived.rows]
-    if not rows:
-      raise runs.RunError('no task was learned; lower learning_rate or alphas.')
-    join_metrics(workdir, [*search, *lives])
-    results = {
-      'experiment': 'continual',
-      'rows': rows + searched,
-      'chosen': [
-        {**key._asdict(), 'coefficients': value}
-        for key, value in chosen.items()
-      ],
-      'defaults': {
-        name: continual_settings.coefficients(s, name)[0] for name in s.methods
-      },
-      'default_rates': {
-        name: plan.settings.training.learning_rate[0]
-        for name, plan in plans.items()
-        if s.choose_learning_rate
-      },
-      'efforts': continual_cells.efforts(plans),
-      'selected': continual_analysis.select(rows + searched, s.choose_margin),
-      'choose_margin': s.choose_margin,
-      'sequence': s.sequence,
-      'scenario': s.scenario,
-      'num_tasks': sequence.num_tasks,
-      'dataset': s.training.dataset,
-      'network': s.training.network,
-      'masks': {
-        name: {
-          'of': plan.masks_of,
-          'layers': dict(zip(plan.layers, plan.layer_sizes, strict=True)),
-        }
-        for name, plan in plans.items()
-        if plan.layers
-      },
-      'layers': next((p.layers for p in plans.values() if p.layers), ()),
-      'layer_sizes': next(
-        (p.layer_sizes for p in plans.values() if p.layers), ()
-      ),
-      'stopped': [x for lived in lives for x in lived.stopped],
-      'environment': fit.environment(
-        s.training,
-        fit.Seconds(spent, prepared + world.clock.seconds()),
-        'continual',
-        workdir,
-      )
-      | _speed(plans, rows + searched, spent),
-    }
-    records = {k: v for lived in lives for k, v in lived.arrays.items()}
     results['summary'] = continual_records.summary(results, records)
     fit.write_results(workdir, results, records)
   return results
+
+
+def learn(
+  s: ContinualSettings,
+  plans: Mapping[str, Course],
+  lessons: Lessons,
+  world: host.World,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """Searches, and learns all sequences, each from where it was.
+
+  Args:
+    s: checked settings.
+    plans: by method.
+    lessons: what is learned.
+    world: of the run, whose folder is held.
+
+  Returns:
+    What results.json holds, but for the experiment, its summary and where it
+    was run; and what records.npz holds. metrics.jsonl is written.
+
+  Raises:
+    runs.RunError: if a file of the run is damaged, or no task was learned.
+    runs.Interrupted: if a signal came; what is done is saved.
+  """
+  sequence = lessons.sequence
+  cells_of = functools.partial(
+    continual_cells.make_cells,
+    plans,
+    executor=population.choose_executor(s.training.executor),
+    lives={},
+  )
+  contests = continual_search.contests(s, plans)
+  candidates = continual_cells.make_members(
+    s, plans, continual_search.candidates(contests), True
+  )
+  search = _live_all(
+    cells_of(members=candidates, tasks=s.search_tasks),
+    lessons,
+    world,
+    'searching',
+  )
+  searched = [r for lived in search for r in lived.rows]
+  chosen = continual_search.chosen(s, contests, searched)
+  members = continual_cells.make_members(s, plans, chosen, False)
+  cells = cells_of(members=members, tasks=sequence.num_tasks)
+  lives = _live_all(cells, lessons, world, 'learning')
+  rows = [r for lived in lives for r in lived.rows]
+  if not rows:
+    raise runs.RunError('no task was learned; lower learning_rate or alphas.')
+  join_metrics(lessons.folder.parent, [*search, *lives])
+  results = {
+    'rows': rows + searched,
+    'chosen': [
+      {**key._asdict(), 'coefficients': value} for key, value in chosen.items()
+    ],
+    'defaults': {
+      name: continual_settings.coefficients(s, name)[0] for name in s.methods
+    },
+    'default_rates': {
+      name: plan.settings.training.learning_rate[0]
+      for name, plan in plans.items()
+      if s.choose_learning_rate
+    },
+    'efforts': continual_cells.efforts(plans),
+    'selected': continual_analysis.select(rows + searched, s.choose_margin),
+    'choose_margin': s.choose_margin,
+    'sequence': s.sequence,
+    'scenario': s.scenario,
+    'num_tasks': sequence.num_tasks,
+    'dataset': s.training.dataset,
+    'network': s.training.network,
+    'masks': {
+      name: {
+        'of': plan.masks_of,
+        'layers': dict(zip(plan.layers, plan.layer_sizes, strict=True)),
+      }
+      for name, plan in plans.items()
+      if plan.layers
+    },
+    'layers': next((p.layers for p in plans.values() if p.layers), ()),
+    'layer_sizes': next(
+      (p.layer_sizes for p in plans.values() if p.layers), ()
+    ),
+    'stopped': [x for lived in lives for x in lived.stopped],
+  }
+  records = {k: v for lived in lives for k, v in lived.arrays.items()}
+  return results, records
+
+
+def environment(
+  s: ContinualSettings,
+  workdir: pathlib.Path,
+  experiment: str,
+  plans: Mapping[str, Course],
+  done: tuple[list[dict[str, Any]], float, host.World],
+) -> dict[str, Any]:
+  """Where and how fast a run was made; see `fit.environment`.
+
+  Args:
+    s: checked settings.
+    workdir: the run's folder.
+    experiment: its name.
+    plans: by method.
+    done: its rows, the seconds before its world began, and that world.
+  """
+  rows, before, world = done
+  spent = world.clock.seconds()
+  seconds = fit.Seconds(spent, before + spent)
+  return fit.environment(s.training, seconds, experiment, workdir) | _speed(
+    plans, rows, spent
+  )
 
 
 def dry_run(s: ContinualSettings, data_dir: str | None = None) -> str:
@@ -241,11 +304,21 @@ def _prepare(s: ContinualSettings, data_dir: str | None):
     making.dataset(s.training.dataset, data_dir, s.training.dataset_kwargs),
     'continual',
   )
+  return prepared(s, dataset)
+
+
+def prepared(
+  s: ContinualSettings,
+  dataset: data.Dataset,
+  make_recipe: Callable[..., train.Recipe] = continual_cells.of_pictures,
+) -> Prepared:
+  """What a run makes of its data before it learns."""
   sequence = continual_settings.make_sequence(s, dataset)
   plans = {
-    name: continual_cells.make_plan(s, name, sequence) for name in s.methods
+    name: continual_cells.make_plan(s, name, sequence, make_recipe)
+    for name in s.methods
   }
-  return sequence, plans, on_device(sequence)
+  return Prepared(sequence, plans, on_device(sequence))
 
 
 def on_device(sequence: data.Sequence) -> dict[str, data.Split]:
@@ -273,8 +346,21 @@ def weights(
     runs.RunError: if there is no such member or task, or a file is damaged.
   """
   names = lambda cell: [m.name for m in cell.members]
-  for learner in learned(workdir, lambda cell: name in names(cell), data_dir):
-    return learner.weights(names(learner.cell).index(name), task)
+  return of_member(
+    learned(workdir, lambda cell: name in names(cell), data_dir),
+    workdir,
+    name,
+    task,
+  )
+
+
+def of_member(
+  learners: Iterator[Learner], workdir: pathlib.Path, name: str, task: int
+) -> Weights:
+  """The net for a task of the first learner; RunError where there is none."""
+  for learner in learners:
+    names = [m.name for m in learner.cell.members]
+    return learner.weights(names.index(name), task)
   raise runs.RunError(
     f'{workdir} has no sequence {name!r}; its records.npz has their names.'
   )
@@ -298,7 +384,28 @@ def learned(
   """
   config, results = engine_folder.finished(workdir, continual_settings.resolved)
   s = continual_settings.check(config)
-  sequence, plans, splits = _prepare(s, data_dir)
+  yield from learners(s, _prepare(s, data_dir), results, (workdir, wanted))
+
+
+def learners(
+  s: ContinualSettings,
+  it: Prepared,
+  results: Mapping[str, Any],
+  which: tuple[pathlib.Path, Callable[[Cell], bool]],
+) -> Iterator[Learner]:
+  """Cells of a finished run, as `learned` gives them.
+
+  Args:
+    s: of the run.
+    it: made of its data.
+    results: of the run.
+    which: the run's folder, and which cells are wanted.
+
+  Raises:
+    runs.RunError: as `learned` does.
+  """
+  workdir, wanted = which
+  sequence, plans, splits = it
   chosen = {
     continual_cells.Key(*(c[name] for name in continual_cells.Key._fields)): c[
       'coefficients'

@@ -14,7 +14,9 @@ from experiments.engine import networks
 from experiments.engine import precision
 from powerprop import schedules
 from powerprop import transforms
+from powerprop import trees
 from powerprop.psi import Psi
+from powerprop.types import Where
 
 Optimizer = Callable[[Any], optax.GradientTransformation]
 Kwargs = Mapping[str, Any]
@@ -132,12 +134,16 @@ def transform(name: str, kwargs: Kwargs) -> Callable[..., Any]:
   return named.function('transform', meant, vars(transforms))
 
 
-def psis(names: Iterable[str], kwargs: Kwargs) -> dict[str, Psi]:
+def psis(
+  names: Iterable[str], kwargs: Kwargs, where: Where | None = None
+) -> dict[str, Psi]:
   """By name of a transform, Ψ under it; its α is still to be said.
 
   Args:
     names: of transforms.
     kwargs: by name, keyword arguments.
+    where: which leaves are under Ψ; None is the default, of which transforms
+      are not told, so that one's own need not take it.
   """
 
   def make(name):
@@ -145,10 +151,11 @@ def psis(names: Iterable[str], kwargs: Kwargs) -> dict[str, Psi]:
     given = {k: v for k, v in kwargs.get(name, {}).items() if k != 'transform'}
 
     def under(inner, alpha, where):
-      del where  # no config has one, so that a transform need not take it
-      return fn(inner, alpha=alpha, **given)
+      told = {} if where is trees.is_weight else {'where': where}
+      return fn(inner, alpha=alpha, **told, **given)
 
-    return Psi(None, transform=under)
+    psi = Psi(None, transform=under)
+    return psi if where is None else psi._replace(where=where)
 
   return {name: make(name) for name in names}
 
