@@ -99,16 +99,12 @@ def _of_folder(place: str) -> Dataset:
       f' and {more} more' if more > 0 else '',
     )
   _check_sizes(place, parts, splits)
+  of = lambda name: Split(
+    np.stack([*splits[name].values()]), parts[name][1].labels[[*splits[name]]]
+  )
+  train, validation, test = map(of, ('train', 'validation', 'test'))
   return Dataset(
-    'notmnist',
-    *(
-      Split(np.stack([*images.values()]), them.labels[[*images]])
-      for (_, them), images in (
-        (parts[name], splits[name]) for name in ('train', 'validation', 'test')
-      )
-    ),
-    len(classes),
-    1 / 255,
+    'notmnist', train, validation, test, len(classes), scale=1 / 255
   )
 
 
