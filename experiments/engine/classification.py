@@ -385,6 +385,26 @@ def _tally(
   label = examples.label
   nll = optax.softmax_cross_entropy_with_integer_labels(found, label)
   right = jnp.argmax(found, axis=-1) == label
+  return (
+    jnp.sum(right * counts.astype(jnp.float32)),
+    jnp.sum(nll * counts.astype(jnp.float32)),
+    fingerprint(found, index, counts),
+  )
+
+
+def fingerprint(
+  found: jax.Array, index: jax.Array, counts: jax.Array
+) -> jax.Array:
+  """A hash of the bits of outputs; those of parts of a split add up.
+
+  Args:
+    found: outputs [B, n].
+    index: int32 [B], their examples' places in the split.
+    counts: bool [B], which count.
+
+  Returns:
+    uint32 [2].
+  """
   bits = jax.lax.bitcast_convert_type(found, jnp.uint32)
   bits = bits.reshape(len(found), -1)  # float64 has two words
   bits = jnp.where(counts[:, None], bits, 0)
@@ -396,11 +416,7 @@ def _tally(
     jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)
     for m in _HASH
   ]
-  return (
-    jnp.sum(right * counts.astype(jnp.float32)),
-    jnp.sum(nll * counts.astype(jnp.float32)),
-    jnp.stack(hashes),
-  )
+  return jnp.stack(hashes)
 
 
 def _forward(it, w, net_state, key, image):
