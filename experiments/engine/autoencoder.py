@@ -25,6 +25,7 @@ from experiments.data import Examples
 from experiments.engine import classification
 from experiments.engine import validation
 from powerprop import costs
+from powerprop import likelihood
 from powerprop import trees
 from powerprop.types import Params, Problem, Score, Where
 
@@ -365,3 +366,69 @@ def pictures(it: Autoencoder, w: Params, z: jax.Array) -> jax.Array:
   """What the decoder draws: the mean of p(x|z), [n, H, W, C] in [0, 1]."""
   found = jax.nn.sigmoid(decode(it, w, z))
   return found.reshape(len(z), *it.sequence.dataset.image_shape)
+
+
+def proposal(it: Autoencoder, w: Params) -> likelihood.Proposal:
+  """The model, of one picture as pixels, with q(z|x) of its encoder."""
+
+  def log_normal(z, mean, log_std):
+    terms = 0.5 * ((z - mean) * jnp.exp(-log_std)) ** 2 + log_std
+    return -jnp.sum(terms + 0.5 * jnp.log(2 * jnp.pi))
+
+  def sample(known, key):
+    mean, log_std = known
+    return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+
+  widths = (it.latent, *it.head, *it.decoder, it.pixels)
+  return likelihood.Proposal(
+    encode=lambda x: posterior(it, w, x),
+    sample=sample,
+    log_q=lambda known, z: log_normal(z, *known),
+    log_joint=lambda x, z: (
+      log_normal(z, 0.0, jnp.zeros_like(z)) + log_p(decode(it, w, z), x)
+    ),
+    floats=2 * sum(widths),
+  )
+
+
+def log_marginal(
+  it: Autoencoder,
+  w: Params,
+  source: data.Source,
+  split: str,
+  key: jax.Array,
+  samples: int = 5_000,
+  number: int = 0,
+) -> likelihood.Estimate:
+  """log p(x) of a task's pictures; see `likelihood.importance_weighted`.
+
+  Args:
+    it: what is learned.
+    w: weights of the task's net.
+    source: of the task.
+    split: of the sequence.
+    key: a random key.
+    samples: K ≥ 1 draws of z for each picture; 5,000 is the protocol's.
+    number: of pictures, the first of the split; 0 is all.
+
+  Returns:
+    An estimate, in nats per picture.
+  """
+  most, count = int(it.sequence.sizes[split].max()), size(it, source, split)
+  if number:
+    most, count = min(number, most), jnp.minimum(number, count)
+  take = lambda rows: pixels_of(
+    it, data.examples(it.sequence, source, split, rows)
+  )
+  of_task = jax.random.fold_in(key, source.task)
+  return likelihood.importance_weighted(
+    proposal(it, w), take, most, count, of_task, samples
+  )
+
+
+def marginal_flops(it: Autoencoder, number: int, samples: int) -> float:
+  """FLOPs of `log_marginal` of so many pictures: K decoders, one encoder."""
+  shapes, _ = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
+  layers = flops(it, shapes, {})
+  encoder = sum(x for n, x in layers.items() if n.startswith('encoder_'))
+  return number * (encoder + samples * (sum(layers.values()) - encoder))

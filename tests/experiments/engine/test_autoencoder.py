@@ -206,6 +206,30 @@ def test_pixels_outside_of_what_the_likelihood_is_of():
     autoencoder.under_psi('both')
 
 
+def test_the_likelihood_of_a_tasks_pictures_by_importance_sampling():
+  it, w = _tiny(), _weights()
+  found = jax.jit(
+    lambda source, number: autoencoder.log_marginal(
+      it, w, source, 'test', _KEY, 300, number
+    ),
+    static_argnums=1,
+  )(_source(1), 2)
+  # The same by hand: the mean over many draws of p(x|z), z from the prior, of
+  # two latents and a net that is hardly trained.
+  x = autoencoder.pixels_of(
+    it, _problem().batch(_source(1), 'test', jnp.arange(2))
+  )
+  z = jax.random.normal(jax.random.key(9), (4000, 1, it.latent))
+  fits = np.asarray(autoencoder.log_p(autoencoder.decode(it, w, z), x), 'f8')
+  known = np.log(np.exp(fits - fits.max(0)).mean(0)) + fits.max(0)
+  assert found.noise < 0.3
+  np.testing.assert_allclose(found.value, known.mean(), atol=1.0)
+  assert np.isfinite(found.error)
+  assert autoencoder.marginal_flops(it, 3, 10) == 3 * (
+    2 * (64 * 16 + 16 * 4) + 10 * 2 * (2 * 16 + 16 * 12 + 12 * 64)
+  )
+
+
 def test_characters_are_learned_in_turn_and_none_is_forgotten():
   problem = _problem()
   learned = powerprop.learn(
