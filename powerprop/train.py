@@ -226,6 +226,8 @@ def averaged(
     rows_key, augment_key = jax.random.split(jax.random.fold_in(key, i))
     rows = jax.random.randint(rows_key, (at_once,), 0, size)
     found = problem.batch(source, 'train', rows)
+    if recipe.streamed:  # it is a whole batch, whatever the number of rows
+      found = jax.tree.map(lambda x: x[:: recipe.accumulate], found)
     if problem.augment is None:
       return found
     return problem.augment(augment_key, found)
@@ -384,7 +386,7 @@ def _chunk(
     state, losses = jax.lax.scan(
       lambda state, xs: step(state, *xs), state, (steps, rows)
     )
-    return state, jnp.mean(losses)
+    return _checked(state), jnp.mean(losses)
 
   def one(i, carry):
     state, loss = step(carry[0], steps[i], rows[i])
@@ -394,7 +396,17 @@ def _chunk(
   count = jnp.clip(_own_steps(it.recipe, source) - start, 0, num_steps)
   zero = jnp.zeros((), jnp.float32)
   state, total = jax.lax.fori_loop(0, count, one, (state, zero))
-  return state, total / jnp.maximum(count, 1)
+  return _checked(state), total / jnp.maximum(count, 1)
+
+
+def _checked(state: TrainState) -> TrainState:
+  """Whether its numbers are finite, whatever the loss says.
+
+  A ReLU may make zeros of NaN, as XLA's on a CPU does, and a net that answers
+  the same for every input has a loss that is.
+  """
+  finite = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.phi)]
+  return state._replace(finite=state.finite & jnp.all(jnp.stack(finite)))
 
 
 def _one_step(

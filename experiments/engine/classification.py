@@ -46,6 +46,7 @@ class Pictures(NamedTuple):
     streamed: whether a source is the batches of some steps, and is scored one
       batch at a time: see `feed.Streaming`.
     spread: batch -> the same, each device having its part.
+    parts: in which a batch of a streamed source is scored, one after the other.
   """
 
   net: hk.TransformedWithState
@@ -57,6 +58,7 @@ class Pictures(NamedTuple):
   heads: tuple[str, ...] = ()
   streamed: bool = False
   spread: Callable[[Any], Any] = lambda batch: batch
+  parts: int = 1
 
 
 def classification(it: Pictures) -> Problem:
@@ -131,6 +133,7 @@ def of_settings(
     sequence=sequence,
     streamed=isinstance(dataset, data.Streamed),
     spread=spread,
+    parts=s.accumulate,
   )
   if sequence is not None and sequence.scenario != 'domain':
     shapes, _ = jax.eval_shape(functools.partial(init, it), jax.random.key(0))
@@ -265,9 +268,16 @@ def score(
   if it.streamed:
     examples = it.spread(_labelled(*map(jnp.asarray, source)))
     index = jnp.arange(len(examples.label), dtype=jnp.int32)
-    counts = examples.label >= 0
-    right, nll, hashes = _tally(logits(examples), examples, index, counts)
-    count = jnp.maximum(jnp.sum(counts), 1)
+    # As a step's examples are cut: those of a device stay on it.
+    cut = lambda x: x.reshape(-1, it.parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def one(part):
+      mine, index = part
+      return _tally(logits(mine), mine, index, mine.label >= 0)
+
+    tallied = jax.lax.map(one, jax.tree.map(cut, (examples, index)))
+    right, nll, hashes = (jnp.sum(x, 0, dtype=x.dtype) for x in tallied)
+    count = jnp.maximum(jnp.sum(examples.label >= 0), 1)
     return Score(right / count, nll / count, hashes)
   take = functools.partial(batch, it, source, split)
   if it.sequence is None:

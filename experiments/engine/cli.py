@@ -403,6 +403,7 @@ def _run(experiment: Callable[..., None], command: Command) -> None:
     hosts.end(str(e), 1)
     fail(str(e), 1)
   except runs.Interrupted as e:
+    hosts.linger()
     _end(
       e.signum,
       f'everything is saved in {command.workdir}: start the same command again'

@@ -62,6 +62,10 @@ class Held:
     """A whole split: sources to score, and how many examples are in each."""
     yield self._split(split), len(getattr(self._dataset, split).label)
 
+  def sizes(self) -> dict[str, int]:
+    """By split, the number of its examples."""
+    return dict(self._dataset.sizes)
+
   def close(self) -> None:
     """Does nothing."""
 
@@ -136,6 +140,10 @@ class Streaming:
         yield source, int(population.to_host(_count(source.label)))
     finally:
       reader.close()
+
+  def sizes(self) -> dict[str, int]:
+    """By split, the number of its examples."""
+    return dict(self._dataset.sizes)
 
   def close(self) -> None:
     """Ends the processes that read."""

@@ -68,7 +68,7 @@ def fit(
   """
   clock = host.Clock()
   states = trainings.initial_states(recipe, cells, feed.some(1))
-  count = sum(len(c.members) for c in cells)
+  count = population.count(cells)
   with runs.stop_signals() as signals:
     world = host.World(signals, clock)
     # A CPU has its hands full: what it writes meanwhile would hold it back.
@@ -76,6 +76,7 @@ def fit(
     life = host.Host(
       world, workdir, states, s, cells=cells, background=background
     )
+    hosts.require_same({'last checkpoint': life.saved, 'data': feed.sizes()})
     if life.saved is not None:
       print(
         f'Resuming {workdir} at step {life.step:,} of {s.steps:,}.', flush=True
@@ -85,16 +86,21 @@ def fit(
     )
     told: set[population.Member] = set()
 
+    # Several hosts stop at the same place, at a chunk's end.
+    stopped = lambda: bool(signals) and not hosts.several()
+
     def chunk(states, step, number):
       new: list[Any] = [None] * len(cells)
       reports: list[Any] = [None] * len(cells)
       for i, state, report in trainings.advance(
-        cells, states, (step, number), feed
+        cells, states, (step, number), feed, stopped
       ):
         new[i], reports[i] = state, report
-        bar.add(number * len(cells[i].members), _means([report]))
-        if signals and not hosts.several():
-          return None  # what it has done so far is done again
+        bar.add(number * population.own(cells[i]), _means([report]))
+        if stopped():
+          break
+      if stopped():
+        return None  # what it has done so far is done again
       return new, (step + number, reports)
 
     def heard(report):

@@ -6,10 +6,12 @@ together. All else is JAX's.
 """
 
 from collections.abc import Mapping
+import contextlib
 import hashlib
 import json
 import os
 import sys
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from experiments.engine import runs
 
 # So long after a host was last heard of, the others give up, in seconds.
 _HEARTBEAT = 60
+_LINGER = 2.0  # seconds
 
 
 class Place(NamedTuple):
@@ -48,7 +51,8 @@ def join(place: Place) -> None:
     RunError: if they do not come together.
   """
   # Signals are heeded by `runs.stop_signals`, and nothing else.
-  jax.config.update('jax_enable_preemption_service', False)
+  with contextlib.suppress(AttributeError):  # a JAX without it
+    jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(*place, heartbeat_timeout_seconds=_HEARTBEAT)
     several()
@@ -204,4 +208,11 @@ def end(message: str, status: int) -> None:
   if several():
     line = f'Error on host {jax.process_index()}: {message}\n'
     os.write(2, line.encode('utf-8', 'replace'))  # sys.stderr may be closed
+    linger()
     os._exit(status)
+
+
+def linger() -> None:
+  """Lets the others go first: without the first host, JAX aborts them."""
+  if several() and first():
+    time.sleep(_LINGER)

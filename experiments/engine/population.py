@@ -192,7 +192,8 @@ def make_mesh(executor: str, data_devices: int = 1) -> jax.sharding.Mesh | None:
   Raises:
     ConfigError: if the devices cannot be parted so.
   """
-  devices, hosts = jax.devices(), jax.process_count()
+  devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  hosts = jax.process_count()
   if executor == 'map' and hosts == 1 and data_devices <= len(devices):
     devices = devices[:data_devices]
     if data_devices == 1:
@@ -209,18 +210,22 @@ def make_mesh(executor: str, data_devices: int = 1) -> jax.sharding.Mesh | None:
     raise ConfigError(
       f'data_devices is {data_devices}, but with the executor map, several'
       f' hosts share each training: make it {len(devices)}, the number of their'
-      ' devices, or choose the executor vmap.'
+      ' devices, or 0, or choose the executor vmap.'
     )
   grid = np.array(devices).reshape(hosts, runs, -1).transpose(1, 0, 2)
   return jax.sharding.Mesh(grid.reshape(runs, -1), ('runs', 'data'))
 
 
-def share_batches(asked: int, streamed: bool, batch_size: int) -> int:
+def share_batches(
+  asked: int, executor: str, streamed: bool, batch_size: int
+) -> int:
   """How many devices share each batch.
 
   Args:
-    asked: 0 is all where the data are streamed, else one on each host.
-    streamed: whether they are.
+    asked: 0 is all where the data are streamed, or several hosts run one
+      training after the other; else one on each host.
+    executor: as in `make_mesh`.
+    streamed: whether the data are.
     batch_size: examples in a batch.
 
   Returns:
@@ -230,7 +235,8 @@ def share_batches(asked: int, streamed: bool, batch_size: int) -> int:
     ConfigError: if the batch cannot be parted so.
   """
   every, hosts = jax.device_count(), jax.process_count()
-  count = asked or (every if streamed else hosts)
+  together = streamed or (executor == 'map' and hosts > 1)
+  count = asked or (every if together else hosts)
   if batch_size % count:
     raise ConfigError(
       f'batch_size is {batch_size} but must be a multiple of {count}, the'

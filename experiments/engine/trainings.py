@@ -1,6 +1,6 @@
 """Populations of trainings: their programs, their chunks, what they take."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 import functools
 from typing import Any, NamedTuple
@@ -128,7 +128,9 @@ def devices(
   """
   executor = population.choose_executor(s.executor)
   streamed = isinstance(dataset, data.Streamed)
-  shared = population.share_batches(s.data_devices, streamed, s.batch_size)
+  shared = population.share_batches(
+    s.data_devices, executor, streamed, s.batch_size
+  )
   spread = population.spread(population.make_mesh(executor, shared))
   return executor, shared, spread
 
@@ -176,57 +178,63 @@ class _Going(NamedTuple):
 def _advance(
   cell: population.Cell, going: _Going, window: feed_lib.Window
 ) -> _Going:
-  """One window of one cell."""
-  if not np.any(population.to_host(going.state.finite)):
+  """One window of one cell; the devices are at it when this is over."""
+  # Looked at once in a chunk: it waits for the steps before.
+  if not going.losses and not np.any(population.to_host(going.state.finite)):
     return going
   state, loss = cell.programs.chunk(
     going.state, cell.hyper, window.source, window.start, window.steps
   )
   if going.losses:
-    # The devices always have the next window to work on, but no more: what is
-    # read ahead of them would fill their memory.
+    # One window waits while another is worked on, but no more: what is read
+    # ahead of the devices would fill their memory.
     jax.block_until_ready(going.losses[-1][0])
   return _Going(state, (*going.losses, (loss, window.steps)))
 
 
+def _evaluation(cell: population.Cell, going: _Going) -> Callable[[Any], Any]:
+  """source -> what is measured of a cell's nets on it."""
+  if not going.losses:  # all of them have diverged
+    return lambda source: (np.float32(np.nan),) * 2
+  state = going.state
+  w = cell.programs.weights(state)
+  return functools.partial(cell.programs.evaluate, w, state.net)
+
+
 def _finish(
-  cell: population.Cell, going: _Going, feed: feed_lib.Feed
+  cell: population.Cell, going: _Going, accuracy: Any
 ) -> tuple[TrainState, Report]:
   """A cell at the end of a chunk, and what the host wants to know of it."""
   state = going.state
   if not going.losses:
     return state, _report(cell, state, np.nan, np.nan, np.nan)
-  w = cell.programs.weights(state)
-  accuracy, _ = scored(
-    functools.partial(cell.programs.evaluate, w, state.net),
-    feed.parts('validation'),
-  )
   near_zero = cell.programs.near_zero(cell.programs.read(state))
   loss = _mean((population.to_host(x), n) for x, n in going.losses)
   return state, _report(cell, state, loss, accuracy, near_zero)
 
 
 def scored(
-  evaluate: Callable[[Any], Any], parts: Iterable[tuple[Any, int]]
-) -> tuple[Any, ...]:
-  """What is measured of a whole split, from its parts.
+  evaluations: Sequence[Callable[[Any], Any]], parts: Iterable[tuple[Any, int]]
+) -> list[tuple[Any, ...]]:
+  """What is measured of a whole split, from its parts, which are read once.
 
   Args:
-    evaluate: source -> means over its examples, arrays each.
+    evaluations: source -> means over its examples, arrays each.
     parts: of `Feed.parts`.
 
   Returns:
-    The means over all examples.
+    Of each evaluation, the means over all examples.
   """
-  found = [
-    (tuple(map(population.to_host, evaluate(source))), count)
-    for source, count in parts
+  found: list[list[Any]] = [[] for _ in evaluations]
+  counts = []
+  for source, count in parts:
+    counts.append(count)
+    for means, evaluation in zip(found, evaluations, strict=True):
+      means.append(tuple(map(population.to_host, evaluation(source))))
+  return [
+    tuple(_mean(zip(x, counts, strict=True)) for x in zip(*means, strict=True))
+    for means in found
   ]
-  every = zip(*(means for means, _ in found), strict=True)
-  return tuple(
-    _mean(zip(column, (count for _, count in found), strict=True))
-    for column in every
-  )
 
 
 def _mean(parts: Iterable[tuple[Any, int]]) -> Any:
@@ -263,6 +271,7 @@ def advance(
   states: list[TrainState],
   span: tuple[int, int],
   feed: feed_lib.Feed,
+  stopped: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[int, TrainState, Report]]:
   """Trains every cell for a chunk, several at a time on CPU.
 
@@ -277,32 +286,46 @@ def advance(
     span: the first step, and the number of steps in the chunk. All members have
       done as many before.
     feed: what they learn from.
+    stopped: asked between windows, and before an evaluation: whether to stop
+      there, and yield no more.
 
   Yields:
     (index of the cell, its new state, its report), in the order in which they
     finish. Closing the iterator drops the cells that have not started.
   """
-  end = sum(span)
   going = [_Going(state) for state in states]
   with futures.ThreadPoolExecutor(population.workers(cells[0].mesh)) as pool:
 
-    def last(cell, going, window):
-      return _finish(cell, _advance(cell, going, window), feed)
+    def whole(cell, going, window):
+      going = _advance(cell, going, window)
+      [(accuracy, _)] = scored(
+        [_evaluation(cell, going)], feed.parts('validation')
+      )
+      return _finish(cell, going, accuracy)
 
     for window in feed.windows(*span):
-      if window.start + window.steps < end:
-        step = functools.partial(_advance, window=window)
-        going = list(pool.map(step, cells, going))
-        continue
-      jobs = {
-        pool.submit(last, cell, before, window): i
-        for i, (cell, before) in enumerate(zip(cells, going, strict=True))
-      }
-      try:
-        for job in futures.as_completed(jobs):
-          yield jobs[job], *job.result()
-      finally:
-        pool.shutdown(cancel_futures=True)
+      if stopped():
+        return
+      if isinstance(feed, feed_lib.Held):
+        jobs = {
+          pool.submit(whole, cell, before, window): i
+          for i, (cell, before) in enumerate(zip(cells, going, strict=True))
+        }
+        try:
+          for job in futures.as_completed(jobs):
+            yield jobs[job], *job.result()
+        finally:
+          pool.shutdown(cancel_futures=True)
+        return
+      step = functools.partial(_advance, window=window)
+      going = list(pool.map(step, cells, going))
+  if stopped():
+    return
+  # Pictures are read once for all cells.
+  evaluations = [*map(_evaluation, cells, going)]
+  found = scored(evaluations, feed.parts('validation'))
+  for i, (accuracy, _) in enumerate(found):
+    yield i, *_finish(cells[i], going[i], accuracy)
 
 
 def estimate(
@@ -328,12 +351,15 @@ def estimate(
   sizes: dict[int, tuple[int, int]] = {}
   states = kept = 0
   source = feed_lib.shapes(s, dataset)
-  # Of windows, one is worked on, one waits, and one is being read.
-  learned = (
-    estimates.size_of((dataset.train, dataset.validation))
-    if isinstance(dataset, data.Dataset)
-    else 3 * estimates.size_of(source)
-  )
+  mesh = cells[0].mesh
+  shared = 1 if mesh is None else mesh.shape['data'] // jax.process_count()
+  if isinstance(dataset, data.Dataset):
+    learned = estimates.size_of((dataset.train, dataset.validation))
+    learned *= 1 if mesh is None else len(mesh.local_devices)
+    held = 2  # a chunk's states of before are kept until all have done it
+  else:
+    # One is worked on, one waits, and one is being read; and so are states.
+    learned, held = 3 * estimates.size_of(source), 3
   for cell in cells:
     which = id(cell.programs)
     if which not in sizes:
@@ -360,8 +386,7 @@ def estimate(
     parameters=sum(x.size for x in jax.tree.leaves(params)),
     steps=count * s.steps,
     flops=3.0 * forward * recipe.batch_size * count * s.steps,
-    # A chunk's states of before are kept until it has been done by all.
-    device_bytes=learned + 2 * states + rows,
+    device_bytes=learned + held * shared * states + rows,
     disk_bytes=2 * kept,
   )
 

@@ -1,5 +1,6 @@
 """A file's net, measured on the test set of the run that it comes from."""
 
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -73,9 +74,8 @@ def check(
     return train.evaluate(recipe, params, state, source)
 
   source: Any = feed.make(s, run.dataset, None)
-  accuracy, loss = trainings.scored(
-    lambda part: evaluate(params, state, part), source.parts('test')
-  )
+  of_net = functools.partial(evaluate, params, state)
+  [(accuracy, loss)] = trainings.scored([of_net], source.parts('test'))
   (row,) = run.rows
   return Checked(
     float(accuracy),

@@ -147,6 +147,13 @@ def _prepare(s: SparseSettings, data_dir: str | None) -> _Prepared:
   dataset = making.dataset(t.dataset, data_dir, t.dataset_kwargs)
   fitting.check_data(t, dataset)
   fitting.warn_of_long_periods(t, sparse_settings.periods(s))
+  if t.pretrained and t.seeds > 1 and isinstance(dataset, data.Streamed):
+    logging.warning(
+      'seeds is %d, but they all start from %s and have the same batches: they'
+      ' differ only in what a method draws.',
+      t.seeds,
+      t.pretrained,
+    )
   executor, shared, spread = trainings.devices(t, dataset)
   recipe = classification.make_recipe(t, dataset, spread=spread)
   shapes, net_state = jax.eval_shape(lambda: train.initial_theta(recipe, 0))
@@ -211,15 +218,19 @@ def _evaluate(s, recipe, cells, states, aims, sparse, feed):
   with progress.Progress('evaluating', count, 'net') as bar:
     for member, state, theta in trainings.every_member(cells, states):
       weights = trees.weights(theta)
-      for names, masks in _nets(s, member, state, choose, sparse):
-        net_state = own_state(
-          magnitude.prune(theta, masks), state.net, member.seed
-        )
-        of_net = functools.partial(measure, theta, net_state, masks)
-        (validation, _), (accuracy, nll) = (
-          trainings.scored(of_net, feed.parts(split))
-          for split in ('validation', 'test')
-        )
+      nets = [*_nets(s, member, state, choose, sparse)]
+      of_nets = []
+      for _, masks in nets:
+        pruned = magnitude.prune(theta, masks)
+        net_state = own_state(pruned, state.net, member.seed)
+        of_nets.append(functools.partial(measure, theta, net_state, masks))
+      found = (
+        trainings.scored(of_nets, feed.parts(split))
+        for split in ('validation', 'test')
+      )
+      for (names, masks), (validation, _), (accuracy, nll) in zip(
+        nets, *found, strict=True
+      ):
         finite = bool(state.finite) and np.isfinite(nll)
         shares = {n: float(np.mean(m)) for n, m in masks.items()}
         rows.append(

@@ -278,6 +278,15 @@ def test_every_optimizer_that_a_config_may_name_trains(name):
   assert jax.tree.structure(new) == jax.tree.structure(state)
 
 
+def test_what_is_not_finite_is_known_by_the_weights():
+  """The loss is of before the update, and may never show it."""
+  recipe = _recipe(lambda rate: optax.scale(np.nan))
+  (cell,) = trainings.make_cells(recipe, _PSIS, _members((2.0,), 1), 'map')
+  states = trainings.initial_states(recipe, [cell], TRAIN)
+  states, (report,) = _advance([cell], states, num_steps=1)
+  assert np.isfinite(report.loss).all() and not report.finite.any()
+
+
 def test_one_step_by_hand():
   """Golden: φ after one step of SGD is φ − rate·∂L/∂θ·α|φ|^(α−1)."""
   recipe = _recipe()

@@ -9,6 +9,7 @@ import pytest
 from experiments.engine import feed
 from experiments.engine import runs
 from experiments.report import files
+from powerprop import modules
 from tests import sparse_tiny
 from tests.experiments.engine import test_runs
 
@@ -54,6 +55,25 @@ def test_stopped_in_the_midst_of_an_epoch(whole, tmp_path, capsys):
   test_runs._assert_same_run(tmp_path, results, whole)
 
 
+def test_a_signal_is_heeded_between_two_windows(tmp_path, monkeypatch, capsys):
+  """A chunk may be long; of one that is not over, nothing is kept."""
+  monkeypatch.setattr(feed, '_WINDOW_BYTES', 2 * 32 * 8 * 8 * 3)
+  plain, number = feed.Streaming._window, []
+
+  def window(self, reader, steps):
+    number.append(steps)
+    if len(number) == 1 + 7:  # the first is what methods look at
+      os.kill(os.getpid(), signal.SIGTERM)
+    return plain(self, reader, steps)
+
+  monkeypatch.setattr(feed.Streaming, '_window', window)
+  with pytest.raises(runs.Interrupted):
+    sparse_tiny.run(tmp_path, **FIELDS | {'near_zero': 0.012})
+  assert len(number) == 8
+  sparse_tiny.run(tmp_path, **FIELDS | {'near_zero': 0.012})
+  assert 'at step 10 of 40' in capsys.readouterr().out
+
+
 def test_windows_are_parts_of_a_chunk(whole, tmp_path, monkeypatch):
   """However many steps fit into memory, they are the same steps."""
   read = []
@@ -74,13 +94,26 @@ def test_windows_are_parts_of_a_chunk(whole, tmp_path, monkeypatch):
     assert abs(row['test_accuracy'] - wanted['test_accuracy']) < 0.1
 
 
-def test_averages_are_made_anew_of_streamed_pictures(tmp_path):
+def test_averages_are_made_anew_of_streamed_pictures(tmp_path, monkeypatch):
+  """And batches go through the net in parts, wherever they do."""
   fields = FIELDS | {
     'network': 'wide_resnet',
     'network_kwargs': {'depth': 10, 'width': 1},
     'methods': 'dense',
     'average_examples': 60,
     'steps': 10,
+    'accumulate': 2,
   }
+  sizes = set()
+  plain = modules.BatchNorm.__call__
+
+  def call(self, x, *args, **kwargs):
+    sizes.add(len(x))
+    return plain(self, x, *args, **kwargs)
+
+  monkeypatch.setattr(modules.BatchNorm, '__call__', call)
   results = sparse_tiny.run(tmp_path, **fields)
   assert np.isfinite(results['rows'][0]['test_nll'])
+  # Never a whole batch, neither in training nor in what is measured; one is to
+  # make the net.
+  assert sizes <= {1, 16}, sizes
