@@ -23,8 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
   """table1_imagenet, twice as long, with three of its methods.
 
   Iterative pruning extended is RigL's, of 48,000 steps: at 90% it prunes from
-  12,500 to 36,000 every 2,000, which here is said for 32,000. (At 80% it ends at
-  40,000, which is --config.method_kwargs.iterative.end=26666.)
+  12,500 to 36,000 every 2,000, which here is said for 32,000. (At 80% it ends
+  at 40,000, which is --config.method_kwargs.iterative.end=26666.)
   """
   config = table1_imagenet.get_config()
   config.methods = ('rigl', 'iterative', 'top_kast')

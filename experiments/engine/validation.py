@@ -26,12 +26,15 @@ class ConfigError(ValueError):
 def known(kind: str, name: str, names: list[str]) -> None:
   """Raises ConfigError, with the nearest name, where there is no such name."""
   if name not in names:
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f' (did you mean {near[0]!r}?)' if near else ''
     raise ConfigError(
-      f'{kind} {name!r} is unknown{hint}; choose one of'
+      f'{kind} {name!r} is unknown{_hint(name, names)}; choose one of'
       f' {", ".join(sorted(names))}.'
     )
+
+
+def _hint(name: Any, names: Sequence[str]) -> str:
+  near = difflib.get_close_matches(str(name), names, n=1)
+  return f' (did you mean {near[0]!r}?)' if near else ''
 
 
 def numbers(name: str, values: Any) -> tuple[float, ...]:
@@ -96,7 +99,11 @@ def check_names(
     ConfigError: naming the field that is unknown or missing.
   """
   for name in given:
-    known('config field', name, list(fields))
+    if name not in fields:
+      raise ConfigError(
+        f'config field {name!r} is unknown{_hint(name, fields)}; --help lists'
+        ' those that there are.'
+      )
   for name in fields:
     if name not in given and name not in optional:
       raise ConfigError(

@@ -304,7 +304,7 @@ _BAD = [
   ({'sequence': 'permutted'}, ["sequence 'permutted'", "mean 'permuted'"]),
   ({'scenario': 'classes'}, ["scenario 'classes'", "mean 'class'"]),
   ({'num_task': 3}, ["config field 'num_task'", "mean 'num_tasks'"]),
-  ({'steps': 3}, ["config field 'steps'", 'choose one of']),
+  ({'steps': 3}, ["config field 'steps'", '--help lists']),
   ({'densities': 0.5}, ["config field 'densities'"]),
   ({'dataset': 'digit'}, ["data set 'digit'", "mean 'digits'"]),
   ({'network': 'mpl'}, ["network 'mpl'", "mean 'mlp'"]),

@@ -10,6 +10,7 @@ from configs import table1_cifar10
 from experiments import data
 from experiments.engine import classification
 from experiments.engine import fitting
+from experiments.engine import making
 from experiments.engine import settings
 from experiments.sparse_training import settings as sparse_settings
 from powerprop import methods
@@ -34,6 +35,10 @@ def _dataset(name):
   """The data set, or one with pictures of its size."""
   if name == 'digits':
     return data.load(name)
+  if name == 'imagenet2012':
+    return making.dataset(
+      'synthetic', None, {'size': 64, 'sizes': (8_192, 8, 8)}
+    )
   assert name == 'cifar10'
   split = data.Split(
     np.zeros((128, 32, 32, 3), np.uint8), np.zeros(128, np.int32)
