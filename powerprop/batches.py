@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from powerprop.types import Problem
+
 
 @functools.partial(
   jax.jit, static_argnames=('num_steps', 'num_examples', 'batch_size')
@@ -121,3 +123,49 @@ def _permutation(key: jax.Array, n: int) -> jax.Array:
     above = jax.random.bits(round_key, (n,), jnp.uint32) << position_bits
     order = order[jnp.sort(above | position) & ((1 << position_bits) - 1)]
   return order
+
+
+def mixed(
+  problem: Problem,
+  shares: tuple[float, ...],
+  source: Any,
+  key: jax.Array,
+  number: int,
+) -> Any:
+  """A batch of all tasks so far, of each its share, up or down to a whole.
+
+  Args:
+    problem: that says how to go to another task.
+    shares: > 0, by task, relative to one another.
+    source: of the last task so far.
+    key: a random key.
+    number: of examples.
+
+  Returns:
+    A batch; of each task examples drawn with replacement.
+
+  Raises:
+    ValueError: if the problem does not say it.
+  """
+  at = problem.at
+  if at is None:
+    raise ValueError(
+      'the problem does not say how to go to another task (Problem.at): leave'
+      ' out shares'
+    )
+  so_far = jnp.arange(len(shares)) <= problem.task(source)
+  ends = jnp.cumsum(jnp.where(so_far, jnp.asarray(shares, jnp.float32), 0))
+  # Moved at random, so that a share below one example has its turn too.
+  key, shift = jax.random.split(key)
+  places = (jnp.arange(number) + jax.random.uniform(shift)) / number * ends[-1]
+  tasks = jnp.searchsorted(ends, places, side='right').astype(jnp.int32)
+  tasks = jnp.minimum(tasks, problem.task(source))
+
+  def one(task, key):
+    source_of = at(source, task)
+    size = problem.size(source_of, 'train')
+    row = jax.random.randint(key, (1,), 0, size)
+    example = problem.batch(source_of, 'train', row)
+    return jax.tree.map(lambda x: x[0], example)
+
+  return jax.vmap(one)(tasks, jax.random.split(key, number))

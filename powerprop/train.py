@@ -300,45 +300,13 @@ def _batch(
       key = jax.random.fold_in(key, 1)
       rows = jax.random.randint(key, rows.shape, 0, size)
   if continual.shares:
-    examples = _mixed(problem, continual.shares, source, key, len(rows))
+    examples = batches.mixed(problem, continual.shares, source, key, len(rows))
   else:
     examples = problem.batch(source, 'train', rows)
   if problem.augment is None:
     return examples
   key = jax.random.fold_in(_keys(hyper).augment, step)
   return problem.augment(key, examples)
-
-
-def _mixed(
-  problem: Problem,
-  shares: tuple[float, ...],
-  source: Any,
-  key: jax.Array,
-  number: int,
-) -> Any:
-  """A batch of all tasks so far, of each its share, up or down to a whole."""
-  at = problem.at
-  if at is None:
-    raise ValueError(
-      'the problem does not say how to go to another task (Problem.at): leave'
-      ' out shares'
-    )
-  so_far = jnp.arange(len(shares)) <= problem.task(source)
-  ends = jnp.cumsum(jnp.where(so_far, jnp.asarray(shares, jnp.float32), 0))
-  # Moved at random, so that a share below one example has its turn too.
-  key, shift = jax.random.split(key)
-  places = (jnp.arange(number) + jax.random.uniform(shift)) / number * ends[-1]
-  tasks = jnp.searchsorted(ends, places, side='right').astype(jnp.int32)
-  tasks = jnp.minimum(tasks, problem.task(source))
-
-  def one(task, key):
-    source_of = at(source, task)
-    size = problem.size(source_of, 'train')
-    row = jax.random.randint(key, (1,), 0, size)
-    example = problem.batch(source_of, 'train', row)
-    return jax.tree.map(lambda x: x[0], example)
-
-  return jax.vmap(one)(tasks, jax.random.split(key, number))
 
 
 def _begin(
@@ -422,23 +390,40 @@ def _one_step(
   tx = _optimiser(it, hyper, source, step)
   psi = it.psi.at(state.opt)
   theta = psi.to_theta(state.phi)
-  w = method.weights(theta, state.method)
-  (loss, net_state), dense = parts.gradient(
-    recipe.problem.loss, recipe.accumulate
-  )(
-    w,
-    state.net,
-    jax.random.fold_in(keys.net, step),
-    _batch(it, hyper, source, step, rows),
-  )
   key = jax.random.fold_in(keys.method, step)
   # The step's own examples have a key that is folded once.
   again = jax.random.fold_in(jax.random.fold_in(keys.augment, step), 1)
-  plain = dense = _rehearsed(it, dense, w, state, key, again, source)
-  if recipe.l2:
-    dense = trees.map_where(
-      lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
+
+  def gradients(kept, net_state, net_key, examples):
+    w = method.weights(theta, kept)
+    (loss, net_state), dense = parts.gradient(
+      recipe.problem.loss, recipe.accumulate
+    )(w, net_state, net_key, examples)
+    plain = dense = _rehearsed(it, dense, w, state, key, again, source)
+    if recipe.l2:
+      dense = trees.map_where(
+        lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
+      )
+    return net_state, (loss, plain, dense)
+
+  net_key = jax.random.fold_in(keys.net, step)
+  examples = _batch(it, hyper, source, step, rows)
+  if (draws := method.continual.draws) is None:
+    net_state, (loss, plain, dense) = gradients(
+      state.method, state.net, net_key, examples
     )
+  else:
+
+    def of_draw(net_state, i):
+      kept = draws.state(state.method, i)
+      own_key = jax.random.fold_in(net_key, i)
+      net_state, found = gradients(kept, net_state, own_key, examples)
+      return net_state, (*found, method.gradients(found[-1], theta, kept))
+
+    net_state, (loss, plain, dense, pulled) = parts.mean(
+      of_draw, state.net, draws.number
+    )
+    method = method._replace(gradients=lambda *_: pulled)
   coefficient = hyper.coefficient
   penalty = method.continual.penalty
   if recipe.unequal and penalty is not None and penalty.per_example:

@@ -291,6 +291,20 @@ class Trial(NamedTuple):
   state: Callable[[Any, jax.Array], Any]
 
 
+class Draws(NamedTuple):
+  """Several draws of the weights in a step, which learns from their mean.
+
+  The batch is the same for all; what the loss itself draws is not.
+
+  Attributes:
+    number: of draws, ≥ 2: a step costs as many.
+    state: (state, int32 in [0, number)) -> the method's state for that draw.
+  """
+
+  number: int
+  state: Callable[[Any, jax.Array], Any]
+
+
 class Continual(NamedTuple):
   """What a method for several tasks adds; by default nothing.
 
@@ -304,6 +318,7 @@ class Continual(NamedTuple):
       update; None looks away.
     expected: (theta, state) -> w to evaluate in mid-training, where `weights`
       are drawn at random; None is `weights`.
+    draws: several of the weights in each step; None is one.
     joint: whether batches come from all tasks so far.
     shares: by task, how much of every such batch is of it, relative to the
       others so far; () is that each batch is of one task. Needs `Problem.at`.
@@ -338,6 +353,7 @@ class Continual(NamedTuple):
   rehearsal: Rehearsal | None = None
   track: Callable[[Updates, Params, Params, Any], Any] | None = None
   expected: Callable[[Params, Any], Params] | None = None
+  draws: Draws | None = None
   joint: bool = False
   shares: tuple[float, ...] = ()
   remembers: bool = False

@@ -12,7 +12,7 @@ from powerprop import trees
 from powerprop.methods.continual import replay
 from powerprop.methods.continual import sequential
 from powerprop.psi import Psi
-from powerprop.types import Ending, Method, Params, Penalty, Updates
+from powerprop.types import Draws, Ending, Method, Params, Penalty, Updates
 
 
 class Gaussian(NamedTuple):
@@ -118,6 +118,8 @@ def vcl(
   *,
   initial_std: float = 0.05,
   prior_std: float = 1.0,
+  samples: int = 1,
+  reset_std: bool = False,
   coreset: int = 0,
   coreset_steps: int = 100,
   coreset_learning_rate: float = 1e-3,
@@ -128,8 +130,8 @@ def vcl(
     L_t = \frac1{N} \sum_n E_{q_t}[-\log p(y_n | θ, x_n)]
     + \frac{λ}{N} KL(q_t ‖ q_{t-1}), \quad q_0 = N(0, σ_0^2)
 
-  with λ the training's coefficient, and E by one sample of all weights and
-  biases per step, which the batch shares (the authors: 10). φ becomes {'mean':
+  with λ the training's coefficient, and E by samples of all weights and biases
+  in each step, which the batch shares (the authors: 10). φ becomes {'mean':
   φ of μ, 'spread': {…: {'var': log σ}}}: μ is under Ψ, and by its name log σ is
   not. The net predicts with μ (the authors: 100 samples of the weights).
 
@@ -147,8 +149,12 @@ def vcl(
 
   Args:
     tasks: number of tasks, N, heads and shapes.
-    initial_std: σ at the start, > 0; the authors' code has exp(−3).
+    initial_std: σ at the start, > 0; the authors' code has exp(−3), and exp(−6)
+      for generative models.
     prior_std: σ_0 of the first prior, > 0.
+    samples: of the weights in each step, ≥ 1; it costs as many.
+    reset_std: whether σ starts anew after each task, with the prior as it was
+      learned: the authors' code for generative models does so.
     coreset: pictures per task, ≥ 0; a task keeps no more than it has.
     coreset_steps: steps of the copy's training, ≥ 1.
     coreset_learning_rate: of its Adam, > 0.
@@ -169,6 +175,8 @@ def vcl(
     coreset,
     coreset_steps,
     coreset_learning_rate,
+    samples,
+    reset_std,
   )
   _check(setup)
   setup = setup._replace(share=min(coreset, tasks.num_train))
@@ -182,6 +190,7 @@ def vcl(
     track=bound(track),
     end_task=bound(end_task),
     expected=lambda theta, state: theta['mean'],
+    draws=None if samples == 1 else Draws(samples, draw),
     remembers=setup.share > 0,
     predict=lambda theta, record: theta.get('refined', theta['mean']),
   )
@@ -197,6 +206,8 @@ class Setup(NamedTuple):
     share: pictures that a task keeps; 0 is no coreset.
     steps: of the training of the refined copy.
     learning_rate: of its Adam.
+    samples: of the weights in a step.
+    reset_std: whether σ starts anew after a task.
   """
 
   tasks: sequential.Tasks
@@ -205,6 +216,8 @@ class Setup(NamedTuple):
   share: int
   steps: int
   learning_rate: float
+  samples: int
+  reset_std: bool
 
 
 def _check(setup: Setup) -> None:
@@ -219,6 +232,7 @@ def _check(setup: Setup) -> None:
   for name, value, least in (
     ('coreset', setup.share, 0),
     ('coreset_steps', setup.steps, 1),
+    ('samples', setup.samples, 1),
   ):
     if value < least:
       raise ValueError(f'{name} is {value} but must be at least {least}')
@@ -259,6 +273,11 @@ def epsilon(theta: Params, state: State) -> Params:
 def weights(theta: Params, state: State) -> Params:
   """The step's sample μ + σ ε."""
   return sample(posterior(theta), epsilon(theta, state))
+
+
+def draw(state: State, index: jax.Array) -> State:
+  """The state of one of a step's samples."""
+  return state._replace(draws=state.draws + index)
 
 
 def gradients(dense: Updates, theta: Params, state: State) -> Updates:
@@ -307,13 +326,13 @@ def penalty(setup: Setup, theta: Params, state: State) -> jax.Array:
 def track(
   setup: Setup, plain: Updates, before: Params, after: Params, state: State
 ) -> State:
-  """Counts the draw, and the outputs that have had a gradient."""
+  """Counts the draws, and the outputs that have had a gradient."""
   del before, after
   seen = state.seen
   heads = trees.weights(plain, lambda path, _: path in setup.tasks.heads)
   for x in heads.values():
     seen = seen | jnp.any(x != 0, axis=tuple(range(x.ndim - 1)))
-  return state._replace(draws=state.draws + 1, seen=seen)
+  return state._replace(draws=state.draws + setup.samples, seen=seen)
 
 
 def end_task(
@@ -326,6 +345,10 @@ def end_task(
     jnp.where, counted(tasks, new, state.seen), new, old
   )
   state = state._replace(prior=Gaussian(*map(choose, q, state.prior)))
+  if setup.reset_std:
+    start = float(np.log(setup.initial_std))
+    anew = jax.tree.map(lambda x: jnp.full_like(x, start), phi['spread'])
+    phi = phi | {'spread': anew}
   if setup.share:
     store_key, refine_key = jax.random.split(ending.key)
     kept = replay.store(state.coreset, tasks, ending, store_key, setup.share)

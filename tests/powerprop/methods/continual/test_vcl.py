@@ -1,5 +1,6 @@
 """Variational continual learning."""
 
+import functools
 import importlib
 
 import jax
@@ -15,6 +16,7 @@ from powerprop import trees
 from powerprop.methods.continual import sequential
 from powerprop.psi import Psi
 from tests import endings
+from tests import lifetime_tiny
 
 # The package has the function under the module's name.
 vcl = importlib.import_module('powerprop.methods.continual.vcl')
@@ -314,3 +316,49 @@ def test_without_a_coreset_the_mean_predicts():
 def test_bad_options_are_refused(name, value):
   with pytest.raises(ValueError, match=f'{name} is {value} but must be'):
     vcl.vcl(_TASKS, **{name: value})
+
+
+def test_a_step_learns_from_the_mean_of_its_samples():
+  """Of so many draws; here of two, each of which is a step of one alone."""
+  setups = {
+    n: lifetime_tiny.setup(
+      functools.partial(methods.vcl, samples=n),
+      optimizer=optax.sgd,
+      alpha=1.0,
+    )
+    for n in (1, 2)
+  }
+  hyper, source = lifetime_tiny.hyper(coefficient=1.0), lifetime_tiny.source(0)
+  start = setups[1].life.start(hyper, source)
+  steps = {
+    n: jax.jit(functools.partial(x.life.chunk, step=0, num_steps=1))
+    for n, x in setups.items()
+  }
+  alone = []
+  for i in range(2):
+    kept = start.method._replace(draws=jnp.int32(i))
+    after, loss = steps[1](start._replace(method=kept), hyper, source)
+    alone.append((after.phi, loss))
+  both, loss = steps[2](start, hyper, source)
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, *alone)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+    (both.phi, loss),
+    mean,
+  )
+  assert alone[0][1] != alone[1][1]
+  assert both.method.draws == 2
+  with pytest.raises(ValueError, match='samples is 0 but must be at least 1'):
+    methods.vcl(_TASKS, samples=0)
+
+
+def test_the_spread_starts_anew_and_the_prior_keeps_what_was_learned():
+  method = methods.vcl(_TASKS, initial_std=0.1, reset_std=True)
+  phi, state = method.init(_KEY, _PHI, Psi(1.0), None)
+  phi = phi | {'spread': jax.tree.map(lambda x: x - 0.7, phi['spread'])}
+  after, kept, _ = method.continual.end_task(_ending(0, 1.0), phi, state)
+  for x in jax.tree.leaves(after['spread']):
+    np.testing.assert_allclose(x, np.log(0.1), rtol=1e-6)
+  for x in jax.tree.leaves(kept.prior.log_std):
+    np.testing.assert_allclose(x, np.log(0.1) - 0.7, rtol=1e-6)
+  assert (after['mean']['net']['w'] == phi['mean']['net']['w']).all()
