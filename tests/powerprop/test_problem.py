@@ -227,7 +227,7 @@ def test_a_task_keeps_its_own_encoder_and_draws_the_same_pictures():
     ('online_laplace', {}),
     ('si', {}),
     ('mas', {}),
-    ('vcl', {}),
+    ('vcl', {'samples': 3, 'reset_std': True}),
     ('packnet', {}),
     ('efficient_packnet', {'search': 'taylor', 'rates': (0.2, 1.0)}),
     ('single', {}),
