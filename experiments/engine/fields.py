@@ -90,6 +90,21 @@ BINARIES = {
       'retrain_factor',
     ),
   ),
+  'generative': Binary(
+    'digits_generative',
+    (
+      'continual.settings.ContinualSettings',
+      'generative.settings.GenerativeSettings',
+    ),
+    without=(
+      *('steps', 'densities', 'output_density_factor', 'near_zero'),
+      *_OF_POPULATIONS,
+      *('network', 'network_kwargs', 'augment', 'label_smoothing'),
+      *('output_layer', 'sequence', 'sequence_kwargs', 'scenario'),
+      *('run_protocol', 'choose_margin', 'evaluate_every', 'task_epochs'),
+      *('forward_transfer', 'failure_accuracy'),
+    ),
+  ),
   'plan': Binary(
     'plan_resnet50',
     ('sparse_training.plan.Net', 'sparse_training.settings.SparseSettings'),

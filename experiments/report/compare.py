@@ -67,12 +67,18 @@ def table(nets: Sequence[Entry], baseline: str, other: str) -> str:
         for side in sides
       )
       found = differences.paired(first, second)
-      cells.append(markup.difference_cell(found, digits=2))
+      scale = differences.scale_of(name)
+      cells.append(markup.difference_cell(found, digits=2, scale=scale))
     body.append([*(_text(rest[i][1]) for i in shown), *cells])
   names = [rests[0][i][0] for i in shown]
   headers = [name.replace('_', ' ') for name in (*names, *measures)]
   lines = markup.grid(body, headers, 'left', max(len(names), 1))
-  return f'{other} minus {baseline}:\n\n{lines}\n\n{markup.DIFFERENCE}'
+  nats = [n.replace('_', ' ') for n in measures if n in differences.NATS]
+  told = (
+    f'{" and ".join(nats).capitalize()} in nats, all else: ' if nats else ''
+  )
+  note = told + markup.DIFFERENCE
+  return f'{other} minus {baseline}:\n\n{lines}\n\n{note}'
 
 
 def _parsed(text: str, nets: Sequence[Entry]) -> dict[str, str]:

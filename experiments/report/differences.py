@@ -14,6 +14,14 @@ from scipy import special
 from experiments.report import statistics
 from experiments.report.statistics import Row
 
+# Measures that are no shares.
+NATS = ('log_likelihood', 'elbo')
+
+
+def scale_of(measure: str) -> float:
+  """What a measure is shown times: shares are in percent, nats as they are."""
+  return 1.0 if measure in NATS else 100.0
+
 
 class Difference(NamedTuple):
   """How far one setting is ahead of another, over the seeds that both have.
@@ -44,7 +52,8 @@ class Entry(NamedTuple):
   Attributes:
     setting: its fields but for the seed, by name.
     seed: its seed.
-    measures: shares in [−1, 1], by name; nan where one does not apply.
+    measures: shares in [−1, 1] but for those of `NATS`, by name; nan where one
+      does not apply.
   """
 
   setting: Mapping[str, Any]

@@ -16,8 +16,15 @@ DIFFERENCE = (
 _WIDEST = 100  # columns of a terminal, and of a page
 
 
-def difference_cell(found: differences.Difference, digits: int = 1) -> str:
+def difference_cell(
+  found: differences.Difference, digits: int = 1, scale: float = 100.0
+) -> str:
   """A difference as a cell, in the words of `DIFFERENCE`.
+
+  Args:
+    found: the difference.
+    digits: after the point.
+    scale: what it is multiplied by; see `differences.scale_of`.
 
   >>> difference_cell(differences.Difference(0.0125, 0.0025, 5, 4, 1))
   '+1.2 ± 0.2* 4/5'
@@ -26,9 +33,9 @@ def difference_cell(found: differences.Difference, digits: int = 1) -> str:
   """
   if not found.n:
     return '–'
-  text = f'{100 * found.mean:+.{digits}f}'
+  text = f'{scale * found.mean:+.{digits}f}'
   if math.isfinite(found.half):
-    text += f' ± {100 * found.half:.{digits}f}' + '*' * found.clear
+    text += f' ± {scale * found.half:.{digits}f}' + '*' * found.clear
   return f'{text} {found.ahead}/{found.n}'
 
 

@@ -36,7 +36,7 @@ _HEADERS = (
 # What is compared unless a row says otherwise.
 _BASELINE: Row = {'transform': 'powerprop', 'alpha': 1.0}
 _OTHER: Row = {'transform': 'powerprop', 'alpha': '> 1'}
-_ACCURACIES = ('test_accuracy', 'average_accuracy')
+_ACCURACIES = ('test_accuracy', 'average_accuracy', 'log_likelihood')
 _CHOSEN = ('alpha', 'coefficient', 'learning_rate')
 
 # Settings that fit a row, as their items: a number for each seed.
@@ -113,6 +113,7 @@ def _cells(results: Row, row: Row) -> tuple[str, ...]:
     where['density'] = min(tested, key=lambda d: abs(d - where['density']))
   usual = [name for name in _ACCURACIES if name in nets[0].measures]
   measure = row.get('measure', usual[0])
+  scale = differences.scale_of(measure)
   sides = []
   for name, fields in (('baseline', _BASELINE), ('other', _OTHER)):
     fields = {**fields, **row.get(name, {}), **where}
@@ -139,9 +140,11 @@ def _cells(results: Row, row: Row) -> tuple[str, ...]:
   names = row.get('names', (None, None))
   return (
     row['method'].format(density=f'{100 * where.get("density", 1):.3g}%'),
-    _side(baseline, sides[0], names[0] or ''),
-    _side(other, sides[1], names[1]),
-    '<br>'.join(map(markup.difference_cell, gaps.values())),
+    _side(baseline, sides[0], names[0] or '', scale),
+    _side(other, sides[1], names[1], scale),
+    '<br>'.join(
+      markup.difference_cell(gap, scale=scale) for gap in gaps.values()
+    ),
     '; '.join(filter(None, [_verdict(gaps), row.get('note')])),
     row.get('says', ''),
   )
@@ -176,7 +179,9 @@ def _chosen(side: _Side, results: Row) -> _Side:
   return {best: side[best]}
 
 
-def _side(shown: _Side, candidates: _Side, title: str | None) -> str:
+def _side(
+  shown: _Side, candidates: _Side, title: str | None, scale: float
+) -> str:
   """Mean and standard deviation of every setting, and what tells it apart."""
   lines = []
   for setting, seeds in shown.items():
@@ -193,8 +198,8 @@ def _side(shown: _Side, candidates: _Side, title: str | None) -> str:
       if name != 'alpha' and fields[name]
     ]
     mean, std = statistics.mean_and_std(list(seeds.values()))
-    text = f'{100 * mean:.1f}'
-    text += f' ± {100 * std:.1f}' if len(seeds) > 1 else ''
+    text = f'{scale * mean:.1f}'
+    text += f' ± {scale * std:.1f}' if len(seeds) > 1 else ''
     label = [part for part in label if part]
     lines.append(text + (f' ({", ".join(label)})' if label else ''))
   return '<br>'.join(lines) or '–'

@@ -1,9 +1,10 @@
 """Published results, to stand beside a run's own.
 
-Plain data: top-1 test accuracies in percent, as printed.
+Plain data, as printed: top-1 test accuracies in percent, and of Table 3
+log-likelihoods in nats.
 
 References:
-  Schwarz et al., Powerpropagation, 2021, Tables 1 and 2, section 6.3.1.
+  Schwarz et al., Powerpropagation, 2021, Tables 1 to 3, section 6.3.
   Evci et al., Rigging the Lottery (RigL), 2020: CIFAR-10 (section 4.3, Figure
   4), and on ImageNet what the former leaves out.
   Golkar et al., Continual learning via neural pruning (CLNP), 2019, Table 1.
@@ -104,6 +105,22 @@ class Usage(NamedTuple):
   shares: tuple[float, ...]
   note: str
   source: str
+
+
+class Likelihood(NamedTuple):
+  """A published test log-likelihood of ten characters drawn in turn.
+
+  Attributes:
+    method: as `powerprop.methods` calls it.
+    nats: by data set, as a config calls it: the mean of all pictures.
+    note: what the source calls it, or ''.
+    powerprop: whether with α > 1.
+  """
+
+  method: str
+  nats: Mapping[str, float]
+  note: str = ''
+  powerprop: bool = False
 
 
 IMAGENET = Setting(
@@ -258,6 +275,45 @@ PERMUTED_MNIST_UNITS: tuple[Usage, ...] = (
     'CLNP, section 3.1',
   ),
 )
+
+
+def _characters(
+  method: str,
+  mnist: float,
+  notmnist: float,
+  note: str = '',
+  powerprop: bool = False,
+) -> Likelihood:
+  nats = {'mnist': mnist, 'notmnist': notmnist}
+  return Likelihood(method, nats, note, powerprop)
+
+
+TABLE3 = 'Powerpropagation, Table 3'
+CHARACTERS: tuple[Likelihood, ...] = (
+  _characters('naive', -258.40, -797.88),
+  _characters('online_ewc', -108.06, -225.54, 'called Laplace there'),
+  _characters('ewc', -105.78, -212.62),
+  _characters('si', -111.47, -190.48),
+  _characters('vcl', -94.27, -187.34),
+  _characters('efficient_packnet', -94.50, -177.08),
+  _characters('online_ewc', -96.72, -196.87, 'called Laplace there', True),
+  _characters('ewc', -95.79, -188.56, '', True),
+  _characters('efficient_packnet', -92.15, -174.54, '', True),
+)
+
+
+def likelihood(dataset: str, method: str, powerprop: bool) -> float | None:
+  """A published log-likelihood, in nats; None where there is none.
+
+  Args:
+    dataset: as a config calls it.
+    method: as `powerprop.methods` calls it.
+    powerprop: whether with α > 1.
+  """
+  for line in CHARACTERS:
+    if (line.method, line.powerprop) == (method, powerprop):
+      return line.nats.get(dataset)
+  return None
 
 
 def usage(

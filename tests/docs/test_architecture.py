@@ -11,7 +11,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / 'docs' / 'architecture.md').read_text(encoding='utf-8')
-_EXPERIMENTS = ('one_shot', 'sparse_training', 'continual', 'stream')
+_EXPERIMENTS = (
+  'one_shot',
+  'sparse_training',
+  'continual',
+  'stream',
+  'generative',
+)
 # What each may import of ours; experiments.plan is a binary of sparse_training.
 _MAY = {
   'powerprop': {'powerprop'},
@@ -24,6 +30,15 @@ _MAY = {
   },
   # It learns sequences, as `continual` does, and only sees them otherwise.
   'stream': {'powerprop', 'data', 'report', 'engine', 'continual', 'stream'},
+  # It learns sequences of another problem.
+  'generative': {
+    'powerprop',
+    'data',
+    'report',
+    'engine',
+    'continual',
+    'generative',
+  },
   # Sequences have more outputs than their tasks, which `continual` knows.
   'export': {'powerprop', 'data', 'report', 'engine', 'continual', 'export'},
   'plan': {'powerprop', 'report', 'engine', 'sparse_training'},

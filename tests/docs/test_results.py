@@ -7,6 +7,7 @@ import pytest
 
 from experiments.continual import analysis
 from experiments.continual import tables as continual_tables
+from experiments.generative import tables as generative_tables
 from experiments.one_shot import tables
 from experiments.report import compare
 from experiments.report import files
@@ -36,6 +37,8 @@ def _markdown(path):
     return continual_tables.markdown(results)
   if results.get('experiment') == 'stream':
     return stream_tables.markdown(results)
+  if results.get('experiment') == 'generative':
+    return generative_tables.markdown(results)
   return tables.markdown(results)
 
 

@@ -12,6 +12,7 @@ from experiments.one_shot import run as one_shot_lib
 from experiments.sparse_training import run as sparse_lib
 from experiments.sparse_training import settings as sparse_settings
 from tests import continual_run_tiny
+from tests import generative_tiny
 from tests import sparse_tiny
 from tests import stream_tiny
 from tests import tiny
@@ -155,6 +156,7 @@ def test_a_period_longer_than_the_training_is_warned_of(caplog):
     ('sparse_training', sparse_tiny.config),
     ('continual', continual_run_tiny.config),
     ('stream', stream_tiny.config),
+    ('generative', generative_tiny.config),
   ],
 )
 def test_a_dry_run_shows_it(monkeypatch, capsys, binary, config):

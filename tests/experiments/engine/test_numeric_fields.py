@@ -5,9 +5,11 @@ import pytest
 
 from experiments.continual import settings as continual_settings
 from experiments.engine import settings
+from experiments.generative import settings as generative_settings
 from experiments.sparse_training import settings as sparse_settings
 from experiments.stream import settings as stream_settings
 from tests import continual_run_tiny
+from tests import generative_tiny
 from tests import sparse_tiny
 from tests import stream_tiny
 from tests import tiny
@@ -63,6 +65,16 @@ _EXPERIMENTS = {
     ),
     _SEVERAL,
   ),
+  'generative': (
+    generative_tiny.config,
+    generative_settings.check,
+    (
+      *('seeds', 'batch_size', 'num_tasks', 'latent', 'likelihood_samples'),
+      *('likelihood_pictures', 'matrix_samples'),
+    ),
+    (*_SHARED, *('epochs', 'retrain_epochs', 'clip_norm', 'retrain_factor')),
+    _SEVERAL,
+  ),
 }
 
 
@@ -97,6 +109,7 @@ def test_no_number_of_a_config_is_missing_here():
     ('sparse_training', [sparse_settings.SparseSettings]),
     ('continual', [continual_settings.ContinualSettings]),
     ('stream', [stream_settings.StreamSettings]),
+    ('generative', [generative_settings.GenerativeSettings]),
   ):
     _, _, whole, real, several = _EXPERIMENTS[experiment]
     for kind in kinds:

@@ -13,6 +13,7 @@ from experiments.engine import config_files
 from experiments.engine import fields
 from experiments.engine import overrides
 from experiments.engine import settings
+from experiments.generative import settings as generative_settings
 from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import settings as sparse_settings
 from experiments.stream import settings as stream_settings
@@ -24,6 +25,7 @@ _CHECKS = {
   'sparse_training': sparse_settings.check,
   'continual': continual_settings.check,
   'stream': stream_settings.check,
+  'generative': generative_settings.check,
   'plan': sparse_plan.of_config,
 }
 

@@ -1,0 +1,1 @@
+"""Ten characters, drawn one after the other by one variational autoencoder."""

@@ -1,0 +1,90 @@
+"""What is measured of nets that draw: likelihoods, and the pictures."""
+
+import functools
+
+import jax
+import numpy as np
+from powerprop.likelihood import Estimate
+
+from experiments import data
+from experiments.continual.learner import Learner
+from experiments.continual.learner import Measures
+from experiments.engine import autoencoder
+from experiments.engine.autoencoder import Autoencoder
+from experiments.generative.analysis import NAMES
+from experiments.generative.settings import GenerativeSettings
+from powerprop.types import Params
+
+DRAWN = 2  # pictures of each character, after each task
+
+
+def measures(
+  s: GenerativeSettings, it: Autoencoder, sequence: data.Sequence
+) -> Measures:
+  """What `continual.learner` measures for this experiment.
+
+  Codes and samples are the same for all members, tasks and times: what is
+  unchanged has the same numbers and pictures.
+
+  Args:
+    s: checked settings.
+    it: the net.
+    sequence: of tasks.
+
+  Returns:
+    Functions that give, after each task, 'likelihoods', float32
+    [members, T], of the test pictures of each task so far, NaN of the others,
+    and 'drawn', uint8 [members, T, DRAWN, H, W], pictures of them; and at the
+    end 'log_likelihood', float32 [members, T, 2], means and standard errors
+    over pictures.
+  """
+  key = jax.random.key(0)
+
+  @functools.partial(jax.jit, static_argnames='samples')
+  def likelihood(w: Params, source: data.Source, samples: int) -> Estimate:
+    return autoencoder.log_marginal(
+      it, w, source, 'test', key, samples, s.likelihood_pictures
+    )
+
+  latents = autoencoder.fixed_latents(it, DRAWN)
+  draw = jax.jit(lambda w: autoencoder.pictures(it, w, latents))
+
+  def of_member(
+    learner: Learner, m: int, task: int, w: Params, samples: int
+  ) -> Estimate:
+    source = learner.source(task)
+    if learner.cell.stacked:
+      tables = jax.tree.map(lambda x: x[m], source.tables)
+      source = source._replace(tables=tables)
+    return jax.device_get(likelihood(w, source, samples))
+
+  def after_task(learner: Learner) -> dict[str, np.ndarray]:
+    members, tasks = len(learner.cell.members), sequence.num_tasks
+    height, width, _ = sequence.dataset.image_shape
+    likelihoods = np.full((members, tasks), np.nan, np.float32)
+    drawn = np.zeros((members, tasks, DRAWN, height, width), np.uint8)
+    for m in range(members):
+      for t, w in enumerate(learner.nets(m)):
+        found = of_member(learner, m, t, w, s.matrix_samples)
+        likelihoods[m, t] = found.value
+        pictures = np.asarray(draw(w)).reshape(DRAWN, height, width)
+        drawn[m, t] = np.round(255 * np.clip(pictures, 0, 1))
+    return {'likelihoods': likelihoods, 'drawn': drawn}
+
+  def at_end(learner: Learner) -> dict[str, np.ndarray]:
+    members, tasks = len(learner.cell.members), sequence.num_tasks
+    out = np.full((members, tasks, 2), np.nan, np.float32)
+    for m in range(members):
+      for t, w in enumerate(learner.nets(m)):
+        learner.life.stop_if_asked()
+        found = of_member(learner, m, t, w, s.likelihood_samples)
+        out[m, t] = found.value, found.error
+    return {'log_likelihood': out}
+
+  return Measures(after_task, at_end, NAMES)
+
+
+def counts(s: GenerativeSettings, sequence: data.Sequence) -> np.ndarray:
+  """How many test pictures of each task are measured; int [T]."""
+  sizes = np.asarray(sequence.sizes['test'])
+  return np.minimum(sizes, s.likelihood_pictures or sizes.max())

@@ -1,0 +1,163 @@
+"""A config of `experiments.generative`, checked."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from experiments.continual import settings as continual_settings
+from experiments.continual.settings import ContinualSettings
+from experiments.engine import named
+from experiments.engine import settings
+from experiments.engine import validation
+from experiments.engine.settings import Settings
+
+_EXAMPLE = 'configs/digits_generative.py'
+POWERPROP_ON = ('shared', 'all')
+LAYERS = ('encoder', 'head', 'decoder')
+# Fields of `Settings` that mean nothing here: there is one net, without labels.
+_UNUSED = (
+  *continual_settings.UNUSED,
+  *('network', 'network_kwargs', 'augment', 'label_smoothing', 'output_layer'),
+)
+# Fields of `ContinualSettings` that mean something here.
+_TAKEN = (
+  'num_tasks',
+  'epochs',
+  'retrain_epochs',
+  'methods',
+  'method_kwargs',
+  'method_training',
+  'choose_learning_rate',
+  'search_tasks',
+  'search_seeds',
+  'reset_optimizer',
+  'clip_norm',
+  'retries',
+  'retrain_factor',
+  'retry_factor',
+)
+# What stands in for the others.
+_FIXED: Mapping[str, Any] = {
+  'network': 'mlp',
+  'network_kwargs': {},
+  'sequence': 'split',
+  'sequence_kwargs': {'per_task': 1, 'padded': False},
+  'scenario': 'task',
+  'run_protocol': False,  # nobody has published a coefficient
+  'forward_transfer': False,  # a net without the task's encoder draws nothing
+}
+# Fields that a method cannot have otherwise than the rest here.
+_SAME = ('network_kwargs', 'label_smoothing', 'task_epochs', 'evaluate_every')
+
+
+class GenerativeSettings(NamedTuple):
+  """What `experiments.generative` is told.
+
+  Attributes:
+    training: the fields that it shares with `experiments.continual`; a task is
+      a class of the data set, from the first.
+    encoder: widths of the encoder's hidden layers, which each task has for
+      itself.
+    latent: number of latents, ≥ 1.
+    head: widths of the decoder's first layers, which each task has for itself.
+    decoder: widths of its shared hidden layers before the pixels.
+    powerprop_on: 'shared', the decoder that tasks share, which methods govern;
+      or 'all', the encoders and heads as well.
+    likelihood_samples: K ≥ 1 of the log-likelihood after the last task.
+    likelihood_pictures: how many of a task's test pictures it is of, the first;
+      0 is all.
+    matrix_samples: K ≥ 1 of the log-likelihoods of all tasks so far after each
+      task, of as many pictures: what is forgotten goes by them.
+  """
+
+  training: ContinualSettings
+  encoder: tuple[int, ...] = (500, 500)
+  latent: int = 50
+  head: tuple[int, ...] = (500, 500)
+  decoder: tuple[int, ...] = (500,)
+  powerprop_on: str = 'shared'
+  likelihood_samples: int = 5000
+  likelihood_pictures: int = 0
+  matrix_samples: int = 100
+
+
+def _shared() -> tuple[str, ...]:
+  """Fields of the other settings that a config has."""
+  return (*(n for n in Settings._fields if n not in _UNUSED), *_TAKEN)
+
+
+def _own() -> tuple[str, ...]:
+  return GenerativeSettings._fields[1:]
+
+
+def check(config: ml_collections.ConfigDict) -> GenerativeSettings:
+  """Checks a config by itself; what depends on the data comes later.
+
+  Args:
+    config: as read from a config file and overridden on the command line.
+
+  Returns:
+    Settings.
+
+  Raises:
+    ConfigError: naming the first field that is missing, unknown or out of
+      range.
+  """
+  given = named.by_short_names(config.to_dict())
+  optional = {
+    **GenerativeSettings._field_defaults,
+    **ContinualSettings._field_defaults,
+    **Settings._field_defaults,
+  }
+  validation.check_names(given, [*_own(), *_shared()], optional, _EXAMPLE)
+  rest = {k: v for k, v in given.items() if k not in _own()}
+  training = continual_settings.check(
+    ml_collections.ConfigDict({**rest, **_FIXED})
+  )
+  for name, fields in training.method_training.items():
+    for field in fields:
+      allowed = [n for n in continual_settings.OVERRIDES if n not in _SAME]
+      validation.known(f'field of method_training.{name}', field, allowed)
+  s = GenerativeSettings(
+    training, **{k: v for k, v in given.items() if k in _own()}
+  )
+  s = s._replace(**{n: _widths(n, getattr(s, n)) for n in LAYERS})
+  validation.check_whole(
+    s,
+    {
+      'latent': 1,
+      'likelihood_samples': 1,
+      'likelihood_pictures': 0,
+      'matrix_samples': 1,
+    },
+  )
+  validation.known('powerprop_on', s.powerprop_on, [*POWERPROP_ON])
+  return s
+
+
+def _widths(name: str, value: Any) -> tuple[int, ...]:
+  several = value if isinstance(value, tuple | list) else (value,)
+  ok = lambda x: isinstance(x, int) and not isinstance(x, bool)
+  validation.require(
+    all(ok(x) and 1 <= x <= validation.LARGEST for x in several),
+    name,
+    repr(value),
+    'whole numbers of at least 1, the widths of layers',
+  )
+  return tuple(several)
+
+
+def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+  """A config with all defaults; see `settings.resolved`."""
+  own = {**GenerativeSettings._field_defaults}
+  own |= {k: v for k, v in given.items() if k in _own()}
+  rest = {k: v for k, v in given.items() if k not in own}
+  shared = continual_settings.resolved({**rest, **_FIXED})
+  return {k: v for k, v in shared.items() if k in _shared()} | own
+
+
+def rules(s: GenerativeSettings) -> settings.Rules:
+  """What of a config may change when its run goes on."""
+  del s
+  return settings.Rules(resolved, settings.ALWAYS_FREE)

@@ -1,0 +1,218 @@
+"""How well characters are drawn, as Markdown, beside the paper's Table 3."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.continual import analysis as continual_analysis
+from experiments.continual import courses
+from experiments.continual import tables as continual_tables
+from experiments.continual.analysis import finite
+from experiments.continual.analysis import setting_of
+from experiments.generative import analysis as generative_analysis
+from experiments.report import differences
+from experiments.report import markup
+from experiments.report import naming
+from experiments.report import published
+from experiments.report.statistics import Row
+
+# By header: a measure, its factor, and its digits.
+_COLUMNS = {
+  'log-likelihood': ('log_likelihood', 1, 2),
+  'error': ('log_likelihood_error', 1, 2),
+  'ELBO': ('elbo', 1, 2),
+  'when learned': ('elbo_when_learned', 1, 2),
+  'before pruning': ('elbo_before_pruning', 1, 2),
+  'forgetting': ('forgetting', 1, 2),
+  'used weights': ('used_weights', 100, 2),
+  'unchanged': ('unchanged', 100, 0),
+  'failed tasks': ('failed_tasks', 1, 1),
+  'missed targets': ('missed_targets', 1, 1),
+}
+_NOTES = (
+  'In nats a picture, but for used weights (of the shared decoder) and'
+  ' unchanged tasks, in percent, and numbers of tasks. Log-likelihood: of the'
+  ' test pictures of all tasks after the last, the mean over tasks; error: the'
+  ' standard error of that mean, over pictures, of one run. ELBO: likewise, the'
+  ' bound that is trained on; when learned and before pruning: just after each'
+  ' task. Forgetting: best minus last log-likelihood of a task, by fewer'
+  ' samples. Unchanged: tasks whose decoded pictures, from the same codes, stay'
+  ' the same bit for bit. Failed: training diverged in all tries.'
+)
+_DIFFERENCE = (
+  "In nats, seeds paired, with half the 95% interval by Student's t where there"
+  ' are three seeds or more, and in how many seeds it is above zero.'
+)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+  """What tables.md holds and what is printed at the end of a run.
+
+  Args:
+    results: a run's record.
+
+  Returns:
+    Markdown, ending in a newline: all settings beside what is published, what
+    each was given, α > 1 against α = 1, each task by itself, and what a search
+    chose from.
+  """
+  rows, labels = results['rows'], results.get('labels', {})
+  plain = generative_analysis.plain(rows)
+  parts = [
+    setting(results),
+    main_table(results),
+    _NOTES,
+    continual_tables.budget_table({**results, 'rows': plain}),
+    difference_table(rows, labels),
+    tasks_table(rows, labels),
+    search_table(rows, labels),
+  ]
+  return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def setting(results: Mapping[str, Any]) -> str:
+  """What was learned and how it was measured, in a sentence or two."""
+  pictures = results['pictures']
+  span = lambda n: f'{n[0]:,}' if n[0] == n[1] else f'{n[0]:,} to {n[1]:,}'
+  return (
+    f'{naming.short_name(results["dataset"])},'
+    f' {results["num_tasks"]} characters in turn,'
+    f' {span(pictures["train"])} training and {span(pictures["test"])} test'
+    f' pictures each. The log-likelihood is importance sampling with'
+    f' {results["likelihood_samples"]:,} samples of'
+    f' {span(pictures["measured"])} test pictures of each character.'
+  )
+
+
+def published_of(entry: Row, results: Mapping[str, Any]) -> float | None:
+  """What the paper has for a setting, in nats; None where it has nothing."""
+  stands = results.get('stands_for', {})
+  method = stands.get(entry['method'], entry['method'])
+  return published.likelihood(results['dataset'], method, entry['alpha'] > 1)
+
+
+def main_table(results: Mapping[str, Any]) -> str:
+  """Every setting, how well it draws, and what the paper has."""
+  rows, labels = results['rows'], results.get('labels', {})
+  summary = results.get('summary') or generative_analysis.summarise(rows, {})
+  there = {
+    header: column
+    for header, column in _COLUMNS.items()
+    if any(finite(e.get(f'{column[0]}_mean')) for e in summary)
+  }
+  for name in ('failed tasks', 'missed targets'):
+    if name in there and not any(
+      e.get(f'{there[name][0]}_mean') for e in summary
+    ):
+      there.pop(name)
+  body = []
+  for entry in summary:
+    number = published_of(entry, results)
+    cells = [_measure(entry, *column) for column in there.values()]
+    if 'before pruning' in there and 'used_weights_mean' not in entry:
+      cells[list(there).index('before pruning')] = '–'  # nothing is pruned
+    body.append(
+      [
+        *courses.names(entry, rows, labels),
+        cells[0],
+        '' if number is None else f'{number:.2f}',
+        *cells[1:],
+      ]
+    )
+  if not body:
+    return ''
+  first, *rest = there
+  headers = [*courses.headers(rows), first, 'paper', *rest]
+  most = max(entry['n'] for entry in summary)
+  runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
+  table = markup.without_empty(body, headers, len(courses.headers(rows)))
+  paper = any(published_of(e, results) is not None for e in summary)
+  return f'{table}\n\n{runs}' + (
+    f' Paper: {published.TABLE3}.' if paper else ''
+  )
+
+
+def difference_table(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
+  """How far every α > 1 is ahead of α = 1, chosen against chosen; or ''."""
+  groups = generative_analysis.shown(rows)
+  by_line = {key[:3]: group for key, group in groups.items()}
+  of = lambda group: {
+    m[0]['seed']: generative_analysis.measures(m, {})['log_likelihood']
+    for m in group
+  }
+  body = []
+  for (method, transform, alpha), group in by_line.items():
+    same = method, transform, 1.0
+    if alpha == 1 or same not in by_line:
+      continue
+    found = differences.paired(of(by_line[same]), of(group))
+    if not np.isfinite(found.mean):
+      continue
+    text = f'{found.mean:+.2f}'
+    if np.isfinite(found.half):
+      text += f' ± {found.half:.2f}'
+    name = naming.setting_name(transform, alpha, labels)
+    method = continual_analysis.title(method, labels)
+    body.append([method, name, f'{text} {found.ahead}/{found.n}'])
+  if not body:
+    return ''
+  table = markup.grid(body, ['method', 'setting', 'log-likelihood'], 'left', 2)
+  return f'Difference to α = 1.\n\n{table}\n\n{_DIFFERENCE}'
+
+
+def tasks_table(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
+  """The log-likelihood of each task after the last, means over seeds."""
+  groups = generative_analysis.shown(rows)
+  body = []
+  for group in groups.values():
+    numbers = np.array(
+      [
+        [
+          r['log_likelihood'] if finite(r['log_likelihood']) else np.nan
+          for r in m
+        ]
+        for m in group
+      ]
+    )
+    cells = [
+      f'{x:.1f}' if np.isfinite(x) else '–' for x in numbers.mean(axis=0)
+    ]
+    body.append([*courses.names(group[0][0], rows, labels), *cells])
+  if not body:
+    return ''
+  headers = courses.headers(rows)
+  longest = max(len(line) for line in body) - len(headers)
+  body = [line + ['–'] * (longest + len(headers) - len(line)) for line in body]
+  names = [str(task + 1) for task in range(longest)]
+  table = markup.grid(body, [*headers, *names], 'left', len(headers))
+  return f'Log-likelihood of each task after the last:\n\n{table}'
+
+
+def search_table(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
+  """The candidates of a search with their ELBO on validation data, or ''."""
+  plain = generative_analysis.plain(rows)
+  candidates = continual_analysis.candidates(plain, True)
+  if not candidates:
+    return ''
+  selected = {setting_of(e) for e in continual_analysis.select(plain)}
+  body = []
+  for entry in candidates:
+    text = _measure(entry, 'validation_accuracy', 1, 2)
+    text += ' (failed a task)' if entry['failed'] else ''
+    chosen = 'chosen' if setting_of(entry) in selected else ''
+    names = courses.names(entry, rows, labels)
+    body.append([*names, str(entry['tasks']), text, chosen])
+  headers = [*courses.headers(rows), 'tasks', 'validation ELBO', '']
+  table = markup.grid(body, headers, 'left', len(courses.headers(rows)))
+  return f'The search, on validation data, after its last task:\n\n{table}'
+
+
+def _measure(entry: Row, name: str, scale: float, digits: int) -> str:
+  mean = entry.get(f'{name}_mean')
+  if not finite(mean):
+    return '–'
+  text = f'{scale * mean:.{digits}f}'
+  if entry['n'] > 1 and name != 'log_likelihood_error':
+    text += f' ± {scale * entry[f"{name}_std"]:.{digits}f}'
+  return text
