@@ -2,7 +2,8 @@
 
 One variational autoencoder of 8x8 pictures learns to draw 0, then 1, and so on,
 by fine-tuning, EWC and EfficientPackNet at α = 1 and 2, one seed. All values
-are defaults of ours; so are the sizes. In at most three minutes on two cores.
+are defaults of ours, the sizes among them. A guess, as it was not run in full:
+two minutes on two idle cores, most of them compilation.
 
   python -m experiments.generative --config=configs/digits_generative.py
 """

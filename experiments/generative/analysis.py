@@ -96,7 +96,9 @@ def settings(rows: Iterable[Row]) -> dict[tuple[Any, ...], list[list[Row]]]:
   return continual_analysis.settings(rows)
 
 
-def shown(rows: Sequence[Row]) -> dict[tuple[Any, ...], list[list[Row]]]:
+def shown(
+  rows: Sequence[Row],
+) -> dict[tuple[Any, ...], Sequence[Sequence[Row]]]:
   """The members that stand for each (method, transform, alpha)."""
   found = continual_analysis.shown(plain(rows))
   return {key: [named(m) for m in group] for key, group in found.items()}

@@ -51,12 +51,14 @@ def measures(
 
   def of_member(
     learner: Learner, m: int, task: int, w: Params, samples: int
-  ) -> Estimate:
+  ) -> tuple[float, float]:
+    """The mean of a task's pictures, and its standard error."""
     source = learner.source(task)
     if learner.cell.stacked:
       tables = jax.tree.map(lambda x: x[m], source.tables)
       source = source._replace(tables=tables)
-    return jax.device_get(likelihood(w, source, samples))
+    found = jax.device_get(likelihood(w, source, samples))
+    return float(found.value), float(found.error)
 
   def after_task(learner: Learner) -> dict[str, np.ndarray]:
     members, tasks = len(learner.cell.members), sequence.num_tasks
@@ -65,8 +67,7 @@ def measures(
     drawn = np.zeros((members, tasks, DRAWN, height, width), np.uint8)
     for m in range(members):
       for t, w in enumerate(learner.nets(m)):
-        found = of_member(learner, m, t, w, s.matrix_samples)
-        likelihoods[m, t] = found.value
+        likelihoods[m, t], _ = of_member(learner, m, t, w, s.matrix_samples)
         pictures = np.asarray(draw(w)).reshape(DRAWN, height, width)
         drawn[m, t] = np.round(255 * np.clip(pictures, 0, 1))
     return {'likelihoods': likelihoods, 'drawn': drawn}
@@ -77,8 +78,7 @@ def measures(
     for m in range(members):
       for t, w in enumerate(learner.nets(m)):
         learner.life.stop_if_asked()
-        found = of_member(learner, m, t, w, s.likelihood_samples)
-        out[m, t] = found.value, found.error
+        out[m, t] = of_member(learner, m, t, w, s.likelihood_samples)
     return {'log_likelihood': out}
 
   return Measures(after_task, at_end, NAMES)

@@ -14,7 +14,6 @@ from experiments.engine.settings import Settings
 
 _EXAMPLE = 'configs/digits_generative.py'
 POWERPROP_ON = ('shared', 'all')
-LAYERS = ('encoder', 'head', 'decoder')
 # Fields of `Settings` that mean nothing here: there is one net, without labels.
 _UNUSED = (
   *continual_settings.UNUSED,
@@ -122,7 +121,11 @@ def check(config: ml_collections.ConfigDict) -> GenerativeSettings:
   s = GenerativeSettings(
     training, **{k: v for k, v in given.items() if k in _own()}
   )
-  s = s._replace(**{n: _widths(n, getattr(s, n)) for n in LAYERS})
+  s = s._replace(
+    encoder=_widths('encoder', s.encoder),
+    head=_widths('head', s.head),
+    decoder=_widths('decoder', s.decoder),
+  )
   validation.check_whole(
     s,
     {

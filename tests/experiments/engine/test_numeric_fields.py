@@ -72,7 +72,10 @@ _EXPERIMENTS = {
       *('seeds', 'batch_size', 'num_tasks', 'latent', 'likelihood_samples'),
       *('likelihood_pictures', 'matrix_samples'),
     ),
-    (*_SHARED, *('epochs', 'retrain_epochs', 'clip_norm', 'retrain_factor')),
+    (
+      *(name for name in _SHARED if name != 'label_smoothing'),
+      *('epochs', 'retrain_epochs', 'clip_norm', 'retrain_factor'),
+    ),
     _SEVERAL,
   ),
 }

@@ -185,7 +185,7 @@ def _sentence(error, *parts):
     ({'network': 'mlp'}, ['network']),
     ({'encoder': (16, 0)}, ['encoder is (16, 0)', 'widths']),
     ({'decoder': 'wide'}, ["decoder is 'wide'", 'whole numbers']),
-    ({'powerprop_on': 'none'}, ["'none'", 'shared, all']),
+    ({'powerprop_on': 'none'}, ["'none'", 'all, shared']),
     (
       {'method_training': {'naive': {'evaluate_every': 2}}},
       ['evaluate_every', 'method_training.naive'],
