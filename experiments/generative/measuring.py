@@ -4,7 +4,6 @@ import functools
 
 import jax
 import numpy as np
-from powerprop.likelihood import Estimate
 
 from experiments import data
 from experiments.continual.learner import Learner
@@ -13,6 +12,7 @@ from experiments.engine import autoencoder
 from experiments.engine.autoencoder import Autoencoder
 from experiments.generative.analysis import NAMES
 from experiments.generative.settings import GenerativeSettings
+from powerprop.likelihood import Estimate
 from powerprop.types import Params
 
 DRAWN = 2  # pictures of each character, after each task
