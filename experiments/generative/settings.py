@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from experiments.continual import extended
 from experiments.continual import settings as continual_settings
 from experiments.continual.settings import ContinualSettings
-from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
-from experiments.engine.settings import Settings
 
 _EXAMPLE = 'configs/digits_generative.py'
 POWERPROP_ON = ('shared', 'all')
@@ -81,13 +80,9 @@ class GenerativeSettings(NamedTuple):
   matrix_samples: int = 100
 
 
-def _shared() -> tuple[str, ...]:
-  """Fields of the other settings that a config has."""
-  return (*(n for n in Settings._fields if n not in _UNUSED), *_TAKEN)
-
-
-def _own() -> tuple[str, ...]:
-  return GenerativeSettings._fields[1:]
+_EXTENDED = extended.Extended(
+  GenerativeSettings, _UNUSED, _TAKEN, _FIXED, _EXAMPLE
+)
 
 
 def check(config: ml_collections.ConfigDict) -> GenerativeSettings:
@@ -103,24 +98,11 @@ def check(config: ml_collections.ConfigDict) -> GenerativeSettings:
     ConfigError: naming the first field that is missing, unknown or out of
       range.
   """
-  given = named.by_short_names(config.to_dict())
-  optional = {
-    **GenerativeSettings._field_defaults,
-    **ContinualSettings._field_defaults,
-    **Settings._field_defaults,
-  }
-  validation.check_names(given, [*_own(), *_shared()], optional, _EXAMPLE)
-  rest = {k: v for k, v in given.items() if k not in _own()}
-  training = continual_settings.check(
-    ml_collections.ConfigDict({**rest, **_FIXED})
-  )
-  for name, fields in training.method_training.items():
+  s: GenerativeSettings = extended.check(config, _EXTENDED)
+  for name, fields in s.training.method_training.items():
     for field in fields:
       allowed = [n for n in continual_settings.OVERRIDES if n not in _SAME]
       validation.known(f'field of method_training.{name}', field, allowed)
-  s = GenerativeSettings(
-    training, **{k: v for k, v in given.items() if k in _own()}
-  )
   s = s._replace(
     encoder=_widths('encoder', s.encoder),
     head=_widths('head', s.head),
@@ -153,11 +135,7 @@ def _widths(name: str, value: Any) -> tuple[int, ...]:
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with all defaults; see `settings.resolved`."""
-  own = {**GenerativeSettings._field_defaults}
-  own |= {k: v for k, v in given.items() if k in _own()}
-  rest = {k: v for k, v in given.items() if k not in own}
-  shared = continual_settings.resolved({**rest, **_FIXED})
-  return {k: v for k, v in shared.items() if k in _shared()} | own
+  return extended.resolved(given, _EXTENDED)
 
 
 def rules(s: GenerativeSettings) -> settings.Rules:

@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from experiments.continual import extended
 from experiments.continual import settings as continual_settings
 from experiments.continual.settings import ContinualSettings
-from experiments.engine import named
 from experiments.engine import settings
 from experiments.engine import validation
 from experiments.engine.settings import ConfigError
-from experiments.engine.settings import Settings
 
 _EXAMPLE = 'configs/stream_digits.py'
 BOUNDARIES = ('known', 'detected')
@@ -81,13 +80,7 @@ class StreamSettings(NamedTuple):
   recognise: float = 0.5
 
 
-def _shared() -> tuple[str, ...]:
-  """Fields of the other settings that a config has."""
-  return (*(n for n in Settings._fields if n not in _UNUSED), *_TAKEN)
-
-
-def _own() -> tuple[str, ...]:
-  return StreamSettings._fields[1:]
+_EXTENDED = extended.Extended(StreamSettings, _UNUSED, _TAKEN, _FIXED, _EXAMPLE)
 
 
 def check(config: ml_collections.ConfigDict) -> StreamSettings:
@@ -103,20 +96,7 @@ def check(config: ml_collections.ConfigDict) -> StreamSettings:
     ConfigError: naming the first field that is missing, unknown or out of
       range.
   """
-  given = named.by_short_names(config.to_dict())
-  optional = {
-    **StreamSettings._field_defaults,
-    **ContinualSettings._field_defaults,
-    **Settings._field_defaults,
-  }
-  validation.check_names(given, [*_own(), *_shared()], optional, _EXAMPLE)
-  rest = {k: v for k, v in given.items() if k not in _own()}
-  training = continual_settings.check(
-    ml_collections.ConfigDict({**rest, **_FIXED})
-  )
-  s = StreamSettings(
-    training, **{k: v for k, v in given.items() if k in _own()}
-  )
+  s: StreamSettings = extended.check(config, _EXTENDED)
   validation.check_whole(s, {'window': 1, 'returns': 0})
   validation.check_ranges(
     s,
@@ -137,8 +117,8 @@ def check(config: ml_collections.ConfigDict) -> StreamSettings:
     isinstance(s.unequal, bool), 'unequal', repr(s.unequal), 'True or False'
   )
   s = s._replace(
-    training=training._replace(
-      training=training.training._replace(chunk_steps=s.window)
+    training=s.training._replace(
+      training=s.training.training._replace(chunk_steps=s.window)
     ),
     boundaries=validation.names('boundaries', s.boundaries),
     order=_whole('order', s.order, 0),
@@ -244,11 +224,7 @@ def check_method(s: StreamSettings, name: str, method: Any) -> None:
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
   """A config with all defaults; see `settings.resolved`."""
-  own = {**StreamSettings._field_defaults}
-  own |= {k: v for k, v in given.items() if k in _own()}
-  rest = {k: v for k, v in given.items() if k not in own}
-  shared = continual_settings.resolved(rest)
-  return {k: v for k, v in shared.items() if k in _shared()} | own
+  return extended.resolved(given, _EXTENDED)
 
 
 def rules(s: StreamSettings) -> settings.Rules:

@@ -50,7 +50,8 @@ def test_the_page_has_the_keys_of_rows():
 
 def test_the_fields_are_those_of_the_check():
   """What the command line knows is what the settings take."""
-  assert {*fields.of('generative')} == {*settings._shared(), *settings._own()}
+  it = settings._EXTENDED
+  assert {*fields.of('generative')} == {*it.shared, *it.own}
   assert not {*settings._TAKEN} - {
     *continual_settings.ContinualSettings._fields
   }
