@@ -60,6 +60,8 @@ def get_config() -> ml_collections.ConfigDict:
         },
         'ewc': {'labels': 'true', 'coefficient': (10.0, 1.0, 100.0, 1000.0)},
         'si': {'coefficient': (1.0, 0.1, 10.0, 100.0)},
+        # As VCL's public code: ten samples a step, σ from exp(−6) in each task.
+        'vcl': {'samples': 10, 'initial_std': 0.00248, 'reset_std': True},
         'efficient_packnet': {'gamma': 0.98},
       },
       'method_training': {

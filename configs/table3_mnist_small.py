@@ -5,7 +5,7 @@ instead of 200, Adam 1e-3 instead of 1e-4, one α above 1, and a log-likelihood
 of 1,000 samples of the first 100 test pictures of each digit. So the numbers to
 expect are not the paper's; the order of methods may be compared.
 
-A guess by FLOPs, at 100 steps a second: 2 hours on two idle cores, which may be
+A guess by FLOPs, at 100 steps a second: 3 hours on two idle cores, which may be
 stopped and resumed at any time. Not run yet.
 
   python -m experiments.generative --config=configs/table3_mnist_small.py

@@ -8,7 +8,7 @@ prepared data, or a folder:
   python -m experiments.generative --config=configs/table3_notmnist_small.py \
     --config.dataset_kwargs.folder=notMNIST_small
 
-A guess by FLOPs, at 100 steps a second: 2 hours on two idle cores, which may be
+A guess by FLOPs, at 100 steps a second: 3 hours on two idle cores, which may be
 stopped and resumed at any time. Not run yet.
 """
 

@@ -403,3 +403,30 @@ def test_damaged_results_are_made_again(finished, tmp_path, name, damage):
   assert json.loads(files.to_json(wanted)) == files.read_results(folder)
   assert numbers(tiny.run(tmp_path)) == numbers(wanted)
   assert files.read_results(tmp_path) is not None
+
+
+@pytest.mark.parametrize('how', ['next save', 'close'])
+def test_a_full_disk_while_the_run_goes_on(tmp_path, monkeypatch, how):
+  """What fails in the background is said, and the state before it is kept."""
+  state = {'x': np.arange(3.0)}
+  real = os.fsync
+  checkpoints = runs.Checkpoints(tmp_path, background=True)
+  checkpoints.save(1, state, {'seconds': 1.0})
+  checkpoints._wait()
+
+  def fsync(fd):
+    if 'files.json' in os.readlink(f'/proc/self/fd/{fd}'):
+      raise OSError(28, 'No space left on device')
+    real(fd)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'fsync', fsync)
+    checkpoints.save(2, {'x': np.arange(3.0) + 1}, {'seconds': 2.0})
+    with pytest.raises(runs.RunError, match='is full; free some space'):
+      with runs.disk_errors(tmp_path), contextlib.closing(checkpoints):
+        if how == 'next save':
+          checkpoints.save(3, state, {'seconds': 3.0})
+  with contextlib.closing(runs.Checkpoints(tmp_path, background=True)) as again:
+    step, tree, extra = again.restore(state)
+  assert (step, extra['seconds']) == (1, 1.0)
+  np.testing.assert_array_equal(tree['x'], state['x'])

@@ -91,6 +91,19 @@ def _as_one(folder: pathlib.Path) -> None:
     sparse_tiny.run(streamed, data_devices=count, **fields)
     loss.append([row['loss'] for row in files.read_metrics(streamed)])
   np.testing.assert_allclose(*loss, 1e-4)
+  # Batch normalisation is over the whole batch, wherever its parts lie.
+  fields = _FIELDS | {
+    'network': 'small_conv',
+    'network_kwargs': {'channels': (4, 4), 'hidden': (8,)},
+    'methods': 'dense',
+    'steps': 20,
+  }
+  normed = []
+  for count in (1, 8):
+    norm = folder / f'norm {count}'
+    sparse_tiny.run(norm, data_devices=count, **fields)
+    normed.append([row['loss'] for row in files.read_metrics(norm)])
+  np.testing.assert_allclose(*normed, 1e-3)
   # Parts of a batch are cut such that no example goes to another device.
   of = lambda text: {kind for kind in _SENT if kind in text}
   parted = of(_program(data_devices=8, accumulate=2))
