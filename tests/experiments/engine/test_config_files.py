@@ -237,13 +237,15 @@ def test_no_error_of_the_command_line_waits_for_jax(wrong_files):
     import io, sys
     from experiments.engine import cli
     from experiments.continual import __main__ as continual
+    from experiments.generative import __main__ as generative
     from experiments.one_shot import __main__ as one_shot
     from experiments import plan
     from experiments.sparse_training import __main__ as sparse_training
     from experiments.stream import __main__ as stream
 
-    modules = [continual, one_shot, plan, sparse_training, stream]
-    for binary, module in zip(sys.argv[1].split(), modules):
+    modules = [continual, generative, one_shot, plan, sparse_training, stream]
+    named = zip(sys.argv[1].split(), modules, strict=True)
+    for binary, module in named:
       for argument in sys.argv[2:]:
         out, err = sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
         arguments, sys.argv = sys.argv, [binary, argument]

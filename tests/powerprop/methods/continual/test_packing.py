@@ -66,7 +66,7 @@ def _compiled(setup):
   life, method, recipe = setup.life, setup.method, setup.recipe
 
   def logits(state, record, source):
-    kept, net = record
+    kept, net, _ = record
     w = method.continual.predict(
       train.make_training(recipe, Psi(None)).read(state), kept
     )
