@@ -17,6 +17,7 @@ _NOT_WEIGHTS = frozenset(
 )
 
 _ROW = 32  # entries counted at a time on CPU
+_HASH = (0x9E3779B1, 0x85EBCA77)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -82,6 +83,26 @@ def replace_weights(tree: Params, new: dict[str, jax.Array]) -> Params:
   """Puts leaves back by path; the inverse of `weights`."""
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: new.get(path_name(path), leaf), tree
+  )
+
+
+def hashed(bits: jax.Array, place: jax.Array) -> jax.Array:
+  """A hash of bits: sums of them times odd numbers of their places.
+
+  Those of the parts of an array add up to that of the array.
+
+  Args:
+    bits: uint32, of any shape.
+    place: uint32, of the same shape: where in all of the array they are.
+
+  Returns:
+    uint32 [2].
+  """
+  return jnp.stack(
+    [
+      jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)
+      for m in _HASH
+    ]
   )
 
 

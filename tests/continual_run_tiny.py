@@ -8,7 +8,6 @@ import ml_collections
 from configs import digits_continual
 from experiments.continual import run as continual_training
 from experiments.continual import settings as continual_settings
-from experiments.engine import folder
 from tests import tiny
 
 # At most 30% of the weights for a task: three of them leave some free.
@@ -50,11 +49,9 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
 
 def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   """A run in this process, without its figures."""
-  c = config(**fields)
-  checked = continual_settings.check(c)
-  folder.open_folder(workdir, c.to_dict(), continual_settings.rules(checked))
-  with tiny.prepared_once(continual_training):
-    return continual_training.run(checked, workdir)
+  return tiny.run_of(
+    continual_training, continual_settings, config(**fields), workdir
+  )
 
 
 def flags(workdir: pathlib.Path, **fields: Any) -> list[str]:

@@ -6,7 +6,6 @@ from typing import Any
 import ml_collections
 
 from configs import digits_generative
-from experiments.engine import folder
 from experiments.generative import run as generative_run
 from experiments.generative import settings as generative_settings
 from tests import tiny
@@ -46,9 +45,6 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
 
 def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   """A run in this process, without its figures."""
-  c = config(**fields)
-  checked = generative_settings.check(c)
-  rules = generative_settings.rules(checked)
-  folder.open_folder(workdir, c.to_dict(), rules)
-  with tiny.prepared_once(generative_run):
-    return generative_run.run(checked, workdir)
+  return tiny.run_of(
+    generative_run, generative_settings, config(**fields), workdir
+  )

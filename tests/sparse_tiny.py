@@ -6,7 +6,6 @@ from typing import Any
 import ml_collections
 
 from configs import digits_sparse
-from experiments.engine import folder
 from experiments.sparse_training import run as sparse_training
 from experiments.sparse_training import settings as sparse_settings
 from tests import tiny
@@ -47,11 +46,9 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
 
 def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   """A run in this process, without its figures."""
-  c = config(**fields)
-  checked = sparse_settings.check(c)
-  folder.open_folder(workdir, c.to_dict(), sparse_settings.rules(checked))
-  with tiny.prepared_once(sparse_training):
-    return sparse_training.run(checked, workdir)
+  return tiny.run_of(
+    sparse_training, sparse_settings, config(**fields), workdir
+  )
 
 
 def flags(workdir: pathlib.Path, **fields: Any) -> list[str]:

@@ -8,7 +8,6 @@ import ml_collections
 
 from configs import stream_digits
 from experiments import data
-from experiments.engine import folder
 from experiments.stream import run as stream_run
 from experiments.stream import settings as stream_settings
 from tests import tiny
@@ -58,7 +57,4 @@ def alike(
 def run(workdir: pathlib.Path, **fields: Any) -> dict[str, Any]:
   """A run in this process, without its figures."""
   c = config(**fields)
-  checked = stream_settings.check(c)
-  folder.open_folder(workdir, c.to_dict(), stream_settings.rules(checked))
-  with tiny.prepared_once(stream_run):
-    return stream_run.run(checked, workdir)
+  return tiny.run_of(stream_run, stream_settings, c, workdir)

@@ -94,13 +94,29 @@ def prepared_once(experiment) -> Iterator[None]:
     yield
 
 
+def run_of(
+  experiment: Any,
+  settings_lib: Any,
+  c: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+) -> dict[str, Any]:
+  """A run in this process, without its figures.
+
+  Args:
+    experiment: its module `run`.
+    settings_lib: what checks its configs.
+    c: a config.
+    workdir: the run's folder.
+  """
+  checked = settings_lib.check(c)
+  folder.open_folder(workdir, c.to_dict(), settings_lib.rules(checked))
+  with prepared_once(experiment):
+    return experiment.run(checked, workdir)
+
+
 def run(workdir: pathlib.Path, **fields):
   """A run in this process, without its figures."""
-  c = config(**fields)
-  checked = settings.check(c)
-  folder.open_folder(workdir, c.to_dict(), settings.rules(checked))
-  with prepared_once(one_shot):
-    return one_shot.run(checked, workdir)
+  return run_of(one_shot, settings, config(**fields), workdir)
 
 
 def flags(workdir: pathlib.Path, **fields) -> list[str]:

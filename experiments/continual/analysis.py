@@ -7,7 +7,7 @@ holds the accuracy [i, j] on task j after learning task i, NaN where it was not
 measured.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
 from typing import Any, TypeGuard
 
@@ -475,12 +475,26 @@ def _number(value: Any) -> float:
 def entries(results: Mapping[str, Any]) -> list[Entry]:
   """All nets of a run that did not diverge, for `report.compare`."""
   names = 'average_accuracy', 'accuracy_before_pruning', 'used_weights'
-  return [
-    Entry(
-      dict(zip(SETTING, key, strict=True)),
-      member[0]['seed'],
-      {n: measures(member, {})[n] for n in names},
-    )
-    for key, group in settings(results.get('rows', [])).items()
-    for member in group
-  ]
+  return entries_of(results, lambda member: measures(member, {}), names)
+
+
+def entries_of(
+  results: Mapping[str, Any],
+  measured: Callable[[list[Row]], Mapping[str, float]],
+  names: Sequence[str],
+) -> list[Entry]:
+  """Some measures of all nets of a run that learned several tasks.
+
+  Args:
+    results: of the run.
+    measured: rows of a member -> all that is measured of it.
+    names: of the measures.
+  """
+  out = []
+  for key, group in settings(results.get('rows', [])).items():
+    setting = dict(zip(SETTING, key, strict=True))
+    for member in group:
+      found = measured(member)
+      told = {name: found[name] for name in names}
+      out.append(Entry(setting, member[0]['seed'], told))
+  return out

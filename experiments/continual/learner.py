@@ -177,11 +177,13 @@ class Learner:
         life.forget()
       return lived
 
-  def nets(self, member: int) -> list[Params]:
-    """A member's nets, one for each task that it has learned."""
-    pick = lambda x: jnp.asarray(population.per_member(self.cell, x)[member])
-    params_for, state = self.cell.programs.params_for, self.life.state
-    return [jax.tree.map(pick, params_for(state, r)) for r in self.records]
+  def nets(self, task: int) -> list[Params]:
+    """The members' nets for a task that they have learned."""
+    record = self.records[task]
+    w = self.cell.programs.params_for(self.life.state, record)
+    return [
+      jax.tree.map(jnp.asarray, one) for one in population.unstack(self.cell, w)
+    ]
 
   def _measured(self) -> dict[str, np.ndarray]:
     """What was measured after each task and at the end, by member and name."""

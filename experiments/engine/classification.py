@@ -25,7 +25,6 @@ from powerprop.types import Params, Problem, Score
 
 _EVALUATION_BATCH = 2_000
 _NEVER = -1e9  # a logit that takes no part; −∞ would make NaN of 0 · ∞
-_HASH = (0x9E3779B1, 0x85EBCA77)
 
 
 class Pictures(NamedTuple):
@@ -164,7 +163,23 @@ def make_recipe(
   if sequence is not None:
     sizes = sequence.sizes['train']
   problem = of_settings(s, dataset, sequence, spread)
-  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  start = None
+  if s.pretrained:
+    shapes = jax.eval_shape(problem.init, jax.random.key(0))
+    start = pretrained.read(s, *shapes)
+  return recipe_of(s, problem, sizes)._replace(
+    start=start, streamed=isinstance(dataset, data.Streamed)
+  )
+
+
+def recipe_of(s: Settings, problem: Problem, sizes: np.ndarray) -> train.Recipe:
+  """What of a recipe follows from settings, whatever is learned.
+
+  Args:
+    s: checked settings.
+    problem: what is learned.
+    sizes: of the tasks' training sets, int [T].
+  """
   return train.Recipe(
     problem=problem,
     optimizer=making.optimizer(s.optimizer, s.optimizer_kwargs),
@@ -175,8 +190,6 @@ def make_recipe(
     l2=s.l2,
     unequal=bool(sizes.min() < sizes.max()),
     accumulate=s.accumulate,
-    start=pretrained.read(s, *shapes),
-    streamed=isinstance(dataset, data.Streamed),
   )
 
 
@@ -421,12 +434,7 @@ def fingerprint(
   place = index[:, None].astype(jnp.uint32) * jnp.uint32(
     bits.shape[1]
   ) + jnp.arange(bits.shape[1], dtype=jnp.uint32)
-  # Sums of bits times odd numbers that differ from place to place.
-  hashes = [
-    jnp.sum(bits * (2 * place * jnp.uint32(m) + 1), dtype=jnp.uint32)
-    for m in _HASH
-  ]
-  return jnp.stack(hashes)
+  return trees.hashed(bits, place)
 
 
 def _forward(it, w, net_state, key, image):

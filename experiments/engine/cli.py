@@ -148,8 +148,9 @@ def run_or_show(
     return
   rules = settings.rules(checked)
   given = config.to_dict()
-  fields = {f'config field {k}': v for k, v in rules.resolve(given).items()}
-  hosts.require_same({'code': runs.code(), 'workdir': str(workdir), **fields})
+  if hosts.several():
+    fields = {f'config field {k}': v for k, v in rules.resolve(given).items()}
+    hosts.require_same({'code': runs.code(), 'workdir': str(workdir), **fields})
   if hosts.first():
     with runs.disk_errors(workdir):
       folder.open_folder(workdir, given, rules)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.engine import runs
+from powerprop import trees
 
 # So long after a host was last heard of, the others give up, in seconds.
 _HEARTBEAT = 60
@@ -173,7 +174,7 @@ def _refuse(named, wanted, found, who) -> None:
 
 @jax.jit
 def _digests(arrays: tuple[jax.Array, ...]) -> jax.Array:
-  """uint32 [arrays, 2]: sums of bits times odd numbers of their places."""
+  """Their hashes, uint32 [arrays, 2]."""
   return jnp.stack([_digest(x) for x in arrays])
 
 
@@ -184,10 +185,7 @@ def _digest(x: jax.Array) -> jax.Array:
     size = min(32, 8 * x.dtype.itemsize)
     bits = jax.lax.bitcast_convert_type(x, f'uint{size}').astype(jnp.uint32)
   bits = bits.ravel()
-  place = jnp.arange(bits.size, dtype=jnp.uint32)
-  odd = lambda m: 2 * place * jnp.uint32(m) + 1
-  factors = map(odd, (0x9E3779B1, 0x85EBCA77))
-  return jnp.stack([jnp.sum(bits * f, dtype=jnp.uint32) for f in factors])
+  return trees.hashed(bits, jnp.arange(bits.size, dtype=jnp.uint32))
 
 
 def was_left(error: BaseException) -> bool:

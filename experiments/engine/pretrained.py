@@ -16,12 +16,12 @@ from powerprop import trees
 from powerprop.types import Params
 
 
-def read(s: Settings, params: Params, state: Any) -> tuple[Params, Any] | None:
+def read(s: Settings, params: Params, state: Any) -> tuple[Params, Any]:
   """`Recipe.start` of a config.
 
   Args:
-    s: checked settings; `pretrained` is '', or a file that
-      `experiments.export` or `powerprop.save_sparse` has written.
+    s: checked settings; `pretrained` is a file that `experiments.export` or
+      `powerprop.save_sparse` has written.
     params: of the net, or their shapes.
     state: of the net, or its shapes.
 
@@ -32,8 +32,6 @@ def read(s: Settings, params: Params, state: Any) -> tuple[Params, Any] | None:
   Raises:
     ConfigError: if there is no such file, it is damaged, or of another net.
   """
-  if not s.pretrained:
-    return None
   sparse = s.pretrained.endswith('.safetensors')
   load: Any = sparse_file.load_sparse if sparse else weights_lib.load
   try:

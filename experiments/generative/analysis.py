@@ -207,12 +207,6 @@ def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def entries(results: Mapping[str, Any]) -> list[Entry]:
   """All nets of a run, for `report.compare`; in nats, but for the weights."""
   names = 'log_likelihood', 'elbo', 'used_weights'
-  return [
-    Entry(
-      dict(zip(SETTING, key, strict=True)),
-      member[0]['seed'],
-      {n: measures(member, {})[n] for n in names},
-    )
-    for key, group in settings(results.get('rows', [])).items()
-    for member in group
-  ]
+  return continual_analysis.entries_of(
+    results, lambda member: measures(member, {}), names
+  )

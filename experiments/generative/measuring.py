@@ -65,8 +65,8 @@ def measures(
     height, width, _ = sequence.dataset.image_shape
     likelihoods = np.full((members, tasks), np.nan, np.float32)
     drawn = np.zeros((members, tasks, DRAWN, height, width), np.uint8)
-    for m in range(members):
-      for t, w in enumerate(learner.nets(m)):
+    for t in range(len(learner.records)):
+      for m, w in enumerate(learner.nets(t)):
         likelihoods[m, t], _ = of_member(learner, m, t, w, s.matrix_samples)
         pictures = np.asarray(draw(w)).reshape(DRAWN, height, width)
         drawn[m, t] = np.round(255 * np.clip(pictures, 0, 1))
@@ -75,8 +75,8 @@ def measures(
   def at_end(learner: Learner) -> dict[str, np.ndarray]:
     members, tasks = len(learner.cell.members), sequence.num_tasks
     out = np.full((members, tasks, 2), np.nan, np.float32)
-    for m in range(members):
-      for t, w in enumerate(learner.nets(m)):
+    for t in range(len(learner.records)):
+      for m, w in enumerate(learner.nets(t)):
         learner.life.stop_if_asked()
         out[m, t] = of_member(learner, m, t, w, s.likelihood_samples)
     return {'log_likelihood': out}

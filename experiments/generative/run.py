@@ -21,6 +21,7 @@ from experiments.continual import settings as continual_settings
 from experiments.continual.learner import Lessons
 from experiments.continual.run import Prepared
 from experiments.engine import autoencoder
+from experiments.engine import classification
 from experiments.engine import estimates
 from experiments.engine import feed
 from experiments.engine import fit
@@ -183,21 +184,15 @@ def _recipe(
 ) -> train.Recipe:
   """What the members of a method share."""
   del dataset  # the sequence has it
-  sizes = sequence.sizes['train']
-  return train.Recipe(
-    problem=autoencoder.autoencoder(_net(s, sequence)),
-    optimizer=making.optimizer(training.optimizer, training.optimizer_kwargs),
-    batch_size=training.batch_size,
-    num_train=int(sizes.max()),
-    epsilon=training.near_zero,
-    schedule=making.schedule(training.learning_rate_schedule, training.steps),
-    l2=training.l2,
-    unequal=bool(sizes.min() < sizes.max()),
-  )
+  problem = autoencoder.autoencoder(_net(s, sequence))
+  return classification.recipe_of(training, problem, sequence.sizes['train'])
 
 
 def _estimate(
   s: GenerativeSettings, it: Prepared, exact: bool
 ) -> estimates.Estimate:
-  """Of searches, of as many sequences as can follow, and of likelihoods."""
+  """Of searches, and of as many sequences as can follow.
+
+  What is measured comes on top: see `autoencoder.marginal_flops`.
+  """
   return continual_run._estimate(s.training, it.sequence, it.plans, exact)

@@ -70,6 +70,16 @@ def _one_bit_is_seen() -> None:
       hosts.check_replicas({'phi': good, 'mask': bad})
 
 
+def _as_on_one(folder: pathlib.Path, rtol: float, fields) -> None:
+  """The losses of one device and of eight."""
+  loss = []
+  for count in (1, 8):
+    sparse_tiny.run(folder / f'{count}', data_devices=count, **fields)
+    log = files.read_metrics(folder / f'{count}')
+    loss.append([row['loss'] for row in log])
+  np.testing.assert_allclose(*loss, rtol)
+
+
 def _as_one(folder: pathlib.Path) -> None:
   """Runs on one of eight devices, on all, and moved from all to four."""
   assert jax.device_count() == 8
@@ -84,13 +94,9 @@ def _as_one(folder: pathlib.Path) -> None:
     np.testing.assert_allclose(_told(folder / name), wanted, 2e-3, 1e-4)
   assert 'all-reduce' in _program(data_devices=8)
   assert 'all-reduce' not in _program(data_devices=1)
-  fields = test_streamed.FIELDS | {'methods': ('snfs',)}
-  loss = []
-  for count in (1, 8):
-    streamed = folder / f'streamed {count}'
-    sparse_tiny.run(streamed, data_devices=count, **fields)
-    loss.append([row['loss'] for row in files.read_metrics(streamed)])
-  np.testing.assert_allclose(*loss, 1e-4)
+  _as_on_one(
+    folder / 'streamed', 1e-4, test_streamed.FIELDS | {'methods': 'snfs'}
+  )
   # Batch normalisation is over the whole batch, wherever its parts lie.
   fields = _FIELDS | {
     'network': 'small_conv',
@@ -98,12 +104,7 @@ def _as_one(folder: pathlib.Path) -> None:
     'methods': 'dense',
     'steps': 20,
   }
-  normed = []
-  for count in (1, 8):
-    norm = folder / f'norm {count}'
-    sparse_tiny.run(norm, data_devices=count, **fields)
-    normed.append([row['loss'] for row in files.read_metrics(norm)])
-  np.testing.assert_allclose(*normed, 1e-3)
+  _as_on_one(folder / 'normed', 1e-3, fields)
   # Parts of a batch are cut such that no example goes to another device.
   of = lambda text: {kind for kind in _SENT if kind in text}
   parted = of(_program(data_devices=8, accumulate=2))
