@@ -12,7 +12,7 @@ from tests import tiny
 
 
 def config(**fields: Any) -> ml_collections.ConfigDict:
-  """configs/digits_generative.py, made tiny: a task is 30 steps.
+  """configs/digits_generative.py, made tiny: a task is two chunks of 15 steps.
 
   Args:
     **fields: of the config, which replace what is there.
@@ -35,6 +35,7 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     'likelihood_pictures': 5,
     'matrix_samples': 3,
     'executor': 'map',
+    'chunk_steps': 15,
     'checkpoint_seconds': 0.0,
   }
   with out.ignore_type(), out.unlocked():

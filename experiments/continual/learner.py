@@ -35,11 +35,13 @@ class Measures(NamedTuple):
     after_task: after each task; arrays of the same shapes every time.
     at_end: after the last.
     names: what rows call what those of `experiments.continual` call otherwise.
+    unit: of the problem's score, '' or such as ' nats'.
   """
 
   after_task: Callable[[Any], dict[str, np.ndarray]]
   at_end: Callable[[Any], dict[str, np.ndarray]]
   names: Mapping[str, str]
+  unit: str = ''
 
 
 class Lessons(NamedTuple):
@@ -116,6 +118,7 @@ class Learner:
     self._search = cell.members[0].variant.search
     self._measures = None if self._search else lessons.measures
     self._names = lessons.measures.names if lessons.measures else {}
+    self._unit = lessons.measures.unit if lessons.measures else ''
     tables = lessons.sequence.tables
     self.tables = jax.jit(jax.vmap(tables) if cell.stacked else tables)(
       cell.hyper.seed
@@ -266,7 +269,7 @@ class Learner:
     done = sum(self._plan.steps[: life.task])
     named = lambda row: {self._names.get(k, k): v for k, v in row.items()}
     life.write([{'step': done, **named(row)} for row in rows])
-    self.world.progress.add(1, _told(self.cell, t, rows))
+    self.world.progress.add(1, _told(self.cell, t, rows, self._unit))
 
   def _train(self, source: data.Source) -> host.Tries:
     """The task's steps."""
@@ -397,14 +400,14 @@ def _masks(plan: Course, kept: Any) -> dict[str, np.ndarray]:
   return {n: np.asarray(x) != 0 for n, x in every.items() if n in governed}
 
 
-def _told(cell: Cell, task: int, rows: list[dict[str, Any]]) -> str:
+def _told(cell: Cell, task: int, rows: list[dict[str, Any]], unit: str) -> str:
   """What is said of a task that was just learned."""
   mean = lambda name: float(
     np.mean([np.nan if r[name] is None else r[name] for r in rows])
   )
   told = f'{cell.name} task {task + 1}'
   if rows:
-    told += f': validation {mean("validation_accuracy"):.3f}'
+    told += f': validation {mean("validation_accuracy"):.3f}{unit}'
     if rows[0]['used_weights'] is not None:
       told += f', used {mean("used_weights"):.1%}'
   return told

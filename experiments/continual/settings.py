@@ -141,7 +141,8 @@ def method_of(s: ContinualSettings, name: str) -> str:
   return named.stands_for(name, s.method_kwargs, 'method')
 
 
-def _function(s: ContinualSettings, name: str) -> Callable[..., Method]:
+def function_of(s: ContinualSettings, name: str) -> Callable[..., Method]:
+  """What makes the method that a name stands for."""
   return named.function('method', method_of(s, name), vars(methods))
 
 
@@ -209,7 +210,7 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
     validation.check_options(
       f'method_kwargs.{name}',
       method,
-      _function(s, name),
+      function_of(s, name),
       {
         k: v
         for k, v in s.method_kwargs.get(name, {}).items()
@@ -449,7 +450,7 @@ def make_method(
     retrain_steps=max(steps(s, sequence, s.retrain_epochs)),
   )
   try:
-    made = _function(s, name)(tasks, **kwargs)
+    made = function_of(s, name)(tasks, **kwargs)
   except (TypeError, ValueError) as e:
     raise ConfigError(
       f'method_kwargs.{name} is {kwargs}: {str(e).rstrip(".")}.'

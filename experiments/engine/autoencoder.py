@@ -29,6 +29,11 @@ from powerprop import likelihood
 from powerprop import trees
 from powerprop.types import Params, Problem, Score, Where
 
+LABELS = ('true', 'sampled')  # of which pictures a likelihood is asked for
+NO_LABELS = (
+  "'true' or 'sampled' for an autoencoder: a picture has no label that would be"
+  ' the most likely'
+)
 _EVALUATION_BATCH = 2_000
 _SCORED_WITH = 0  # the key of what scores draw: always the same
 _DRAWN = 16  # pictures, of latents that stay the same, in a fingerprint
@@ -281,13 +286,7 @@ def log_likelihood(
     ConfigError: for 'argmax'.
   """
   del net_state
-  validation.require(
-    targets in ('true', 'sampled'),
-    'labels',
-    repr(targets),
-    "'true' or 'sampled' for an autoencoder: a picture has no label that would"
-    ' be the most likely',
-  )
+  validation.require(targets in LABELS, 'labels', repr(targets), NO_LABELS)
   x = pixels_of(it, batch)
   if targets == 'sampled':
     latent_key, pixel_key = jax.random.split(jax.random.fold_in(key, 1))

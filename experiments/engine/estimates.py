@@ -32,6 +32,7 @@ class Estimate(NamedTuple):
     device_bytes: data and states that are on the device at the same time;
       activations come on top.
     disk_bytes: checkpoints, the last two of each, and records of tasks.
+    measured: FLOPs of what is measured besides, where that is much.
   """
 
   trainings: int
@@ -41,6 +42,12 @@ class Estimate(NamedTuple):
   flops: float
   device_bytes: int
   disk_bytes: int
+  measured: float = 0.0
+
+  @property
+  def work(self) -> float:
+    """All FLOPs that are known."""
+    return self.flops + self.measured
 
   def markdown(self) -> str:
     """A table; it measures how fast a matrix product is here."""
@@ -51,9 +58,12 @@ class Estimate(NamedTuple):
       ('parameters of the net', f'{self.parameters:,}'),
       ('steps of all trainings', f'{self.steps:,}'),
       ('FLOPs of these steps, dense', _human(self.flops)),
+      *[('FLOPs of what is measured', _human(self.measured))][
+        : bool(self.measured)
+      ],
       (
         'time, at least',
-        f'{_duration(self.flops / rate)} at {_human(rate)}FLOP/s, as a matrix'
+        f'{_duration(self.work / rate)} at {_human(rate)}FLOP/s, as a matrix'
         ' product has here',
       ),
       (
@@ -98,16 +108,16 @@ def check(e: Estimate) -> None:
     e.device_bytes,
     f'{e.trainings:,} trainings of a net with {e.parameters:,} parameters',
   )
-  if e.flops < _FEW_FLOPS:
+  if e.work < _FEW_FLOPS:
     return
-  seconds = e.flops / matrix_product_rate()
+  seconds = e.work / matrix_product_rate()
   if seconds > _WEEK:
     logging.warning(
-      'this run will take %s or more: its %s steps are %sFLOPs (--dry_run shows'
-      ' the estimate).',
+      'this run will take %s or more: its %s steps and what is measured are'
+      ' %sFLOPs (--dry_run shows the estimate).',
       _duration(seconds),
       f'{e.steps:,}',
-      _human(e.flops),
+      _human(e.work),
     )
 
 

@@ -81,7 +81,25 @@ def measures(
         out[m, t] = of_member(learner, m, t, w, s.likelihood_samples)
     return {'log_likelihood': out}
 
-  return Measures(after_task, at_end, NAMES)
+  return Measures(after_task, at_end, NAMES, ' nats')
+
+
+def flops(
+  s: GenerativeSettings, it: Autoencoder, sequence: data.Sequence, tasks: int
+) -> float:
+  """FLOPs of all log-likelihoods of one member.
+
+  Args:
+    s: checked settings.
+    it: the net.
+    sequence: of tasks.
+    tasks: how many of them it learns.
+  """
+  # A split's pictures are walked as far as the largest task's go.
+  pictures = int(counts(s, sequence).max())
+  of = lambda samples: autoencoder.marginal_flops(it, pictures, samples)
+  after_tasks = tasks * (tasks + 1) // 2
+  return after_tasks * of(s.matrix_samples) + tasks * of(s.likelihood_samples)
 
 
 def counts(s: GenerativeSettings, sequence: data.Sequence) -> np.ndarray:

@@ -8,6 +8,7 @@ import ml_collections
 from experiments.continual import extended
 from experiments.continual import settings as continual_settings
 from experiments.continual.settings import ContinualSettings
+from experiments.engine import autoencoder
 from experiments.engine import settings
 from experiments.engine import validation
 
@@ -103,6 +104,8 @@ def check(config: ml_collections.ConfigDict) -> GenerativeSettings:
     for field in fields:
       allowed = [n for n in continual_settings.OVERRIDES if n not in _SAME]
       validation.known(f'field of method_training.{name}', field, allowed)
+  for name in s.training.methods:
+    _check_labels(s.training, name)
   s = s._replace(
     encoder=_widths('encoder', s.encoder),
     head=_widths('head', s.head),
@@ -119,6 +122,21 @@ def check(config: ml_collections.ConfigDict) -> GenerativeSettings:
   )
   validation.known('powerprop_on', s.powerprop_on, [*POWERPROP_ON])
   return s
+
+
+def _check_labels(s: ContinualSettings, name: str) -> None:
+  """Refuses, before anything is trained, what only a task's end would."""
+  given = s.method_kwargs.get(name, {})
+  options = validation.with_defaults(
+    continual_settings.function_of(s, name), given
+  )
+  labels = options.get('labels', autoencoder.LABELS[0])
+  validation.require(
+    labels in autoencoder.LABELS,
+    f'method_kwargs.{name}.labels',
+    repr(labels) if 'labels' in given else f'{labels!r} where it is not given',
+    f'{autoencoder.NO_LABELS}',
+  )
 
 
 def _widths(name: str, value: Any) -> tuple[int, ...]:

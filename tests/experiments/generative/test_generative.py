@@ -7,6 +7,10 @@ import ml_collections
 import numpy as np
 import pytest
 
+from experiments.continual import learner
+from experiments.engine import autoencoder
+from experiments.engine import population
+from experiments.engine import runs
 from experiments.engine.settings import ConfigError
 from experiments.generative import analysis
 from experiments.generative import measuring
@@ -18,6 +22,7 @@ from experiments.report import files
 from experiments.report import published
 from experiments.report import weights
 from tests import generative_tiny
+from tests import tiny
 
 _PACK = 'efficient_packnet'
 
@@ -98,6 +103,44 @@ def test_what_is_finished_but_for_its_likelihoods_goes_on(whole, tmp_path):
   assert before.keys() == after.keys()
   for name, x in before.items():
     np.testing.assert_array_equal(after[name], x, name)
+
+
+def test_stopped_in_the_midst_of_a_task_it_ends_with_the_same_bits(
+  whole, tmp_path, monkeypatch
+):
+  real, calls = learner.Learner._window, []
+
+  def window(self, number, steps):
+    calls.append(number)
+    if len(calls) == 8:  # the second half of the fourth task that is learned
+      self.world.signals.append(15)
+    return real(self, number, steps)
+
+  monkeypatch.setattr(learner.Learner, '_window', window)
+  monkeypatch.setattr(population, 'workers', lambda: 1)
+  with pytest.raises(runs.Interrupted):
+    generative_tiny.run(tmp_path)
+  results = generative_tiny.run(tmp_path)
+  drop = lambda row: {k: v for k, v in row.items() if k != 'seconds'}
+  assert [*map(drop, results['rows'])] == [*map(drop, whole[1]['rows'])]
+  _, before = files.load(whole[0])
+  _, after = files.load(tmp_path)
+  for name, x in before.items():
+    np.testing.assert_array_equal(after[name], x, name)
+
+
+def test_what_is_measured_is_in_the_estimate(whole):
+  del whole  # of the same settings
+  s = settings.check(generative_tiny.config())
+  with tiny.prepared_once(generative_run):
+    it = generative_run._prepare(s, None)
+  found = generative_run._estimate(s, it, exact=False)
+  net = generative_run._net(s, it.sequence)
+  # Two methods of three tasks: 6 times 3 samples of 5 pictures, 3 times 7.
+  of = lambda samples: autoencoder.marginal_flops(net, 5, samples)
+  assert found.measured == 2 * (6 * of(3) + 3 * of(7))
+  assert found.work == found.flops + found.measured
+  assert 'FLOPs of what is measured' in found.markdown()
 
 
 def test_a_net_of_a_task_has_its_encoder(whole):
@@ -186,6 +229,11 @@ def _sentence(error, *parts):
     ({'encoder': (16, 0)}, ['encoder is (16, 0)', 'widths']),
     ({'decoder': 'wide'}, ["decoder is 'wide'", 'whole numbers']),
     ({'powerprop_on': 'none'}, ["'none'", 'all, shared']),
+    ({'methods': ('ewc',)}, ["ewc.labels is 'argmax' where it is not given"]),
+    (
+      {'methods': ('si', 'ewc'), 'method_kwargs': {'ewc': {'labels': 'first'}}},
+      ["method_kwargs.ewc.labels is 'first'", "'true' or 'sampled'"],
+    ),
     (
       {'method_training': {'naive': {'evaluate_every': 2}}},
       ['evaluate_every', 'method_training.naive'],
