@@ -15,6 +15,7 @@ from configs import fig4_permuted_mnist
 from configs import fig4_without
 from experiments import data
 from experiments.continual import cells as continual_cells
+from experiments.continual import run as continual_run
 from experiments.continual import settings as continual_settings
 from experiments.engine import population
 from experiments.engine.population import Cell
@@ -79,7 +80,7 @@ class Learner(NamedTuple):
   """A cell, with its tasks on the device."""
 
   cell: Cell
-  splits: Mapping[str, data.Split]
+  splits: Mapping[str, Any]
   tables: Any
 
   def source(self, task: int) -> data.Source:
@@ -131,14 +132,17 @@ def make_learners(
     **changes,
   }
   s = continual_settings.check(ml_collections.ConfigDict(config))
-  sequence = continual_settings.make_sequence(s, make_dataset(size.num_train))
-  splits = {
-    name: jax.device_put(getattr(sequence.dataset, name))
-    for name in data.SPLITS
-  }
-  plans = {
-    name: continual_cells.make_plan(s, name, sequence) for name in methods
-  }
+  it = continual_run.prepared(s, make_dataset(size.num_train))
+  return learners_of(s, it, executor)
+
+
+def learners_of(
+  s: continual_settings.ContinualSettings,
+  it: continual_run.Prepared,
+  executor: str = 'map',
+) -> list[Learner]:
+  """What `make_learners` makes of settings and what is prepared of them."""
+  sequence, plans, splits = it
   chosen = {
     key: continual_settings.coefficients(s, key.method)[:1]
     for key in continual_cells.keys(s, plans)
@@ -156,7 +160,7 @@ def make_learners(
   ]
 
 
-def _paired(
+def paired(
   programs: Mapping[str, Callable[[], Any]],
   base: str,
   rounds: int,
@@ -211,7 +215,7 @@ def method_step(
     state, _ = learner.learn(learner.start(), 0, size.steps)
     state = jax.block_until_ready(cell.programs.begin(state, cell.hyper))
     programs[name] = functools.partial(learner.train, state, 1, size.steps)
-  times = _paired(programs, 'naive', rounds, say)
+  times = paired(programs, 'naive', rounds, say)
   return timing.Table(
     'A step of the second task against fine-tuning',
     (
@@ -267,7 +271,7 @@ def seeds(
     f'vmap: {number} seeds, one program, α traced': program(vmapped),
   }
   base = 'map: 1 seed'
-  times = _paired({base: alone[0], **several}, base, rounds, say)
+  times = paired({base: alone[0], **several}, base, rounds, say)
   rows = []
   for name, t in times.items():
     n = number if name in several else 1
@@ -328,7 +332,7 @@ def growth(
       jax.tree.map(jnp.copy, record) for _ in range(number - 1)
     ]
     programs[str(number)] = functools.partial(learn, number)
-  times = _paired(programs, str(numbers[0]), rounds, say)
+  times = paired(programs, str(numbers[0]), rounds, say)
   size_of = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
   mask = -(-sum(learner.cell.plan.layer_sizes) // 8)
   rows = []
@@ -405,7 +409,7 @@ def search(
   for kind, learner in zip(kinds, learners, strict=True):
     programs[kind] = functools.partial(end, learner)
     reports[kind] = end(learner)[1]
-  times = _paired(programs, base, rounds, say)
+  times = paired(programs, base, rounds, say)
   found = lambda kind, name, as_: (
     as_(reports[kind][name]) if kind in reports else ''
   )

@@ -20,6 +20,7 @@ from typing import Any
 import tabulate
 
 from benchmarks import continual
+from benchmarks import generative
 from benchmarks import narrow
 from benchmarks import pipeline
 from benchmarks import selection
@@ -87,6 +88,8 @@ BENCHMARKS: dict[str, Callable[..., timing.Table]] = {
   'method_step_resnet50': sparse.resnet50,
   'mask_update': sparse.mask_update,
   'memory': sparse.memory,
+  'generative_step': generative.method_step,
+  'generative_torch': generative.beside_torch,
   'narrow': narrow.latency,
   'pipeline': pipeline.pipeline,
   'sparse_kernels': sparse_kernels.latency,

@@ -1,5 +1,6 @@
 """The benchmarks' tables on tiny sizes; no time is asserted."""
 
+import importlib.util
 import json
 import math
 import sys
@@ -11,6 +12,7 @@ import optax
 import pytest
 
 from benchmarks import continual
+from benchmarks import generative
 from benchmarks import narrow
 from benchmarks import pipeline
 from benchmarks import run
@@ -35,6 +37,7 @@ class _Net(hk.Module):
 
 
 _SMALLEST = continual.Size((), 110, 2, 20)
+_DRAWN = generative.Size(4, 2, 220, 2, 5)
 _NARROW = {
   'tiny': narrow.NETS['small_conv with norms']._replace(
     sizes=(4, 5), shares=(0.5, 0.4), shape=(6, 6, 1)
@@ -75,6 +78,9 @@ _TINY = {
     _quiet, _SMALLEST, 2, ('si',)
   ),
   'continual_seeds': lambda: continual.seeds(_quiet, _SMALLEST, 2, 3),
+  'generative_step': lambda: generative.method_step(
+    _quiet, _DRAWN, 2, ('efficient_packnet',)
+  ),
   'pipeline': lambda: pipeline.pipeline(
     _quiet, 50.0, 32, 2, 40, 30, 8, workers=1
   ),
@@ -93,6 +99,7 @@ _ROWS = {
   'mask_update': 8,
   'continual_step': 2,
   'continual_seeds': 3,
+  'generative_step': 2,
   'pipeline': 5,
   'narrow': 4,
   'sparse_kernels': 8,
@@ -207,6 +214,12 @@ def test_ratios_are_paired_and_every_program_is_told():
   assert list(times) == ['a', 'b'] and calls == {'a': 4, 'b': 4}
   assert times['a'][1:] == (1, 1, 1)
   assert any('round 3/3: b' in what for what in said)
+
+
+def test_without_pytorch_it_says_so(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  table = generative.beside_torch(_quiet, _DRAWN, 2)
+  assert not table.rows and 'PyTorch is not installed' in run.markdown(table)
 
 
 def test_only_what_was_asked_for_is_run_and_written(
