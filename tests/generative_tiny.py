@@ -26,9 +26,10 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     'head': (16,),
     'decoder': (16,),
     'alphas': (1.0,),
-    'methods': ('naive', 'efficient_packnet'),
+    'methods': ('naive', 'ewc', 'efficient_packnet'),
     'method_kwargs': {
-      'efficient_packnet': {'gamma': 0.9, 'rates': (0.1, 0.2, 0.3)}
+      'ewc': {'labels': 'true', 'coefficient': (1.0,)},
+      'efficient_packnet': {'gamma': 0.9, 'rates': (0.1, 0.2, 0.3)},
     },
     'method_training': {},
     'likelihood_samples': 7,

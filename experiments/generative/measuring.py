@@ -9,13 +9,16 @@ from experiments import data
 from experiments.continual.learner import Learner
 from experiments.continual.learner import Measures
 from experiments.engine import autoencoder
+from experiments.engine import population
 from experiments.engine.autoencoder import Autoencoder
 from experiments.generative.analysis import NAMES
 from experiments.generative.settings import GenerativeSettings
+from powerprop import trees
 from powerprop.likelihood import Estimate
 from powerprop.types import Params
 
 DRAWN = 2  # pictures of each character, after each task
+TENTHS = 10
 
 
 def measures(
@@ -34,9 +37,10 @@ def measures(
   Returns:
     Functions that give, after each task, 'likelihoods', float32
     [members, T], of the test pictures of each task so far, NaN of the others,
-    and 'drawn', uint8 [members, T, DRAWN, H, W], pictures of them; and at the
-    end 'log_likelihood', float32 [members, T, 2], means and standard errors
-    over pictures.
+    and 'drawn', uint8 [members, T, DRAWN, H, W], pictures of them; of methods
+    that hold weights by an importance 'importance', float32 [members, TENTHS],
+    see `by_size`; and at the end 'log_likelihood', float32 [members, T, 2],
+    means and standard errors over pictures.
   """
   key = jax.random.key(0)
 
@@ -70,7 +74,23 @@ def measures(
         likelihoods[m, t], _ = of_member(learner, m, t, w, s.matrix_samples)
         pictures = np.asarray(draw(w)).reshape(DRAWN, height, width)
         drawn[m, t] = np.round(255 * np.clip(pictures, 0, 1))
-    return {'likelihoods': likelihoods, 'drawn': drawn}
+    found: dict[str, np.ndarray] = {
+      'likelihoods': likelihoods,
+      'drawn': drawn,
+    }
+    strength = getattr(learner.life.state.method, 'importance', None)
+    if strength is not None:
+      found['importance'] = np.stack(
+        [
+          by_size({name: theta[name] for name in mine}, mine)
+          for theta, mine in zip(
+            (learner.alone(m).theta for m in range(members)),
+            population.unstack(learner.cell, strength),
+            strict=True,
+          )
+        ]
+      )
+    return found
 
   def at_end(learner: Learner) -> dict[str, np.ndarray]:
     members, tasks = len(learner.cell.members), sequence.num_tasks
@@ -82,6 +102,28 @@ def measures(
     return {'log_likelihood': out}
 
   return Measures(after_task, at_end, NAMES, ' nats')
+
+
+def by_size(theta: Params, importance: Params) -> np.ndarray:
+  """How much of the importance of all kernels weights of which size have.
+
+  Args:
+    theta: float arrays.
+    importance: the same structure, ≥ 0.
+
+  Returns:
+    float32 [TENTHS], shares of the sum: the first is of the tenth of the
+    weights with the smallest |θ|. NaN where there is no importance.
+  """
+  flat = lambda tree: np.concatenate(
+    [np.ravel(x) for x in trees.weights(tree).values()]
+  )
+  order = np.argsort(np.abs(flat(theta)), kind='stable')
+  parts = np.array_split(flat(importance)[order].astype(np.float64), TENTHS)
+  sums = np.array([part.sum() for part in parts])
+  whole = sums.sum()
+  out = sums / whole if whole > 0 else np.full(TENTHS, np.nan)
+  return out.astype(np.float32)
 
 
 def flops(

@@ -193,6 +193,48 @@ def course(
   return figure
 
 
+@style.paper()
+def importance(
+  groups: Mapping[Key, Group], records: Records, labels: Mapping[str, str]
+) -> Figure:
+  """What weights of which size have of the penalty's strength, at the end.
+
+  The paper: under Powerprop the Fisher information of small weights is
+  "vanishingly small", so that they are not held.
+
+  Args:
+    groups: by setting, the members.
+    records: their arrays 'importance', [T, tenths].
+    labels: what the config calls methods and transforms.
+
+  Returns:
+    A figure: from the tenth of the weights with the smallest |θ| to that with
+    the largest, means over seeds.
+  """
+  looks = continual_panels.looks_of(list(groups))
+  figure = Figure(figsize=(6.4, 4), layout='constrained')
+  axes = figure.subplots()
+  for key, group in groups.items():
+    last = [records[f'{net_name(m[0])}/importance'][-1] for m in group]
+    mean = 100 * np.mean(last, axis=0)
+    look = looks[key]
+    axes.plot(
+      np.arange(1, len(mean) + 1),
+      mean,
+      color=look.colour,
+      marker=look.marker,
+      linestyle=look.line,
+    )
+  axes.set_yscale('log')
+  axes.set_xlabel('tenth of the shared weights, by |θ|, the smallest first')
+  axes.set_ylabel("share of the penalty's strength (%)")
+  axes.set_xticks(np.arange(1, len(mean) + 1))
+  handles = continual_panels.handles_of(groups, looks, labels)
+  runs = continual_panels.runs_label(groups)
+  style.legend_beside(axes, handles, runs)
+  return figure
+
+
 def draw(workdir: str | os.PathLike[str]) -> list[pathlib.Path]:
   """Draws every figure that a run's records support.
 
@@ -227,6 +269,13 @@ def _figures(
   }
   if wanted:
     yield 'characters', characters(wanted, records, labels)
+  held = {
+    key: group
+    for key, group in groups.items()
+    if all(f'{net_name(m[0])}/importance' in records for m in group)
+  }
+  if held:
+    yield 'importance', importance(held, records, labels)
   finite = continual_analysis.finite
   masked = {
     key: group

@@ -42,7 +42,7 @@ def test_packed_weights_draw_the_same_bits_and_fine_tuning_forgets(whole):
   folder, results = whole
   _, records = files.load(folder)
   by_method = {n.split('/')[0]: n for n in weights.names(folder)}
-  assert set(by_method) == {'naive', _PACK}
+  assert set(by_method) == {'naive', 'ewc', _PACK}
   for method, name in by_method.items():
     drawn = records[f'{name}/drawn']
     assert drawn.shape == (3, 3, measuring.DRAWN, 8, 8)
@@ -71,7 +71,9 @@ def test_what_a_run_records(whole):
     assert row['final_elbo'] < 0 and row['elbo_when_learned'] < 0
     assert row['log_likelihood'] < 0 < row['log_likelihood_error']
   assert results['pictures']['measured'] == [5, 5]
-  assert results['stands_for'] == {'naive': 'naive', _PACK: _PACK}
+  assert results['stands_for'] == {
+    name: name for name in ('naive', 'ewc', _PACK)
+  }
   name = weights.names(folder)[0]
   kinds = {k.removeprefix(f'{name}/') for k in records if k.startswith(name)}
   assert {'elbo', 'likelihoods', 'drawn', 'log_likelihood'} <= kinds
@@ -112,7 +114,7 @@ def test_stopped_in_the_midst_of_a_task_it_ends_with_the_same_bits(
 
   def window(self, number, steps):
     calls.append(number)
-    if len(calls) == 8:  # the second half of the fourth task that is learned
+    if len(calls) == 14:  # the second half of the seventh task that is learned
       self.world.signals.append(15)
     return real(self, number, steps)
 
@@ -136,9 +138,9 @@ def test_what_is_measured_is_in_the_estimate(whole):
     it = generative_run._prepare(s, None)
   found = generative_run._estimate(s, it, exact=False)
   net = generative_run._net(s, it.sequence)
-  # Two methods of three tasks: 6 times 3 samples of 5 pictures, 3 times 7.
+  # Three methods of three tasks: 6 times 3 samples of 5 pictures, 3 times 7.
   of = lambda samples: autoencoder.marginal_flops(net, 5, samples)
-  assert found.measured == 2 * (6 * of(3) + 3 * of(7))
+  assert found.measured == 3 * (6 * of(3) + 3 * of(7))
   assert found.work == found.flops + found.measured
   assert 'FLOPs of what is measured' in found.markdown()
 
@@ -158,7 +160,7 @@ def test_tables_and_figures(whole):
   assert '7 samples of 5 test pictures' in text and 'fine-tuning' in text
   assert 'EfficientPackNet' in text and 'accuracy' not in text
   names = {p.stem for p in plots.draw(folder)}
-  assert names == {'table3', 'characters', 'course'}
+  assert names == {'table3', 'characters', 'importance', 'course'}
   assert all(
     e.measures['log_likelihood'] < 0 for e in analysis.entries(results)
   )
@@ -177,6 +179,19 @@ def test_published_numbers_stand_beside(whole):
   entry = {'method': 'laplace', 'alpha': 1.5}
   known = {'dataset': 'mnist', 'stands_for': {'laplace': 'online_ewc'}}
   assert tables.published_of(entry, known) == -96.72
+
+
+def test_importance_by_the_size_of_weights(whole):
+  theta = {'layer': {'w': np.arange(-10.0, 10.0)[:, None], 'b': np.ones(1)}}
+  strength = {'layer': {'w': np.zeros((20, 1)), 'b': np.ones(1)}}
+  assert np.isnan(measuring.by_size(theta, strength)).all()
+  strength['layer']['w'][[0, 10, 9]] = [[6.0], [1.0], [1.0]]  # of -10, 0, -1
+  found = measuring.by_size(theta, strength)
+  np.testing.assert_allclose(found, [0.25, *[0] * 8, 0.75])
+  _, records = files.load(whole[0])
+  (name,) = [n for n in records if n.endswith('/importance')]
+  assert name.startswith('ewc/') and records[name].shape == (3, 10)
+  np.testing.assert_allclose(records[name].sum(axis=1), 1, rtol=1e-5)
 
 
 def test_a_sheet_has_a_row_for_each_task():
@@ -229,7 +244,10 @@ def _sentence(error, *parts):
     ({'encoder': (16, 0)}, ['encoder is (16, 0)', 'widths']),
     ({'decoder': 'wide'}, ["decoder is 'wide'", 'whole numbers']),
     ({'powerprop_on': 'none'}, ["'none'", 'all, shared']),
-    ({'methods': ('ewc',)}, ["ewc.labels is 'argmax' where it is not given"]),
+    (
+      {'methods': ('ewc',), 'method_kwargs': {}},
+      ["ewc.labels is 'argmax' where it is not given"],
+    ),
     (
       {'methods': ('si', 'ewc'), 'method_kwargs': {'ewc': {'labels': 'first'}}},
       ["method_kwargs.ewc.labels is 'first'", "'true' or 'sampled'"],
