@@ -62,22 +62,3 @@ def gradient(
     return (value / parts, net_state), grads
 
   return in_parts
-
-
-def mean(
-  fn: Callable[[Any, jax.Array], tuple[Any, Any]], carry: Any, number: int
-) -> tuple[Any, Any]:
-  """The mean of what (carry, i) -> (carry, tree) gives, one after the other."""
-
-  def one(i, so_far):
-    carry, sums = so_far
-    carry, found = fn(carry, i)
-    return carry, jax.tree.map(lambda s, x: s + x, sums, found)
-
-  like = jax.eval_shape(fn, carry, jnp.int32(0))[1]
-  zero = lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
-  zeros = jax.tree.map(zero, like)
-  carry, sums = jax.lax.fori_loop(0, number, one, (carry, zeros))
-  return carry, jax.tree.map(
-    lambda s, x: (s / number).astype(x.dtype), sums, like
-  )

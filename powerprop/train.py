@@ -139,8 +139,16 @@ def make_training(
 
   Returns:
     Functions to be jitted, vmapped and sharded at will.
+
+  Raises:
+    ValueError: if the method draws weights and rehearses, which is not done.
   """
   it = _Member(recipe, psi, methods.dense() if method is None else method)
+  continual = it.method.continual
+  if continual.draws is not None and continual.rehearsal is not None:
+    raise ValueError(
+      'the method has draws and rehearsal but must have one of them at most'
+    )
   return Training(
     init=lambda hyper, source: _begin(
       it, hyper, source, *initial_theta(recipe, hyper.seed)
@@ -394,35 +402,29 @@ def _one_step(
   # The step's own examples have a key that is folded once.
   again = jax.random.fold_in(jax.random.fold_in(keys.augment, step), 1)
 
-  def gradients(kept, net_state, net_key, examples):
-    w = method.weights(theta, kept)
+  given = state.net, jax.random.fold_in(keys.net, step)
+  examples = _batch(it, hyper, source, step, rows)
+  if method.continual.draws is None:
+    w = method.weights(theta, state.method)
     (loss, net_state), dense = parts.gradient(
       recipe.problem.loss, recipe.accumulate
-    )(w, net_state, net_key, examples)
+    )(w, *given, examples)
     plain = dense = _rehearsed(it, dense, w, state, key, again, source)
     if recipe.l2:
       dense = trees.map_where(
         lambda g, x: g + recipe.l2 * x, trees.is_weight, dense, at_rest(w)
       )
-    return net_state, (loss, plain, dense)
-
-  net_key = jax.random.fold_in(keys.net, step)
-  examples = _batch(it, hyper, source, step, rows)
-  if (draws := method.continual.draws) is None:
-    net_state, (loss, plain, dense) = gradients(
-      state.method, state.net, net_key, examples
-    )
   else:
-
-    def of_draw(net_state, i):
-      kept = draws.state(state.method, i)
-      own_key = jax.random.fold_in(net_key, i)
-      net_state, found = gradients(kept, net_state, own_key, examples)
-      return net_state, (*found, method.gradients(found[-1], theta, kept))
-
-    net_state, (loss, plain, dense, pulled) = parts.mean(
-      of_draw, state.net, draws.number
+    # ∂L/∂w is that by a shift of all draws alike, without the L2 term.
+    shift = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(method.weights, theta, state.method),
     )
+    drawn = functools.partial(_drawn_loss, it, at_rest, state.method)
+    (loss, net_state), (pulled, plain) = parts.gradient(
+      drawn, recipe.accumulate
+    )((theta, shift), *given, examples)
+    dense = plain
     method = method._replace(gradients=lambda *_: pulled)
   coefficient = hyper.coefficient
   penalty = method.continual.penalty
@@ -462,6 +464,39 @@ def _one_step(
     finite=state.finite & jnp.isfinite(loss),
   )
   return state, loss
+
+
+def _drawn_loss(
+  it: _Member,
+  at_rest: Callable[[Params], Params],
+  kept: Any,
+  params: tuple[Params, Params],
+  net_state: Any,
+  key: jax.Array,
+  examples: Any,
+) -> tuple[jax.Array, Any]:
+  """The mean loss of a method's draws; see `Draws`."""
+  theta, shift = params
+  draws = it.method.continual.draws
+  assert draws is not None
+  losses, held = [], []
+  for i in range(draws.number):  # a loop of XLA's takes half as long again
+    w = it.method.weights(theta, draws.state(kept, jnp.int32(i)))
+    loss, net_state = it.recipe.problem.loss(
+      jax.tree.map(jnp.add, w, shift),
+      net_state,
+      jax.random.fold_in(key, i),
+      examples,
+    )
+    losses.append(loss)
+    if it.recipe.l2:
+      squares = jax.tree.map(lambda x, y: x * y, w, at_rest(w))
+      held += [jnp.sum(x) for x in trees.weights(squares).values()]
+  loss = jnp.mean(jnp.stack(losses))
+  if held:  # what is reported is the loss alone
+    decay = it.recipe.l2 / 2 * sum(held) / draws.number
+    loss += decay - jax.lax.stop_gradient(decay)
+  return loss, net_state
 
 
 def _rehearsed(

@@ -294,7 +294,9 @@ class Trial(NamedTuple):
 class Draws(NamedTuple):
   """Several draws of the weights in a step, which learns from their mean.
 
-  The batch is the same for all; what the loss itself draws is not.
+  The batch is the same for all; what the loss itself draws is not. Gradients
+  are those of `weights` itself: `Method.gradients` is not asked. The net's
+  state goes from draw to draw.
 
   Attributes:
     number: of draws, ≥ 2: a step costs as many.

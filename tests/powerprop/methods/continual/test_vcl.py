@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import statistics
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import optax
 import pytest
 
 from experiments import data
+from powerprop import lifetime
 from powerprop import methods
 from powerprop import reparam
 from powerprop import trees
@@ -179,10 +181,24 @@ def test_the_refined_copy_moves_by_no_step():
 
 def test_noise_is_standard_normal():
   like = {'a': jnp.zeros((200, 100)), 'b': jnp.zeros((20_000,))}
-  eps = jax.jit(vcl.noise)(_KEY, like)
+  keys = jax.vmap(lambda i: jax.random.fold_in(_KEY, i))(jnp.arange(2))
+  eps = jax.jit(jax.vmap(lambda key: vcl.noise(key, like)))(keys)
   for x in eps.values():
     assert abs(x.mean()) < 0.03 and abs(x.std() - 1) < 0.03
-  assert abs(np.corrcoef(eps['a'].ravel(), eps['b'])[0, 1]) < 0.03
+    # Of neighbours in each of its axes, and of a draw and the next.
+    for axis in range(x.ndim):
+      pairs = (
+        np.take(x, range(k, x.shape[axis] - 1 + k), axis) for k in (0, 1)
+      )
+      assert abs(np.corrcoef(*map(np.ravel, pairs))[0, 1]) < 0.03
+  both = np.concatenate([np.ravel(x) for x in eps.values()])
+  assert abs(np.corrcoef(eps['a'].ravel(), eps['b'].ravel())[0, 1]) < 0.03
+  # How many are below a quantile: Kolmogorov's test, at one in a thousand.
+  normal = statistics.NormalDist()
+  wanted = np.array([normal.cdf(x) for x in np.sort(both).tolist()])
+  found = np.arange(1, len(both) + 1) / len(both)
+  assert np.abs(found - wanted).max() < 1.95 / np.sqrt(len(both))
+  assert 3.7 < np.abs(both).max() < 5.2
 
 
 def test_the_posterior_is_the_next_prior_for_outputs_that_were_trained():
@@ -318,21 +334,21 @@ def test_bad_options_are_refused(name, value):
     vcl.vcl(_TASKS, **{name: value})
 
 
-def test_a_step_learns_from_the_mean_of_its_samples():
+@pytest.mark.parametrize('l2', [0.0, 0.5])
+def test_a_step_learns_from_the_mean_of_its_samples(l2):
   """Of so many draws; here of two, each of which is a step of one alone."""
-  setups = {
-    n: lifetime_tiny.setup(
-      functools.partial(methods.vcl, samples=n),
-      optimizer=optax.sgd,
-      alpha=1.0,
+  lives = {}
+  for n in (1, 2):
+    it = lifetime_tiny.setup(
+      functools.partial(methods.vcl, samples=n), optimizer=optax.sgd
     )
-    for n in (1, 2)
-  }
+    recipe = it.recipe._replace(l2=l2)
+    lives[n] = lifetime.make_life(recipe, Psi(1.0), it.method)
   hyper, source = lifetime_tiny.hyper(coefficient=1.0), lifetime_tiny.source(0)
-  start = setups[1].life.start(hyper, source)
+  start = lives[1].start(hyper, source)
   steps = {
-    n: jax.jit(functools.partial(x.life.chunk, step=0, num_steps=1))
-    for n, x in setups.items()
+    n: jax.jit(functools.partial(life.chunk, step=0, num_steps=1))
+    for n, life in lives.items()
   }
   alone = []
   for i in range(2):
@@ -348,8 +364,16 @@ def test_a_step_learns_from_the_mean_of_its_samples():
   )
   assert alone[0][1] != alone[1][1]
   assert both.method.draws == 2
+
+
+def test_draws_go_with_no_rehearsal():
+  it = lifetime_tiny.setup(methods.experience_replay)
+  drawn = methods.vcl(it.tasks, samples=2).continual.draws
+  both = it.method._replace(continual=it.method.continual._replace(draws=drawn))
+  with pytest.raises(ValueError, match='has draws and rehearsal'):
+    lifetime.make_life(it.recipe, Psi(1.0), both)
   with pytest.raises(ValueError, match='samples is 0 but must be at least 1'):
-    methods.vcl(_TASKS, samples=0)
+    methods.vcl(it.tasks, samples=0)
 
 
 def test_the_spread_starts_anew_and_the_prior_keeps_what_was_learned():
