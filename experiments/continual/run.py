@@ -283,7 +283,9 @@ def _of_cells(
     of_tasks = of_tasks + plan.trial_steps
     mine = int(of_tasks.sum()) * members
     steps += mine
-    flops += 3.0 * cost * plan.recipe.batch_size * mine
+    draws = plan.method.continual.draws
+    times = 1 if draws is None else draws.number
+    flops += 3.0 * cost * times * plan.recipe.batch_size * mine
   at_once = sorted(on_device)[-population.workers() :]
   return estimates.Estimate(
     trainings=population.count(cells),

@@ -113,12 +113,15 @@ def characters(
   """
   across = min(2, len(groups))
   down = -(-len(groups) // across)
+  of = lambda group: records[f'{net_name(group[0][0])}/drawn']
+  *_, number, height, width = of(next(iter(groups.values()))).shape
+  panel = 0.8 + 3.8 * (height + 1) / (number * width + 1)
   figure = Figure(
-    figsize=(0.6 + 4.2 * across, 0.5 + 3.6 * down), layout='constrained'
+    figsize=(0.6 + 4.2 * across, panel * down), layout='constrained'
   )
   places = figure.subplots(down, across, squeeze=False).ravel()
   for axes, (key, group) in zip(places, groups.items(), strict=False):
-    drawn = records[f'{net_name(group[0][0])}/drawn']
+    drawn = of(group)
     axes.imshow(1 - sheet(drawn), cmap='gray', vmin=0, vmax=1)
     axes.set_title(continual_panels.label_of(key, groups, labels))
     tasks, _, number, height, width = drawn.shape
@@ -225,7 +228,7 @@ def importance(
       marker=look.marker,
       linestyle=look.line,
     )
-  axes.set_yscale('log')
+  axes.set_ylim(bottom=0)
   axes.set_xlabel('tenth of the shared weights, by |θ|, the smallest first')
   axes.set_ylabel("share of the penalty's strength (%)")
   axes.set_xticks(np.arange(1, len(mean) + 1))
