@@ -20,6 +20,7 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
   out = digits_generative.get_config()
   small = {
     'num_tasks': 3,
+    'seeds': 1,
     'epochs': 5.0,
     'encoder': (16,),
     'latent': 2,
