@@ -193,5 +193,7 @@ def _human(x: float) -> str:
 def _duration(seconds: float) -> str:
   for name, size in (('days', 86_400), ('hours', 3_600), ('minutes', 60)):
     if seconds >= 2 * size:
-      return f'{seconds / size:,.3g} {name}'
+      number = seconds / size
+      text = f'{number:,.0f}' if number >= 100 else f'{number:.3g}'
+      return f'{text} {name}'
   return f'{seconds:.3g} seconds'

@@ -22,6 +22,16 @@ _FLAG = re.compile(r'--?(no)?config\.([^=]*)(?:=(.*))?', re.DOTALL)
 # Dicts by name, in which 'package.module:function' goes by what is behind the
 # colon: a ConfigDict has no keys with dots.
 _BY_NAME = ('transform_kwargs', 'method_kwargs', 'method_training', 'labels')
+# What one would call a field of which a single value is given.
+_ALSO = {
+  'alpha': 'alphas',
+  'density': 'densities',
+  'distribution': 'distributions',
+  'method': 'methods',
+  'multiplier': 'training_multiplier',
+  'sparsity': 'densities',
+  'transform': 'transforms',
+}
 _YES, _NO = ('true', 't', '1', 'yes'), ('false', 'f', '0', 'no')
 
 
@@ -48,7 +58,10 @@ def split(
     if match is None:
       others.append(argument)
       continue
-    no, path, text = match.groups()
+    no, given, text = match.groups()
+    path = given
+    if given not in fields and _ALSO.get(given) in fields:
+      path = _ALSO[given]
     field = fields.get(path)
     if no or (text is None and field is not None and field.kind == 'bool'):
       text = 'false' if no else 'true'
@@ -56,8 +69,20 @@ def split(
       if not rest:
         raise CommandError(f'{argument} has no value: {argument}=VALUE.')
       text = rest.pop(0)
+    if given == 'sparsity' and path != given:
+      text = _densities(text)
     found.append((path, text))
   return found, others
+
+
+def _densities(text: str) -> str:
+  """What `densities` would be, of a sparsity or several."""
+  values = _tuple(text)
+  if not all(isinstance(x, int | float) for x in values):
+    raise CommandError(
+      f'sparsity is {text} but must be a number in [0, 1), or several.'
+    )
+  return repr(tuple(round(1 - x, 12) for x in values))
 
 
 def apply(

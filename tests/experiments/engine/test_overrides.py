@@ -13,6 +13,7 @@ from experiments.engine import config_files
 from experiments.engine import fields
 from experiments.engine import overrides
 from experiments.engine import settings
+from experiments.engine.config_files import CommandError
 from experiments.generative import settings as generative_settings
 from experiments.sparse_training import plan as sparse_plan
 from experiments.sparse_training import settings as sparse_settings
@@ -94,6 +95,13 @@ _OVERRIDES = [
   ('one_shot', '--config.transforms=chain_rule', 'transforms', ('chain_rule',)),
   ('sparse_training', '--config.methods=set,rigl', 'methods', ('set', 'rigl')),
   ('sparse_training', "--config.methods=('set',)", 'methods', ('set',)),
+  # By what one would call a single value.
+  ('sparse_training', '--config.method=set', 'methods', ('set',)),
+  ('sparse_training', '--config.alpha=1.5', 'alphas', (1.5,)),
+  ('sparse_training', '--config.distribution=erk', 'distributions', ('erk',)),
+  ('sparse_training', '--config.sparsity=0.9', 'densities', (0.1,)),
+  ('sparse_training', '--config.sparsity=0.8,0.95', 'densities', (0.2, 0.05)),
+  ('sparse_training', '--config.multiplier=2', 'training_multiplier', 2.0),
   # Types are those of the documentation.
   ('one_shot', '--config.checkpoint_seconds=5', 'checkpoint_seconds', 5.0),
   ('one_shot', '--config.dataset=mnist', 'dataset', 'mnist'),
@@ -172,6 +180,14 @@ def test_overrides_add_up_and_change_no_other_field():
   with pytest.raises(AttributeError):
     command.config.steeps = 3
   settings.check(command.config)
+
+
+def test_a_sparsity_that_is_none():
+  with pytest.raises(CommandError, match='sparsity is high but must be a numb'):
+    overrides.split(['--config.sparsity=high'], fields.of('sparse_training'))
+  # A field of that name is itself.
+  known = fields.of('one_shot') | {'method': fields.of('one_shot')['dataset']}
+  assert overrides.split(['--config.method=a'], known)[0] == [('method', 'a')]
 
 
 def test_fields_with_several_types_are_open_in_every_file():
