@@ -63,6 +63,7 @@ def make_learners(
       'decoder': (width,),
       'num_tasks': 2,
       'batch_size': size.batch_size,
+      'learning_rate': (_RATE,),
       'alphas': (1.0,),
       'seeds': 1,
     }
