@@ -160,7 +160,7 @@ def learners_of(
   ]
 
 
-def paired(
+def _paired(
   programs: Mapping[str, Callable[[], Any]],
   base: str,
   rounds: int,
@@ -207,15 +207,6 @@ def method_step(
   limited = (*_LIMITS, *continual_settings.method_names())
   names = tuple(dict.fromkeys(('naive', *(names or limited))))
   learners = make_learners(size, names, alphas=(1.0,), method_kwargs={})
-  programs = {}
-  for name, learner in zip(names, learners, strict=True):
-    say(f'first task of {name}')
-    cell = learner.cell
-    # Now there is something to hold on to: penalties, masks and memories.
-    state, _ = learner.learn(learner.start(), 0, size.steps)
-    state = jax.block_until_ready(cell.programs.begin(state, cell.hyper))
-    programs[name] = functools.partial(learner.train, state, 1, size.steps)
-  times = paired(programs, 'naive', rounds, say)
   return timing.Table(
     'A step of the second task against fine-tuning',
     (
@@ -224,15 +215,47 @@ def method_step(
       ' method was timed in turn with fine-tuning; the row of fine-tuning, with'
       ' itself, tells the noise. Memories of pictures are those of 2 tasks.',
     ),
-    [
-      {
-        'method': name,
-        'steps/s': size.steps / t.seconds,
-        **timing.ratio_cells(t, _LIMITS.get(name)),
-      }
-      for name, t in times.items()
-    ],
+    second_task(
+      say, dict(zip(names, learners, strict=True)), size.steps, rounds, _LIMITS
+    ),
   )
+
+
+def second_task(
+  say: timing.Say,
+  learners: Mapping[str, Learner],
+  steps: int,
+  rounds: int,
+  limits: Mapping[str, float],
+) -> list[dict[str, Any]]:
+  """Steps of the second task against fine-tuning's.
+
+  Args:
+    say: told what is going on.
+    learners: by method, 'naive' among them.
+    steps: of a program call.
+    rounds: see `timing.compare`.
+    limits: by method, what the ratio may be at most.
+
+  Returns:
+    A row of a table per method.
+  """
+  programs = {}
+  for name, learner in learners.items():
+    say(f'first task of {name}')
+    cell = learner.cell
+    # Now there is something to hold on to: penalties, masks and memories.
+    state, _ = learner.learn(learner.start(), 0, steps)
+    state = jax.block_until_ready(cell.programs.begin(state, cell.hyper))
+    programs[name] = functools.partial(learner.train, state, 1, steps)
+  return [
+    {
+      'method': name,
+      'steps/s': steps / t.seconds,
+      **timing.ratio_cells(t, limits.get(name)),
+    }
+    for name, t in _paired(programs, 'naive', rounds, say).items()
+  ]
 
 
 def seeds(
@@ -271,7 +294,7 @@ def seeds(
     f'vmap: {number} seeds, one program, α traced': program(vmapped),
   }
   base = 'map: 1 seed'
-  times = paired({base: alone[0], **several}, base, rounds, say)
+  times = _paired({base: alone[0], **several}, base, rounds, say)
   rows = []
   for name, t in times.items():
     n = number if name in several else 1
@@ -332,7 +355,7 @@ def growth(
       jax.tree.map(jnp.copy, record) for _ in range(number - 1)
     ]
     programs[str(number)] = functools.partial(learn, number)
-  times = paired(programs, str(numbers[0]), rounds, say)
+  times = _paired(programs, str(numbers[0]), rounds, say)
   size_of = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
   mask = -(-sum(learner.cell.plan.layer_sizes) // 8)
   rows = []
@@ -409,7 +432,7 @@ def search(
   for kind, learner in zip(kinds, learners, strict=True):
     programs[kind] = functools.partial(end, learner)
     reports[kind] = end(learner)[1]
-  times = paired(programs, base, rounds, say)
+  times = _paired(programs, base, rounds, say)
   found = lambda kind, name, as_: (
     as_(reports[kind][name]) if kind in reports else ''
   )

@@ -104,14 +104,6 @@ def method_step(
     'efficient_packnet': 1.05,
     'vcl': float(config.method_kwargs.vcl.samples),
   }
-  programs = {}
-  for name, learner in zip(names, learners, strict=True):
-    say(f'first task of {name}')
-    cell = learner.cell
-    state, _ = learner.learn(learner.start(), 0, size.steps)
-    state = jax.block_until_ready(cell.programs.begin(state, cell.hyper))
-    programs[name] = functools.partial(learner.train, state, 1, size.steps)
-  times = continual.paired(programs, 'naive', rounds, say)
   return timing.Table(
     "Table 3's autoencoder: a step of the second task against fine-tuning",
     (
@@ -121,14 +113,9 @@ def method_step(
       ' itself, tells the noise. VCL draws the shared weights'
       f' {limits["vcl"]:g} times a step.',
     ),
-    [
-      {
-        'method': name,
-        'steps/s': size.steps / t.seconds,
-        **timing.ratio_cells(t, limits.get(name)),
-      }
-      for name, t in times.items()
-    ],
+    continual.second_task(
+      say, dict(zip(names, learners, strict=True)), size.steps, rounds, limits
+    ),
   )
 
 
@@ -185,9 +172,9 @@ def _torch_program(size: Size, it: Autoencoder) -> Callable[[], None]:
     name: [torch.tensor(x, requires_grad=True) for x in (w['w'], w['b'])]
     for name, w in theta.items()
   }
-  image = np.asarray(it.sequence.dataset.train.image, np.float32)
-  own = image[it.sequence.dataset.train.label == 0] / 255
-  pictures = torch.tensor(own.reshape(len(own), -1))
+  dataset = it.sequence.dataset
+  own = dataset.train.image[dataset.train.label == 0].astype(np.float32)
+  pictures = torch.tensor(own.reshape(len(own), -1) * dataset.scale)
   adam = torch.optim.Adam([x for both in net.values() for x in both], lr=_RATE)
 
   def layers(name, number, x):

@@ -214,15 +214,23 @@ class Learner:
       )
     return weights_of(self.cell, self.life.state, self.records[task], member)
 
-  def alone(self, member: int) -> Alone:
-    """What a member has learned, without the others of its program."""
-    pick = lambda tree: jax.tree.map(
+  def _of(self, member: int, tree: Any) -> Any:
+    """What a member has of a tree."""
+    return jax.tree.map(
       lambda x: jnp.asarray(population.per_member(self.cell, x)[member]), tree
     )
+
+  def theta(self, member: int) -> Params:
+    """A member's θ as it is now."""
     psi = Psi(_alpha(self.life.state, member))
+    return psi.to_theta(self._of(member, self.life.state.phi))
+
+  def alone(self, member: int) -> Alone:
+    """What a member has learned, without the others of its program."""
+    pick = functools.partial(self._of, member)
     end = self.log.ends()[member]
     return Alone(
-      theta=psi.to_theta(pick(self.life.state.phi)),
+      theta=self.theta(member),
       records=[pick(record) for record in self.records[:end]],
       source=self.source(0)._replace(tables=pick(self.tables)),
     )

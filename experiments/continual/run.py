@@ -217,9 +217,21 @@ def dry_run(s: ContinualSettings, data_dir: str | None = None) -> str:
 
 
 def _estimate(
-  s: ContinualSettings, sequence, plans, exact: bool
+  s: ContinualSettings,
+  sequence,
+  plans,
+  exact: bool,
+  measured: Callable[[Course], float] = lambda plan: 0.0,
 ) -> estimates.Estimate:
-  """Of searches and of as many sequences as can follow."""
+  """Of searches and of as many sequences as can follow.
+
+  Args:
+    s: checked settings.
+    sequence: of tasks.
+    plans: by method.
+    exact: as `_of_cells` has it.
+    measured: FLOPs of what is measured of a sequence besides.
+  """
   contests = continual_search.contests(s, plans)
   number = sum(len(c) for contest in contests for c in contest.values())
   seeds = s.training.seeds
@@ -234,7 +246,9 @@ def _estimate(
   ):
     members = continual_cells.make_members(s, plans, chosen, search)
     every += continual_cells.make_cells(plans, members, executor, tasks, lives)
-  return _of_cells(every, sequence, exact)
+  # The last members are those that are not of a search.
+  more = sum(measured(plans[m.variant.method]) for m in members)
+  return _of_cells(every, sequence, exact)._replace(measured=more)
 
 
 def _of_cells(

@@ -58,9 +58,6 @@ class Estimate(NamedTuple):
       ('parameters of the net', f'{self.parameters:,}'),
       ('steps of all trainings', f'{self.steps:,}'),
       ('FLOPs of these steps, dense', _human(self.flops)),
-      *[('FLOPs of what is measured', _human(self.measured))][
-        : bool(self.measured)
-      ],
       (
         'time, at least',
         f'{_duration(self.work / rate)} at {_human(rate)}FLOP/s, as a matrix'
@@ -73,6 +70,8 @@ class Estimate(NamedTuple):
       ),
       ('checkpoints, at most', f'{_human(self.disk_bytes)}B'),
     ]
+    if self.measured:
+      rows.insert(5, ('FLOPs of what is measured', _human(self.measured)))
     table = tabulate.tabulate(rows, ('what', 'estimate'), tablefmt='github')
     return (
       f'{table}\n\nThe time is by FLOPs alone: small nets, compiling and'

@@ -84,7 +84,7 @@ def measures(
         [
           by_size({name: theta[name] for name in mine}, mine)
           for theta, mine in zip(
-            (learner.alone(m).theta for m in range(members)),
+            map(learner.theta, range(members)),
             population.unstack(learner.cell, strength),
             strict=True,
           )

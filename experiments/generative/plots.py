@@ -212,26 +212,18 @@ def importance(
 
   Returns:
     A figure: from the tenth of the weights with the smallest |θ| to that with
-    the largest, means over seeds.
+    the largest, means over seeds and bands of ± one std.
   """
   looks = continual_panels.looks_of(list(groups))
   figure = Figure(figsize=(6.4, 4), layout='constrained')
   axes = figure.subplots()
   for key, group in groups.items():
     last = [records[f'{net_name(m[0])}/importance'][-1] for m in group]
-    mean = 100 * np.mean(last, axis=0)
-    look = looks[key]
-    axes.plot(
-      np.arange(1, len(mean) + 1),
-      mean,
-      color=look.colour,
-      marker=look.marker,
-      linestyle=look.line,
-    )
+    continual_panels.draw_course(axes, 100 * np.array(last), looks[key])
   axes.set_ylim(bottom=0)
   axes.set_xlabel('tenth of the shared weights, by |θ|, the smallest first')
   axes.set_ylabel("share of the penalty's strength (%)")
-  axes.set_xticks(np.arange(1, len(mean) + 1))
+  axes.set_xticks(1 + np.arange(len(last[0])))
   handles = continual_panels.handles_of(groups, looks, labels)
   runs = continual_panels.runs_label(groups)
   style.legend_beside(axes, handles, runs)

@@ -16,9 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments import data
-from experiments.continual import cells as continual_cells
 from experiments.continual import run as continual_run
-from experiments.continual import search as continual_search
 from experiments.continual import settings as continual_settings
 from experiments.continual.learner import Lessons
 from experiments.continual.run import Prepared
@@ -194,12 +192,8 @@ def _estimate(
   s: GenerativeSettings, it: Prepared, exact: bool
 ) -> estimates.Estimate:
   """Of searches, as many sequences as can follow, and what is measured."""
-  found = continual_run._estimate(s.training, it.sequence, it.plans, exact)
   net = _net(s, it.sequence)
   each = functools.partial(measuring.flops, s, net, it.sequence)
-  contests = continual_search.contests(s.training, it.plans)
-  members = continual_cells.make_members(
-    s.training, it.plans, continual_search.at_most(s.training, contests), False
+  return continual_run._estimate(
+    s.training, it.sequence, it.plans, exact, lambda plan: each(plan.num_tasks)
   )
-  measured = sum(each(it.plans[m.variant.method].num_tasks) for m in members)
-  return found._replace(measured=measured)

@@ -135,7 +135,7 @@ def _check_labels(s: ContinualSettings, name: str) -> None:
     labels in autoencoder.LABELS,
     f'method_kwargs.{name}.labels',
     repr(labels) if 'labels' in given else f'{labels!r} where it is not given',
-    f'{autoencoder.NO_LABELS}',
+    autoencoder.NO_LABELS,
   )
 
 
