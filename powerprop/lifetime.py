@@ -312,6 +312,7 @@ def ending(
     fresh=lambda: _anew(recipe, key)[0],
     augment=problem.augment or (lambda key, batch: batch),
     activations=lambda w, batch: problem.activations(w, net, batch),
+    coefficient=hyper.coefficient,
   )
 
 

@@ -213,6 +213,8 @@ class Ending(NamedTuple):
     fresh: () -> θ, drawn anew by the net's own law.
     augment: (key, batch) -> batch, as in training.
     activations: (w, batch) -> by layer what its hidden units answer.
+    coefficient: of the training, float ≥ 0. What a method has no penalty for it
+      may take for another number that is searched.
   """
 
   key: jax.Array
@@ -228,6 +230,7 @@ class Ending(NamedTuple):
   fresh: Callable[[], Params]
   augment: Callable[[jax.Array, Any], Any] = lambda key, batch: batch
   activations: Callable[..., dict[str, jax.Array]] = lambda w, batch: {}
+  coefficient: Any = 0.0
 
 
 class Change(NamedTuple):

@@ -217,12 +217,15 @@ def check(config: ml_collections.ConfigDict) -> ContinualSettings:
         if k not in ('method', 'coefficient')
       },
     )
+    is_gamma = s.method_kwargs.get(name, {}).get('gamma', 0) is None
     for c in coefficients(s, name):
       validation.require(
-        0 <= c <= validation.LARGEST_FLOAT,
+        0 < c <= 1 if is_gamma else 0 <= c <= validation.LARGEST_FLOAT,
         f'method_kwargs.{name}.coefficient',
         f'{c:g}',
-        'finite in float32 and at least 0',
+        'in (0, 1]: it is γ where gamma is None'
+        if is_gamma
+        else 'finite in float32 and at least 0',
       )
   settings.check_labels(
     s.training, [*s.methods, *s.method_kwargs, *method_names()]

@@ -24,7 +24,7 @@ RATES = tuple(round(0.001 * 1.1**i, 6) for i in range(73)) + (1.0,)
 def efficient_packnet(
   tasks: sequential.Tasks,
   *,
-  gamma: float = 0.9,
+  gamma: float | None = 0.9,
   rates: tuple[float, ...] = RATES,
   search: str = 'linear',
   reuse: bool = True,
@@ -50,7 +50,8 @@ def efficient_packnet(
 
   Args:
     tasks: of the sequence.
-    gamma: γ in (0, 1].
+    gamma: γ in (0, 1]. None: it is the training's coefficient, so that one
+      program is searched for it.
     rates: shares of the weights that are kept, rising, each in (0, 1]. By
       default from 0.1% to 95.6% in steps of 10%, and 1.
     search: 'linear': from the largest rate down to the first that fails.
@@ -118,7 +119,7 @@ def efficient_packnet(
 class Options(NamedTuple):
   """How a mask is found; see `efficient_packnet`."""
 
-  gamma: float
+  gamma: float | None
   rates: tuple[float, ...]
   search: str
   reuse: bool
@@ -130,7 +131,7 @@ class Options(NamedTuple):
 def _check(options: Options) -> None:
   """Raises ValueError if an option is out of range."""
   gamma, rates, search, _, examples, *_ = options
-  if not 0 < gamma <= 1:
+  if gamma is not None and not 0 < gamma <= 1:
     raise ValueError(f'gamma is {gamma} but must be in (0, 1]')
   if not rates or any(not 0 < r <= 1 for r in rates):
     raise ValueError(
@@ -242,7 +243,8 @@ def end_task(
 
   accuracy_at = lambda i: accuracy_of(mask_at(i))
   dense = ending.score(theta)
-  target = ending.least(dense, options.gamma)
+  gamma = ending.coefficient if options.gamma is None else options.gamma
+  target = ending.least(dense, gamma)
   passes = lambda accuracy: accuracy >= target
   if search == 'linear' or options.compare:
     linear = _linear(accuracy_at, passes, last)
@@ -253,9 +255,7 @@ def end_task(
   else:
     examples = options.curvature_examples
     added = added_loss(ending, tasks, where, theta, ranking, examples)[counts]
-    chosen, tried = _taylor(
-      accuracy_at, added, dense, target, options.gamma, last
-    )
+    chosen, tried = _taylor(accuracy_at, added, dense, target, gamma, last)
   reached = chosen <= last
   chosen = jnp.minimum(chosen, last)
   mask = mask_at(chosen)
@@ -353,7 +353,7 @@ def _binary(accuracy_at, passes, last):
 def _taylor(accuracy_at, added, dense, target, gamma, last):
   """The lowest index whose estimated accuracy is enough: (index, 1)."""
   lowest = lambda ok: jnp.argmax(ok).astype(jnp.int32)
-  close = added <= -math.log(gamma)
+  close = added <= -jnp.log(jnp.asarray(gamma, added.dtype))
   at = jnp.where(jnp.any(close), lowest(close), last)
   lost = dense - accuracy_at(at)
   factor = jnp.maximum(lost, 0) / jnp.maximum(added[at], 1e-12)

@@ -538,6 +538,7 @@ def searched():
     )
     _, state = method.init(None, phi, Psi(2.0), None)
     ending = _ending(lambda w: _accuracy(w, jnp))
+    ending = ending._replace(coefficient=jnp.float32(0.8))
     _, state, report = method.continual.end_task(ending, phi, state)
     return jnp.concatenate([state.mask[n].ravel() for n in _SHAPES]), report
 
@@ -545,11 +546,13 @@ def searched():
 
   def every():
     out = [run(*key) for key in keys]
+    out.append(run('linear', None, _RATES))
     out.append(run('binary', 0.8, _RATES))
     return [*out, run('taylor', 0.8, _RATES, compare=True)]
 
   found = jax.device_get(jax.jit(every)())
-  return dict(zip([*keys, 'binary', 'taylor'], found, strict=True))
+  keys += ['coefficient', 'binary', 'taylor']
+  return dict(zip(keys, found, strict=True))
 
 
 @pytest.mark.parametrize(('gamma', 'rates'), _SEARCHED)
@@ -561,6 +564,14 @@ def test_algorithm_1(searched, gamma, rates):
   assert report['reached'] == reached
   assert report['evaluations'] == tried
   assert report['new_by_layer'].sum() == int(rate * _SIZE + 1e-9)
+
+
+def test_gamma_may_be_the_coefficient_of_the_training(searched):
+  got, report = searched['coefficient']
+  expected, of_gamma = searched['linear', 0.8, _RATES]
+  np.testing.assert_array_equal(got, expected)
+  assert report['target'] == of_gamma['target']
+  assert report['evaluations'] == of_gamma['evaluations']
 
 
 def test_algorithm_1_has_something_to_choose():
