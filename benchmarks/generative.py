@@ -68,6 +68,9 @@ def make_learners(
       'seeds': 1,
     }
   )
+  for fields in config.method_training.values():
+    for name in {'learning_rate', 'alphas'} & {*fields}:
+      del fields[name]
   if methods:
     config.methods = tuple(methods)
   s = generative_settings.check(config)

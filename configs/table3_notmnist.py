@@ -25,6 +25,5 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = 'notmnist'
   config.dataset_kwargs = ml_collections.ConfigDict({'folder': ''})
   config.epochs = 400.0
-  for name in table3_mnist.PACKING:
-    config.method_training[name].retrain_epochs = 200.0
+  config.method_training.efficient_packnet.retrain_epochs = 200.0
   return config

@@ -30,9 +30,12 @@ def config(**fields: Any) -> ml_collections.ConfigDict:
     'methods': ('naive', 'ewc', 'efficient_packnet'),
     'method_kwargs': {
       'ewc': {'labels': 'true', 'coefficient': (1.0,)},
-      'efficient_packnet': {'gamma': 0.9, 'rates': (0.1, 0.2, 0.3)},
+      'efficient_packnet': {
+        **{'gamma': None, 'coefficient': (0.9,)},
+        'rates': (0.1, 0.2, 0.3),
+      },
     },
-    'method_training': {},
+    'method_training': {'naive': {'num_tasks': 2}},
     'likelihood_samples': 7,
     'likelihood_pictures': 5,
     'matrix_samples': 3,

@@ -6,8 +6,9 @@ other names (`NAMES`). The higher a number the better; all are negative.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +16,10 @@ from experiments.continual import analysis as continual_analysis
 from experiments.continual.analysis import finite
 from experiments.continual.analysis import Records
 from experiments.continual.analysis import SETTING
+from experiments.report import differences
+from experiments.report import published
 from experiments.report import statistics
+from experiments.report.differences import Difference
 from experiments.report.differences import Entry
 from experiments.report.naming import net_name
 from experiments.report.statistics import Row
@@ -38,6 +42,7 @@ MEASURES = (
   'log_likelihood',
   'log_likelihood_error',
   'elbo',
+  'validation_elbo',
   'elbo_when_learned',
   'elbo_before_pruning',
   'forgetting',
@@ -135,7 +140,8 @@ def measures(member: Sequence[Row], records: Records) -> dict[str, float]:
   Returns:
     By name, of `MEASURES`: the mean over tasks of "log_likelihood", after the
     last, and the standard error of that mean, over test pictures; of "elbo"
-    after the last, "elbo_when_learned" and "elbo_before_pruning";
+    and "validation_elbo" after the last, "elbo_when_learned" and
+    "elbo_before_pruning";
     "forgetting", best minus last log-likelihood of all tasks but the last, in
     nats; "used_weights" at the end, of the shared ones; two numbers of tasks,
     "failed_tasks" and "missed_targets"; and "unchanged", the share of the tasks
@@ -150,6 +156,7 @@ def measures(member: Sequence[Row], records: Records) -> dict[str, float]:
     'log_likelihood': mean('log_likelihood'),
     'log_likelihood_error': float(np.sqrt(np.sum(errors**2)) / len(errors)),
     'elbo': mean('final_elbo'),
+    'validation_elbo': mean('final_validation_elbo'),
     'elbo_when_learned': mean('elbo_when_learned'),
     'elbo_before_pruning': mean('elbo_before_pruning'),
     'forgetting': continual_analysis.forgetting(matrix_of(member, records)),
@@ -201,6 +208,62 @@ def select(rows: Sequence[Row]) -> list[dict[str, Any]]:
       for k, v in e.items()
     }
     for e in continual_analysis.select(plain(rows))
+  ]
+
+
+class Order(NamedTuple):
+  """Two settings of which the paper has one ahead of the other.
+
+  Attributes:
+    better: method, as `powerprop.methods` calls it, and whether with α > 1: the
+      one that is ahead in the paper.
+    worse: the other.
+    paper: by how much, in nats.
+    found: by how much here, seeds paired.
+  """
+
+  better: tuple[str, bool]
+  worse: tuple[str, bool]
+  paper: float
+  found: Difference
+
+
+def orders(
+  rows: Sequence[Row], stands_for: Mapping[str, str], dataset: str
+) -> list[Order]:
+  """Every pair of the paper's rows that a run has as well.
+
+  Args:
+    rows: a run's rows.
+    stands_for: what method a name stands for. A name that is not a method's own
+      is a variant, and none of the paper's rows.
+    dataset: as a config calls it.
+
+  Returns:
+    From the best pair of the paper's to the worst. Of several α > 1 that with
+    the best ELBO on validation data takes part.
+  """
+  lines: dict[tuple[str, bool], tuple[float, dict[Any, float]]] = {}
+  for (method, _, alpha, *_), group in shown(rows).items():
+    of = method, alpha > 1
+    found = {m[0]['seed']: measures(m, {}) for m in group}
+    value = float(np.mean([f['validation_elbo'] for f in found.values()]))
+    variant = stands_for.get(method, method) != method
+    if variant or published.likelihood(dataset, *of) is None:
+      continue
+    if of not in lines or value > lines[of][0]:
+      by_seed = {k: f['log_likelihood'] for k, f in found.items()}
+      lines[of] = value, by_seed
+  paper = {of: published.likelihood(dataset, *of) or 0.0 for of in lines}
+  ranked = sorted(lines, key=lambda of: -paper[of])
+  return [
+    Order(
+      better,
+      worse,
+      paper[better] - paper[worse],
+      differences.paired(lines[worse][1], lines[better][1]),
+    )
+    for better, worse in itertools.combinations(ranked, 2)
   ]
 
 

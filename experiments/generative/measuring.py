@@ -39,8 +39,9 @@ def measures(
     [members, T], of the test pictures of each task so far, NaN of the others,
     and 'drawn', uint8 [members, T, DRAWN, H, W], pictures of them; of methods
     that hold weights by an importance 'importance', float32 [members, TENTHS],
-    see `by_size`; and at the end 'log_likelihood', float32 [members, T, 2],
-    means and standard errors over pictures.
+    see `by_size`, and 'strength', float32 [members], its sum over all kernels;
+    and at the end 'log_likelihood', float32 [members, T, 2], means and standard
+    errors over pictures. T is the number of the cell's own tasks.
   """
   key = jax.random.key(0)
 
@@ -65,7 +66,7 @@ def measures(
     return float(found.value), float(found.error)
 
   def after_task(learner: Learner) -> dict[str, np.ndarray]:
-    members, tasks = len(learner.cell.members), sequence.num_tasks
+    members, tasks = len(learner.cell.members), learner.cell.plan.num_tasks
     height, width, _ = sequence.dataset.image_shape
     likelihoods = np.full((members, tasks), np.nan, np.float32)
     drawn = np.zeros((members, tasks, DRAWN, height, width), np.uint8)
@@ -80,20 +81,20 @@ def measures(
     }
     strength = getattr(learner.life.state.method, 'importance', None)
     if strength is not None:
-      found['importance'] = np.stack(
-        [
-          by_size({name: theta[name] for name in mine}, mine)
-          for theta, mine in zip(
-            map(learner.theta, range(members)),
-            population.unstack(learner.cell, strength),
-            strict=True,
-          )
-        ]
-      )
+      each = [
+        by_size({name: theta[name] for name in mine}, mine)
+        for theta, mine in zip(
+          map(learner.theta, range(members)),
+          population.unstack(learner.cell, strength),
+          strict=True,
+        )
+      ]
+      found['importance'] = np.stack([shares for shares, _ in each])
+      found['strength'] = np.array([x for _, x in each], np.float32)
     return found
 
   def at_end(learner: Learner) -> dict[str, np.ndarray]:
-    members, tasks = len(learner.cell.members), sequence.num_tasks
+    members, tasks = len(learner.cell.members), learner.cell.plan.num_tasks
     out = np.full((members, tasks, 2), np.nan, np.float32)
     for t in range(len(learner.records)):
       for m, w in enumerate(learner.nets(t)):
@@ -104,16 +105,17 @@ def measures(
   return Measures(after_task, at_end, NAMES, ' nats')
 
 
-def by_size(theta: Params, importance: Params) -> np.ndarray:
+def by_size(theta: Params, importance: Params) -> tuple[np.ndarray, float]:
   """How much of the importance of all kernels weights of which size have.
 
   Args:
     theta: float arrays.
-    importance: the same structure, ≥ 0.
+    importance: the same structure; synaptic intelligence has some below 0.
 
   Returns:
     float32 [TENTHS], shares of the sum: the first is of the tenth of the
-    weights with the smallest |θ|. NaN where there is no importance.
+    weights with the smallest |θ|. NaN where there is no importance. And the
+    sum itself.
   """
   flat = lambda tree: np.concatenate(
     [np.ravel(x) for x in trees.weights(tree).values()]
@@ -123,7 +125,7 @@ def by_size(theta: Params, importance: Params) -> np.ndarray:
   sums = np.array([part.sum() for part in parts])
   whole = sums.sum()
   out = sums / whole if whole > 0 else np.full(TENTHS, np.nan)
-  return out.astype(np.float32)
+  return out.astype(np.float32), float(whole)
 
 
 def flops(

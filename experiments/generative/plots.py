@@ -45,7 +45,7 @@ def table3(results: Mapping[str, Any]) -> Figure:
 
   Returns:
     A figure: the shorter a bar the better. Those that are much longer than the
-    others are cut, and have their number.
+    others are cut, and have their number; so has what the paper has there.
   """
   groups = generative_analysis.shown(results['rows'])
   labels = results.get('labels', {})
@@ -77,10 +77,22 @@ def table3(results: Mapping[str, Any]) -> Figure:
       height=0.7,
       xerr=std if cut == mean and std else None,
     )
-    if cut > mean:
-      axes.text(least, -i, f' {mean:.0f}', va='center', fontsize=8)
+    told = [(f'{mean:.0f}', 'black')] if cut > mean else []
     if paper is not None:
-      axes.plot(max(paper, least), -i, 'D', color=style.COLOURS[1], ms=6)
+      shown = max(paper, least)
+      mark = '<' if shown > paper else 'D'
+      axes.plot(shown, -i, mark, color=style.COLOURS[1], ms=6, clip_on=False)
+      told += [(f'{paper:.0f}', style.COLOURS[1])] if shown > paper else []
+    for place, (text, colour) in enumerate(told):
+      axes.annotate(
+        text,
+        (least, -i),
+        (8 + 34 * place, 0),
+        textcoords='offset points',
+        va='center',
+        fontsize=8,
+        color=colour,
+      )
   axes.set_yticks([-i for i in range(len(lines))], [x[0] for x in lines])
   axes.set_xlabel('test log-likelihood (nats a picture; right is better)')
   axes.grid(visible=False, axis='y')
@@ -89,9 +101,10 @@ def table3(results: Mapping[str, Any]) -> Figure:
     Patch(color=style.COLOURS[0], label='α > 1'),
   ]
   if any(line[-1] is not None for line in lines):
-    mark = axes.plot([], [], 'D', color=style.COLOURS[1], ms=6)[0]
-    mark.set_label(published.TABLE3)
-    handles.append(mark)
+    sizes = published.TABLE3_SIZES[results['dataset']]
+    marks = axes.plot([], [], 'D', color=style.COLOURS[1], ms=6)
+    marks[0].set_label(f'{published.TABLE3}: {sizes}')
+    handles += marks
   style.legend_above(figure, handles, continual_panels.runs_label(groups))
   return figure
 
@@ -220,7 +233,8 @@ def importance(
   for key, group in groups.items():
     last = [records[f'{net_name(m[0])}/importance'][-1] for m in group]
     continual_panels.draw_course(axes, 100 * np.array(last), looks[key])
-  axes.set_ylim(bottom=0)
+  if axes.get_ylim()[0] > 0:  # some of synaptic intelligence's are below
+    axes.set_ylim(bottom=0)
   axes.set_xlabel('tenth of the shared weights, by |θ|, the smallest first')
   axes.set_ylabel("share of the penalty's strength (%)")
   axes.set_xticks(1 + np.arange(len(last[0])))

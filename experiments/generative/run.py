@@ -29,6 +29,7 @@ from experiments.engine import folder as engine_folder
 from experiments.engine import host
 from experiments.engine import making
 from experiments.engine import runs
+from experiments.engine import validation
 from experiments.engine.autoencoder import Autoencoder
 from experiments.engine.settings import ConfigError
 from experiments.engine.settings import Settings
@@ -88,6 +89,14 @@ def run(
       'selected': generative_analysis.select(rows),
       'chosen': found['chosen'],
       'efforts': found['efforts'],
+      'importance': {
+        name.removesuffix('/importance'): {
+          'shares': shares[-1],
+          'sum': records[f'{name.removesuffix("/importance")}/strength'][-1],
+        }
+        for name, shares in records.items()
+        if name.endswith('/importance')
+      },
       'stands_for': {
         name: continual_settings.method_of(s.training, name)
         for name in s.training.methods
@@ -103,6 +112,7 @@ def run(
         'decoder': s.decoder,
       },
       'powerprop_on': s.powerprop_on,
+      'epochs': s.training.epochs,
       'likelihood_samples': s.likelihood_samples,
       'matrix_samples': s.matrix_samples,
       'masks': found['masks'],
@@ -158,6 +168,19 @@ def _prepare(s: GenerativeSettings, data_dir: str | None) -> Prepared:
   t = s.training.training
   dataset = feed.in_memory(
     making.dataset(t.dataset, data_dir, t.dataset_kwargs), 'generative'
+  )
+  channels, classes = dataset.image_shape[-1], dataset.num_classes
+  validation.require(
+    channels == 1,
+    'dataset',
+    f'{dataset.name!r}, whose pictures have {channels} channels,',
+    'one of grey pictures',
+  )
+  validation.require(
+    s.training.num_tasks <= classes,
+    'num_tasks',
+    f'{s.training.num_tasks}',
+    f'at most {classes}: a task is a class of {dataset.name!r}',
   )
   it = continual_run.prepared(
     s.training, dataset, functools.partial(_recipe, s)

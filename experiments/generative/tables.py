@@ -22,6 +22,7 @@ _COLUMNS = {
   'log-likelihood': ('log_likelihood', 1, 2),
   'error': ('log_likelihood_error', 1, 2),
   'ELBO': ('elbo', 1, 2),
+  'validation': ('validation_elbo', 1, 2),
   'when learned': ('elbo_when_learned', 1, 2),
   'before pruning': ('elbo_before_pruning', 1, 2),
   'forgetting': ('forgetting', 1, 2),
@@ -35,14 +36,21 @@ _NOTES = (
   ' unchanged tasks, in percent, and numbers of tasks. Log-likelihood: of the'
   ' test pictures of all tasks after the last, the mean over tasks; error: the'
   ' standard error of that mean, over pictures, of one run. ELBO: likewise, the'
-  ' bound that is trained on; when learned and before pruning: just after each'
-  ' task. Forgetting: best minus last log-likelihood of a task, by fewer'
-  ' samples. Unchanged: tasks whose decoded pictures, from the same codes, stay'
-  ' the same bit for bit. Failed: training diverged in all tries.'
+  ' bound that is trained on; validation: the same of validation pictures; when'
+  ' learned and before pruning: just after each task. Forgetting: best minus'
+  ' last log-likelihood of a task, by fewer samples. Unchanged: tasks whose'
+  ' decoded pictures, from the same codes, stay the same bit for bit. Failed:'
+  ' training diverged in all tries.'
 )
 _DIFFERENCE = (
   "In nats, seeds paired, with half the 95% interval by Student's t where there"
-  ' are three seeds or more, and in how many seeds it is above zero.'
+  ' are three seeds or more, * where that leaves out zero, and in how many'
+  ' seeds it is above zero.'
+)
+_IMPORTANCE = (
+  "Percent of the sum over the shared decoder's kernels after the last task, by"
+  ' |θ|, the smallest weights first: means over seeds. Sum: of the importance'
+  ' itself, not multiplied by the coefficient.'
 )
 
 
@@ -54,8 +62,8 @@ def markdown(results: Mapping[str, Any]) -> str:
 
   Returns:
     Markdown, ending in a newline: all settings beside what is published, what
-    each was given, α > 1 against α = 1, each task by itself, and what a search
-    chose from.
+    each was given, α > 1 against α = 1, which orders of the paper hold, where
+    penalties hold, each task by itself, and what a search chose from.
   """
   rows, labels = results['rows'], results.get('labels', {})
   plain = generative_analysis.plain(rows)
@@ -64,7 +72,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     main_table(results),
     _NOTES,
     continual_tables.budget_table({**results, 'rows': plain}),
-    difference_table(rows, labels),
+    difference_table(results),
+    order_table(results),
+    importance_table(results),
     tasks_table(rows, labels),
     search_table(rows, labels),
   ]
@@ -82,6 +92,7 @@ def setting(results: Mapping[str, Any]) -> str:
     f' pictures each. The log-likelihood is importance sampling with'
     f' {results["likelihood_samples"]:,} samples of'
     f' {span(pictures["measured"])} test pictures of each character.'
+    + (f' {results["epochs"]:g} epochs a task.' if 'epochs' in results else '')
   )
 
 
@@ -128,13 +139,20 @@ def main_table(results: Mapping[str, Any]) -> str:
   runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
   table = markup.without_empty(body, headers, len(courses.headers(rows)))
   paper = any(published_of(e, results) is not None for e in summary)
-  return f'{table}\n\n{runs}' + (
-    f' Paper: {published.TABLE3}.' if paper else ''
-  )
+  if not paper:
+    return f'{table}\n\n{runs}'
+  sizes = published.TABLE3_SIZES[results['dataset']]
+  return f'{table}\n\n{runs} Paper: {published.TABLE3}, of {sizes}.'
 
 
-def difference_table(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
-  """How far every α > 1 is ahead of α = 1, chosen against chosen; or ''."""
+def difference_table(results: Mapping[str, Any]) -> str:
+  """How far every α > 1 is ahead of α = 1, chosen against chosen; or ''.
+
+  Where a name has no α = 1, as what it holds is the same there, it is compared
+  with the method that it stands for.
+  """
+  rows, labels = results['rows'], results.get('labels', {})
+  stands = results.get('stands_for', {})
   groups = generative_analysis.shown(rows)
   by_line = {key[:3]: group for key, group in groups.items()}
   of = lambda group: {
@@ -143,22 +161,79 @@ def difference_table(rows: Sequence[Row], labels: Mapping[str, str]) -> str:
   }
   body = []
   for (method, transform, alpha), group in by_line.items():
-    same = method, transform, 1.0
-    if alpha == 1 or same not in by_line:
+    names = method, stands.get(method, method)
+    same = [n for n in names if (n, transform, 1.0) in by_line]
+    if alpha == 1 or not same:
       continue
-    found = differences.paired(of(by_line[same]), of(group))
+    found = differences.paired(of(by_line[same[0], transform, 1.0]), of(group))
     if not np.isfinite(found.mean):
       continue
-    text = f'{found.mean:+.2f}'
-    if np.isfinite(found.half):
-      text += f' ± {found.half:.2f}'
     name = naming.setting_name(transform, alpha, labels)
-    method = continual_analysis.title(method, labels)
-    body.append([method, name, f'{text} {found.ahead}/{found.n}'])
+    title = continual_analysis.title
+    body.append(
+      [
+        title(method, labels),
+        name,
+        '' if same[0] == method else title(same[0], labels),
+        markup.difference_cell(found, 2, 1),
+      ]
+    )
   if not body:
     return ''
-  table = markup.grid(body, ['method', 'setting', 'log-likelihood'], 'left', 2)
+  headers = ['method', 'setting', 'against', 'log-likelihood']
+  table = markup.without_empty(body, headers, 2, 'left')
   return f'Difference to α = 1.\n\n{table}\n\n{_DIFFERENCE}'
+
+
+def order_table(results: Mapping[str, Any]) -> str:
+  """Which of the paper's orders of methods hold here; or ''."""
+  labels = results.get('labels', {})
+  found = generative_analysis.orders(
+    results['rows'], results.get('stands_for', {}), results['dataset']
+  )
+  if not found:
+    return ''
+  kinds = {'holds': 0, 'the other way round': 0, 'seeds differ': 0}
+  body = []
+  name = lambda of: (
+    continual_analysis.title(of[0], labels) + (', α > 1' if of[1] else '')
+  )
+  for order in found:
+    ahead, behind, n = order.found.ahead, order.found.behind, order.found.n
+    kind = [*kinds][0 if ahead == n else 1 if behind == n else 2]
+    kinds[kind] += 1
+    cell = markup.difference_cell(order.found, 2, 1)
+    paper = f'{order.paper:+.2f}'
+    body.append([name(order.better), name(order.worse), paper, cell, kind])
+  headers = ['ahead in the paper', 'of', 'there by', 'here by', '']
+  table = markup.grid(body, headers, 'left', 2)
+  counted = ', '.join(f'{number} {kind}' for kind, number in kinds.items())
+  return (
+    f"The paper's orders of two methods, {len(found)} in all: {counted}. One"
+    f' holds where it does in every seed.\n\n{table}'
+  )
+
+
+def importance_table(results: Mapping[str, Any]) -> str:
+  """What weights of which size have of a penalty's strength; or ''."""
+  rows, labels = results['rows'], results.get('labels', {})
+  held = results.get('importance', {})
+  body = []
+  for group in generative_analysis.shown(rows).values():
+    nets = map(naming.net_name, (member[0] for member in group))
+    there = [held[net] for net in nets if net in held]
+    shares = [of['shares'] for of in there if all(map(finite, of['shares']))]
+    if not shares:
+      continue
+    cells = [f'{100 * x:.1f}' for x in np.mean(shares, axis=0)]
+    cells.append(f'{np.mean([of["sum"] for of in there]):.3g}')
+    body.append([*courses.names(group[0][0], rows, labels), *cells])
+  if not body:
+    return ''
+  keys = courses.headers(rows)
+  tenths = [str(i + 1) for i in range(len(body[0]) - len(keys) - 1)]
+  table = markup.grid(body, [*keys, *tenths, 'sum'], 'left', len(keys))
+  return f"Where the penalties' importance lies:\n\n{table}\n\n{_IMPORTANCE}"
 
 
 def tasks_table(rows: Sequence[Row], labels: Mapping[str, str]) -> str:

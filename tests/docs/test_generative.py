@@ -78,3 +78,9 @@ def test_configs_are_understood(name):
       *('naive', 'online_ewc', 'ewc', 'si', 'vcl', 'efficient_packnet'),
     }
     assert s.training.training.batch_size == 50
+    # For each α as many candidates, whatever it is that a method chooses.
+    for m in s.training.methods:
+      mine = continual_settings.of_method(s.training, m)
+      rates = mine.training.learning_rate
+      assert len(rates) * len(continual_settings.coefficients(mine, m)) == 9
+      assert rates[0] == s.training.training.learning_rate[0]

@@ -21,8 +21,8 @@ _PAGES = sorted(_RESULTS.glob('*/README.md'))
 _RUNS = [page for page in _PAGES if page.with_name('config.json').is_file()]
 # A mean, half of its interval, whether that leaves out zero, and the seeds.
 _CELL = re.compile(r'[+-]\d+\.\d+(?: ± \d+\.\d+\*?)? \d+/\d+')
-# A mean and a standard deviation.
-_MEAN = re.compile(r'(?<![\d+.-])\d+\.\d+ ± \d+\.\d+(?![\d*])')
+# A mean, of nats below zero, and a standard deviation.
+_MEAN = re.compile(r'(?<![\d+.-])-?\d+\.\d+ ± \d+\.\d+(?![\d*])')
 
 
 def _markdown(path):

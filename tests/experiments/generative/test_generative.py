@@ -7,8 +7,10 @@ import ml_collections
 import numpy as np
 import pytest
 
+from experiments import data
 from experiments.continual import learner
 from experiments.engine import autoencoder
+from experiments.engine import making
 from experiments.engine import population
 from experiments.engine import runs
 from experiments.engine.settings import ConfigError
@@ -44,13 +46,16 @@ def test_packed_weights_draw_the_same_bits_and_fine_tuning_forgets(whole):
   by_method = {n.split('/')[0]: n for n in weights.names(folder)}
   assert set(by_method) == {'naive', 'ewc', _PACK}
   for method, name in by_method.items():
-    drawn = records[f'{name}/drawn']
-    assert drawn.shape == (3, 3, measuring.DRAWN, 8, 8)
-    likelihoods = records[f'{name}/likelihoods']
-    assert np.isnan(likelihoods[np.triu_indices(3, 1)]).all()
-    assert (likelihoods[np.tril_indices(3)] < 0).all()
-    same = [np.array_equal(drawn[2, t], drawn[t, t]) for t in range(2)]
     rows = _rows(results, method)
+    number = 2 if method == 'naive' else 3  # as its method_training has it
+    assert len(rows) == number
+    drawn = records[f'{name}/drawn']
+    assert drawn.shape == (number, number, measuring.DRAWN, 8, 8)
+    likelihoods = records[f'{name}/likelihoods']
+    assert np.isnan(likelihoods[np.triu_indices(number, 1)]).all()
+    assert (likelihoods[np.tril_indices(number)] < 0).all()
+    last = number - 1
+    same = [np.array_equal(drawn[last, t], drawn[t, t]) for t in range(last)]
     if method == _PACK:
       assert all(same) and all(row['unchanged'] for row in rows)
       for t in range(3):
@@ -58,7 +63,7 @@ def test_packed_weights_draw_the_same_bits_and_fine_tuning_forgets(whole):
     else:
       assert not any(same) and not rows[0]['unchanged']
   # A network of every task has its own digit: they are not alike.
-  assert not np.array_equal(drawn[2, 0], drawn[2, 1])
+  assert not np.array_equal(drawn[1, 0], drawn[1, 1])
 
 
 def test_what_a_run_records(whole):
@@ -138,9 +143,11 @@ def test_what_is_measured_is_in_the_estimate(whole):
     it = generative_run._prepare(s, None)
   found = generative_run._estimate(s, it, exact=False)
   net = generative_run._net(s, it.sequence)
-  # Three methods of three tasks: 6 times 3 samples of 5 pictures, 3 times 7.
+  # Two methods of three tasks: 6 times 3 samples of 5 pictures, 3 times 7; and
+  # one of two.
   of = lambda samples: autoencoder.marginal_flops(net, 5, samples)
-  assert found.measured == 3 * (6 * of(3) + 3 * of(7))
+  expected = 2 * (6 * of(3) + 3 * of(7)) + 3 * of(3) + 2 * of(7)
+  assert found.measured == expected
   assert found.work == found.flops + found.measured
   assert 'FLOPs of what is measured' in found.markdown()
 
@@ -176,22 +183,96 @@ def test_published_numbers_stand_beside(whole):
   assert published.likelihood('notmnist', 'ewc', True) == -188.56
   assert published.likelihood('mnist', 'vcl', True) is None
   # A name of one's own is compared by what it stands for.
-  entry = {'method': 'laplace', 'alpha': 1.5}
-  known = {'dataset': 'mnist', 'stands_for': {'laplace': 'online_ewc'}}
+  entry = {'method': 'online_ewc_phi', 'alpha': 1.5}
+  known = {'dataset': 'mnist', 'stands_for': {'online_ewc_phi': 'online_ewc'}}
   assert tables.published_of(entry, known) == -96.72
 
 
 def test_importance_by_the_size_of_weights(whole):
   theta = {'layer': {'w': np.arange(-10.0, 10.0)[:, None], 'b': np.ones(1)}}
   strength = {'layer': {'w': np.zeros((20, 1)), 'b': np.ones(1)}}
-  assert np.isnan(measuring.by_size(theta, strength)).all()
+  shares, whole_strength = measuring.by_size(theta, strength)
+  assert np.isnan(shares).all() and whole_strength == 0
   strength['layer']['w'][[0, 10, 9]] = [[6.0], [1.0], [1.0]]  # of -10, 0, -1
-  found = measuring.by_size(theta, strength)
+  found, whole_strength = measuring.by_size(theta, strength)
   np.testing.assert_allclose(found, [0.25, *[0] * 8, 0.75])
-  _, records = files.load(whole[0])
+  assert whole_strength == 8
+  results, records = files.load(whole[0])
   (name,) = [n for n in records if n.endswith('/importance')]
   assert name.startswith('ewc/') and records[name].shape == (3, 10)
   np.testing.assert_allclose(records[name].sum(axis=1), 1, rtol=1e-5)
+  net = name.removesuffix('/importance')
+  last = records[name][-1], records[f'{net}/strength'][-1]
+  (told,) = [results['importance'][net]]
+  np.testing.assert_allclose(told['shares'], last[0])
+  assert told['sum'] == pytest.approx(last[1]) and told['sum'] > 0
+  line = ' | '.join(f'{100 * x:.1f}' for x in last[0])
+  cells = tables.importance_table(results).replace('  ', ' ')
+  assert line in cells.replace('  ', ' ').replace('  ', ' ')
+
+
+def _rows_of(method, alpha, nats, **fields):
+  """A row of each seed, with so many nats on test data."""
+  return [
+    {
+      **{'method': method, 'transform': 'powerprop', 'alpha': alpha},
+      **{'coefficient': 0.0, 'learning_rate': 0.1, 'search': False},
+      **{'failed': False, 'unchanged': False, 'reached': None, 'task': 0},
+      **dict.fromkeys(analysis.NAMES.values(), -5.0),
+      **{'seed': seed, 'used_weights': None, 'log_likelihood': x},
+      **{'log_likelihood_error': 1.0},
+      **fields,
+    }
+    for seed, x in enumerate(nats)
+  ]
+
+
+def test_which_orders_of_the_paper_hold():
+  better = {'final_validation_elbo': -4.0}
+  rows = [
+    *_rows_of('naive', 1.0, (-150.0, -151.0)),
+    *_rows_of('ewc', 1.0, (-104.0, -100.0)),
+    *_rows_of('ewc', 1.5, (-95.0, -101.0), **better),
+    *_rows_of('ewc', 2.0, (-99.0, -90.0)),  # worse on validation data
+    *_rows_of('vcl', 1.0, (-160.0, -161.0)),
+    *_rows_of('vcl', 2.0, (-10.0, -10.0)),  # not in the paper
+    *_rows_of('mine', 1.0, (-1.0, -1.0)),
+  ]
+  found = analysis.orders(rows, {'mine': 'ewc'}, 'mnist')
+  # The paper: VCL -94.27, EWC with Powerprop -95.79, EWC -105.78, none -258.40.
+  assert [(o.better[0], o.worse[0]) for o in found] == [
+    *(('vcl', 'ewc'), ('vcl', 'ewc'), ('vcl', 'naive')),
+    *(('ewc', 'ewc'), ('ewc', 'naive'), ('ewc', 'naive')),
+  ]
+  powerprop = found[3]
+  assert (powerprop.better, powerprop.worse) == (('ewc', True), ('ewc', False))
+  assert powerprop.paper == pytest.approx(105.78 - 95.79)
+  assert (powerprop.found.mean, powerprop.found.ahead) == (4.0, 1)
+  results = {'rows': rows, 'stands_for': {'mine': 'ewc'}, 'dataset': 'mnist'}
+  text = tables.order_table(results)
+  assert '6 in all: 2 holds, 3 the other way round, 1 seeds differ' in text
+  assert analysis.orders(rows, {}, 'digits') == []
+
+
+def test_what_is_held_in_phi_is_compared_with_alpha_1():
+  rows = [
+    *_rows_of('ewc', 1.0, (-9.0, -8.0, -7.0)),
+    *_rows_of('ewc_phi', 2.0, (-7.0, -6.0, -5.0)),
+  ]
+  results = {'rows': rows, 'stands_for': {'ewc_phi': 'ewc', 'ewc': 'ewc'}}
+  text = tables.difference_table(results)
+  assert 'EWC' in text and '+2.00 ± 0.00* 3/3' in text
+
+
+@pytest.mark.parametrize('cut', [False, True])
+def test_a_cut_bar_and_a_cut_number_of_the_paper_are_told(cut):
+  rows = [
+    *_rows_of('naive', 1.0, (-900.0 if cut else -120.0,)),
+    *_rows_of('ewc', 1.0, (-100.0,)),
+  ]
+  figure = plots.table3({'rows': rows, 'dataset': 'mnist'})
+  told = {text.get_text() for text in figure.axes[0].texts}
+  assert told == ({'-258', '-900'} if cut else {'-258'})
 
 
 def test_a_sheet_has_a_row_for_each_task():
@@ -253,6 +334,14 @@ def _sentence(error, *parts):
       ["method_kwargs.ewc.labels is 'first'", "'true' or 'sampled'"],
     ),
     (
+      {'method_kwargs': {_PACK: {'gamma': None, 'coefficient': (0.9, 1.5)}}},
+      [f'{_PACK}.coefficient is 1.5', 'in (0, 1]', 'gamma is None'],
+    ),
+    (
+      {'methods': _PACK, 'method_kwargs': {_PACK: {'gamma': None}}},
+      [f'{_PACK}.coefficient is 0', 'in (0, 1]'],
+    ),
+    (
       {'method_training': {'naive': {'evaluate_every': 2}}},
       ['evaluate_every', 'method_training.naive'],
     ),
@@ -269,7 +358,7 @@ def test_bad_settings(fields, parts):
   ('fields', 'parts'),
   [
     ({'methods': ('joint',)}, ['methods has joint', 'earlier tasks']),
-    ({'num_tasks': 11}, ['11 tasks', '10']),
+    ({'num_tasks': 11}, ['num_tasks is 11', 'at most 10', "'digits'"]),
   ],
 )
 def test_what_does_not_fit(fields, parts):
@@ -277,6 +366,19 @@ def test_what_does_not_fit(fields, parts):
   with pytest.raises(ConfigError) as error:
     generative_run._prepare(s, None)
   _sentence(error, *parts)
+
+
+def test_pictures_in_colour_are_refused_at_once(monkeypatch):
+  s = settings.check(generative_tiny.config())
+  grey = making.dataset('digits', None, {})
+  colour = lambda split: split._replace(image=split.image.repeat(3, axis=-1))
+  dataset = grey._replace(
+    **{name: colour(getattr(grey, name)) for name in data.SPLITS}
+  )
+  monkeypatch.setattr(making, 'dataset', lambda *_: dataset)
+  with pytest.raises(ConfigError) as error:
+    generative_run._prepare(s, None)
+  _sentence(error, "dataset is 'digits'", '3 channels', 'grey')
 
 
 def test_a_config_with_defaults_is_the_same_config():
