@@ -12,6 +12,7 @@ from configs import digits_continual
 from experiments import data
 from experiments.continual import cells as continual_cells
 from experiments.continual import settings as continual_settings
+from experiments.engine import config_files
 from experiments.engine import networks
 from experiments.engine import settings
 import powerprop
@@ -619,3 +620,15 @@ def test_digits_continual_has_what_the_demo_shows():
   config = digits_continual.get_config()
   assert list(config.alphas) == [1, 2] and config.num_tasks == 10
   assert set(config.methods) == {'naive', 'ewc', 'efficient_packnet'}
+
+
+@pytest.mark.parametrize('name', ['permuted_mnist_10_fair', 'fig4_rivals'])
+def test_budgets_of_search_are_equal(name):
+  s = continual_settings.check(config_files.read(config_files.find(name)))
+  budgets = {
+    method: len(mine.training.learning_rate)
+    * len(continual_settings.coefficients(mine, method))
+    for method in s.methods
+    for mine in [continual_settings.of_method(s, method)]
+  }
+  assert {*budgets.values()} == {9}, budgets
