@@ -28,6 +28,7 @@ _HEADERS = (
   'method',
   'baseline (α = 1)',
   'other (α > 1)',
+  'n',
   'difference',
   'here the other is',
   'the paper or the report says',
@@ -138,10 +139,15 @@ def _cells(results: Row, row: Row) -> tuple[str, ...]:
       'several nets of one alpha fit, and no validation chooses.'
     )
   names = row.get('names', (None, None))
+  numbers = [
+    str(gap.n or len(seeds))
+    for gap, seeds in zip(gaps.values(), other.values(), strict=True)
+  ]
   return (
     row['method'].format(density=f'{100 * where.get("density", 1):.3g}%'),
     _side(baseline, sides[0], names[0] or '', scale),
     _side(other, sides[1], names[1], scale),
+    '<br>'.join(numbers if len(set(numbers)) > 1 else numbers[:1]),
     '<br>'.join(
       markup.difference_cell(gap, scale=scale) for gap in gaps.values()
     ),

@@ -69,6 +69,7 @@ def test_without_validation_every_alpha_is_shown_at_the_nearest_density(
     'm, 50%',
     '60.0 ± 10.0',
     '62.5 ± 10.0 (α = 2)<br>65.0 ± 10.0 (α = 3)',
+    '3',
     '+2.5 ± 0.0* 3/3<br>+5.0 ± 0.0* 3/3',
     'higher',
     'more',
@@ -78,9 +79,10 @@ def test_without_validation_every_alpha_is_shown_at_the_nearest_density(
 
 def test_validation_accuracy_chooses_and_the_test_accuracy_does_not(tmp_path):
   cells = _cells(_root(tmp_path, _sparse(), "method = 'm'\nnote = 'why'"))
-  assert cells[2:6] == [
+  assert cells[2:7] == [
     '30.0 ± 0.0 (lr 0.2)',
     '20.0 ± 0.0 (α = 3, lr 0.2)',
+    '3',
     '-10.0 ± 0.0* 0/3',
     'lower; why',
   ]
@@ -91,6 +93,13 @@ def test_a_setting_of_which_a_seed_diverged_is_not_chosen(tmp_path):
   assert cells[3] == '70.0 ± 0.0 (α = 2, lr 0.2)'
 
 
+def test_seeds_are_counted_that_both_sides_have(tmp_path):
+  rows = _one_shot()['rows']
+  some = {'rows': [r for r in rows if r['alpha'] < 3 or r['seed'] < 2]}
+  cells = _cells(_root(tmp_path, some, "method = 'm'\nwhere.density = 1"))
+  assert cells[4] == '3<br>2'
+
+
 def test_any_two_settings_may_be_compared_and_named(tmp_path):
   row = """method = 'm'
 where = { learning_rate = 0.1 }
@@ -98,9 +107,10 @@ baseline = { alpha = 2.0 }
 other = { alpha = 1.0 }
 names = ['two', 'one']"""
   cells = _cells(_root(tmp_path, _sparse(), row))
-  assert cells[2:5] == [
+  assert cells[2:6] == [
     '80.0 ± 0.0 (two)',
     '40.0 ± 0.0 (one)',
+    '3',
     '-40.0 ± 0.0* 0/3',
   ]
 
@@ -111,12 +121,13 @@ def test_two_seeds_are_not_compared_and_neither_is_what_has_no_baseline(
   results = _one_shot()
   two = {'rows': [row for row in results['rows'] if row['seed'] < 2]}
   cells = _cells(_root(tmp_path, two, "method = 'm'\nwhere.density = 1"))
-  assert cells[5] == 'not compared: too few seeds'
+  assert cells[4] == '2' and cells[6] == 'not compared: too few seeds'
   one = {'rows': [row for row in results['rows'] if row['alpha'] > 1]}
   (tmp_path / 'a' / 'results.json').write_bytes(files.to_json(one))
-  assert _cells(tmp_path)[2:6] == [
+  assert _cells(tmp_path)[2:7] == [
     '–',
     '60.0 ± 10.0 (α = 2)<br>60.0 ± 10.0 (α = 3)',
+    '3',
     '–<br>–',
     'not compared',
   ]
