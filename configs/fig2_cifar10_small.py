@@ -1,10 +1,11 @@
 """Figure 2(a) of the paper, small: one-shot pruning of a conv net on CIFAR-10.
 
 α × learning rate × 3 seeds, trained densely for 5 epochs and pruned once,
-without training again; the rate of every α is chosen on validation accuracy at
-100% of the weights. Pruned nets are measured with averages of their own in the
-batch normalisation. Whether the dense gap between the α closes is a question of
-the length: 10 and 20 epochs are
+without training again. The rate is chosen on validation accuracy: in the tables
+at each sparsity, in the figure of all α for each of them over all sparsities.
+Pruned nets are measured with averages of their own in the batch normalisation.
+Whether the dense gap between the α closes is a question of the length: 10 and
+20 epochs are
 
   python -m experiments.sparse_training --config=configs/fig2_cifar10_small.py \
     --config.training_multiplier=2

@@ -1,4 +1,4 @@
-"""Does Adam on ∂L/∂φ weaken Powerprop? Naive against target propagation.
+"""Does Adam on ∂L/∂φ weaken Powerprop? The slope before Adam, and after it.
 
 The paper argues that it does (section 2) and shows it in an appendix that could
 not be had: learning rates, steps and seeds are defaults of ours. Both learning

@@ -1,10 +1,11 @@
 """Where PackNet breaks: permuted digits, PackNet planned for more and more T.
 
-PackNet gives each of T tasks 1/T of the weights; on 300 tasks that is 0.33%,
-which is too little for one (the paper, section 6.3.1): 1/T of every layer, as
-published, or the largest of all layers together, which is ours. Here only the
-first 10 tasks of a plan for T are learned, for T = 10, 30, 100 and 300, and
-beside it EfficientPackNet, which needs no plan.
+PackNet gives each of T tasks 1/T of the weights: of every layer, as published,
+or the largest of all layers together, which is ours. On 300 tasks that is
+0.33%, which the paper calls too little (section 6.3.1); here it is the quota of
+each layer that is. Only the first 10 tasks of a plan for T are learned, for T =
+10, 30, 100 and 300, and beside it EfficientPackNet, which needs no plan.
+Numbers: docs/results/packnet_limit.
 
   python -m experiments.continual --config=configs/packnet_limit.py
 """

@@ -194,6 +194,30 @@ def _differences(folder, baseline, other):
       'here it is {} points worse, and {} before pruning',
     ),
     (
+      'epn_recipe',
+      'method=recipe',
+      'method=no_clipping',
+      'without clipping −{}, all three',
+    ),
+    (
+      'fig2_cifar10_small',
+      'alpha=1,learning_rate=0.4',
+      'alpha=1.5,learning_rate=0.4',
+      'not told apart at 20%, and {} and {} points less at 10 and 5%',
+    ),
+    (
+      'fig2_cifar10_small',
+      'alpha=1,learning_rate=0.4',
+      'alpha=2,learning_rate=0.4',
+      'not told apart at 20%, and {} and {} less (all three seeds',
+    ),
+    (
+      'fig2_cifar10_small_dense',
+      'alpha=1,learning_rate=0.05',
+      'alpha=2,learning_rate=0.2',
+      "against α = 2's, by {} points at 10%",
+    ),
+    (
       'digits_regrow',
       'method=set_025',
       'method=set_1',
