@@ -496,5 +496,5 @@ def entries_of(
     for member in group:
       found = measured(member)
       told = {name: found[name] for name in names}
-      out.append(Entry(setting, member[0]['seed'], told))
+      out.append(Entry(setting, member[0]['seed'], told, len(member)))
   return out

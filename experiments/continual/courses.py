@@ -65,7 +65,7 @@ def by_task(
     columns = ['tasks', 'average accuracy', 'this task', 'before pruning']
     columns += ['asked for', 'found', 'kept', 'used weights', 'new', 'reused']
     columns += ['failed so far', 'missed so far']
-    name = _title(group[0][0], rows, labels)
+    name = full_name(group[0][0], rows, labels)
     out.append(f'{name}:\n\n{markup.without_empty(body, columns, 1, "right")}')
   return out
 
@@ -100,7 +100,7 @@ def by_layer(results: Mapping[str, Any]) -> list[str]:
       for line in published.usage(results, group[0][0]['method'], layers)
       for shares in ['% and '.join(f'{x:g}' for x in line.shares)]
     ]
-    name = f'{_title(group[0][0], rows, labels)}, units of each layer'
+    name = f'{full_name(group[0][0], rows, labels)}, units of each layer'
     table = markup.without_empty(body, columns, 1, 'right')
     out.append(f'{name}:{"".join(told)}\n\n{table}')
   return out
@@ -119,7 +119,10 @@ def _units(
   return cells
 
 
-def _title(entry: Row, rows: Sequence[Row], labels: Mapping[str, str]) -> str:
+def full_name(
+  entry: Row, rows: Sequence[Row], labels: Mapping[str, str]
+) -> str:
+  """A setting in words: what the cells of `names` say."""
   method, *cells = zip(headers(rows), names(entry, rows, labels), strict=True)
   parts = [f'{header} = {cell}' for header, cell in cells if cell]
   return ', '.join([method[1], *parts])

@@ -234,12 +234,13 @@ def difference_table(
 
   Returns:
     A table in Markdown and a line on what its cells are, or '' where nothing
-    can be compared.
+    can be compared. Members that have not learned as many tasks as each other,
+    as where a net was full early, are not compared; a sentence names them.
   """
   groups = continual_analysis.settings(rows)
   chosen = continual_analysis.shown(rows, margin)
   headers = courses.headers(rows)
-  body = []
+  body, apart = [], []
   for key, group in groups.items():
     same = (*key[:2], 1.0, *key[3:])
     best = [k for k in chosen if k[:3] == same[:3] and key in chosen]
@@ -254,11 +255,21 @@ def difference_table(
         ]
         cells = _differences(groups[other], group)
         body.append([*names, ', '.join(against), *cells])
+        if lengths := differences.unequal(
+          *(map(_pair, members) for members in (groups[other], group))
+        ):
+          name = courses.full_name(group[0][0], rows, labels)
+          apart.append(
+            f'{name} has learned {lengths[1]}, and {lengths[0]} at'
+            f' {", ".join(against)}'
+          )
   if not body:
     return ''
   headers += ['against', 'average accuracy', 'used weights']
   table = markup.without_empty(body, headers, len(courses.headers(rows)))
-  return f'Difference to α = 1.\n\n{table}\n\n{markup.DIFFERENCE}'
+  told = markup.unequal_line(apart)
+  parts = ['Difference to α = 1.', table, markup.DIFFERENCE, told]
+  return '\n\n'.join(filter(None, parts))
 
 
 def _differences(
@@ -269,7 +280,7 @@ def _differences(
   for name in ('average_accuracy', 'used_weights'):
     first, second = (
       {
-        member[0]['seed']: measured[name]
+        _pair(member): measured[name]
         for member in members
         if finite((measured := continual_analysis.measures(member, {}))[name])
       }
@@ -278,6 +289,11 @@ def _differences(
     found = differences.paired(first, second)
     cells.append(markup.difference_cell(found, digits=2) if found.n else '')
   return cells
+
+
+def _pair(member: Sequence[Row]) -> tuple[Any, int]:
+  """The seed, and how many tasks were learned: see `differences.Entry.pair`."""
+  return member[0]['seed'], len(member)
 
 
 def published_table(results: Mapping[str, Any]) -> str:

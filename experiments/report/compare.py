@@ -29,7 +29,8 @@ def table(nets: Sequence[Entry], baseline: str, other: str) -> str:
 
   Returns:
     A table in Markdown with a line for every setting of the other fields that
-    both have, and a line on what its cells are.
+    both have, and a line on what its cells are. Nets that have not learned as
+    many tasks as each other are not compared; a sentence names them.
 
   Raises:
     ValueError: if there is no net, a field or a value is unknown, the two name
@@ -54,13 +55,21 @@ def table(nets: Sequence[Entry], baseline: str, other: str) -> str:
     i for i in range(len(rests[0])) if len({rest[i] for rest in rests}) > 1
   ]
   measures = list(nets[0].measures)
-  body = []
+  body, apart = [], []
   for rest in rests:
     cells = []
+    told = ', '.join(f'{rest[i][0]}={_text(rest[i][1])}' for i in shown)
+    if lengths := differences.unequal(
+      *([net.pair for net in side[rest]] for side in sides)
+    ):
+      apart.append(
+        f'{told}{": " if told else ""}{lengths[1]}, and {lengths[0]} of'
+        f' {baseline}'
+      )
     for name in measures:
       first, second = (
         {
-          net.seed: net.measures[name]
+          net.pair: net.measures[name]
           for net in side[rest]
           if math.isfinite(net.measures[name])
         }
@@ -78,7 +87,13 @@ def table(nets: Sequence[Entry], baseline: str, other: str) -> str:
     f'{" and ".join(nats).capitalize()} in nats, all else: ' if nats else ''
   )
   note = told + markup.DIFFERENCE
-  return f'{other} minus {baseline}:\n\n{lines}\n\n{note}'
+  parts = [
+    f'{other} minus {baseline}:',
+    lines,
+    note,
+    markup.unequal_line(apart),
+  ]
+  return '\n\n'.join(filter(None, parts))
 
 
 def _parsed(text: str, nets: Sequence[Entry]) -> dict[str, str]:

@@ -5,7 +5,7 @@ so what they share cancels in their difference. One setting is called better
 than another only where the 95% interval of the mean difference leaves out zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import Any, NamedTuple
 
@@ -54,11 +54,18 @@ class Entry(NamedTuple):
     seed: its seed.
     measures: shares in [−1, 1] but for those of `NATS`, by name; nan where one
       does not apply.
+    tasks: how many its measures are of.
   """
 
   setting: Mapping[str, Any]
   seed: Any
   measures: Mapping[str, float]
+  tasks: int = 1
+
+  @property
+  def pair(self) -> tuple[Any, int]:
+    """What it shares with a net that it can be compared with."""
+    return self.seed, self.tasks
 
 
 def half_width(std: float, n: int) -> float:
@@ -96,8 +103,9 @@ def paired(
   the same.
 
   Args:
-    baseline: a number for each seed; what is subtracted.
-    other: likewise; seeds that only one of the two has are left out.
+    baseline: a number for each seed, or for each seed and number of tasks; what
+      is subtracted.
+    other: likewise; those that only one of the two has are left out.
 
   Returns:
     The difference, in the unit of the numbers.
@@ -113,6 +121,31 @@ def paired(
   return Difference(
     mean, half_width(std, len(pairs)), len(pairs), ahead, behind
   )
+
+
+def unequal(
+  baseline: Iterable[tuple[Any, int]], other: Iterable[tuple[Any, int]]
+) -> tuple[str, str] | None:
+  """The numbers of tasks of seeds that both have, but not of as many tasks.
+
+  Args:
+    baseline: seeds and numbers of tasks.
+    other: likewise.
+
+  Returns:
+    Of the baseline and of the other as texts, or None where there are no such
+    seeds.
+
+  >>> unequal([(0, 10), (1, 10), (2, 9)], [(0, 3), (1, 4), (2, 9)])
+  ('10', '3 to 4')
+  """
+  mine, theirs = dict(baseline), dict(other)
+  lost = [s for s in mine if s in theirs and mine[s] != theirs[s]]
+  if not lost:
+    return None
+  first, second = (sorted({of[s] for s in lost}) for of in (mine, theirs))
+  text = lambda x: f'{x[0]} to {x[-1]}' if x[1:] else str(x[0])
+  return text(first), text(second)
 
 
 def by_seed(rows: Sequence[Row]) -> dict[tuple[Any, ...], dict[Any, float]]:

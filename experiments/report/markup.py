@@ -81,6 +81,20 @@ def grid(
   return '\n\n'.join(map(text, parts))
 
 
+def unequal_line(found: Sequence[str]) -> str:
+  """Which differences are not shown, in a sentence, or ''.
+
+  Args:
+    found: of each setting, how many tasks it and its baseline have learned.
+  """
+  if not found:
+    return ''
+  return (
+    'Left out are pairs that have not learned as many tasks as each other, as'
+    f' their averages are of other tasks: {"; ".join(found)}.'
+  )
+
+
 def emptied_line(rows: Sequence[Row], name: Callable[[Row], str]) -> str:
   """Which nets have layers without weights, in a sentence, or ''.
 

@@ -40,7 +40,8 @@ _OTHER: Row = {'transform': 'powerprop', 'alpha': '> 1'}
 _ACCURACIES = ('test_accuracy', 'average_accuracy', 'log_likelihood')
 _CHOSEN = ('alpha', 'coefficient', 'learning_rate')
 
-# Settings that fit a row, as their items: a number for each seed.
+# Settings that fit a row, as their items: a number for each seed and number of
+# tasks.
 _Side = Mapping[tuple[tuple[str, Any], ...], Mapping[Any, float]]
 
 
@@ -122,7 +123,7 @@ def _cells(results: Row, row: Row) -> tuple[str, ...]:
     for net in nets:
       value = net.measures[measure]
       if _fits(net.setting, fields) and math.isfinite(value):
-        side.setdefault(tuple(net.setting.items()), {})[net.seed] = value
+        side.setdefault(tuple(net.setting.items()), {})[net.pair] = value
     sides.append(side)
   baseline, other = (_chosen(side, results) for side in sides)
   if len(baseline) > 1:

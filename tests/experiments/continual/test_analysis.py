@@ -282,6 +282,31 @@ def test_differences_are_to_the_same_setting_and_between_what_was_chosen():
   assert used == f'{100 * (second - first):+.2f} 0/1'
 
 
+def test_members_of_other_numbers_of_tasks_are_not_compared():
+  member = continual_tiny.member
+  members = [member('clnp', seed=s, tasks=10) for s in range(3)]
+  members += [
+    member('clnp', 1.5, seed=s, tasks=n) for s, n in enumerate((3, 4, 10))
+  ]
+  members += [member('packnet', a, tasks=n) for a, n in ((1.0, 10), (2.0, 3))]
+  results, _ = continual_tiny.run(members)
+  table = continual_tables.difference_table(results['rows'])
+  for name, cell in (('final_accuracy', 0), ('used_weights', 1)):
+    first, second = (
+      np.mean([r[name] for r in m[0]]) if cell == 0 else m[0][-1][name]
+      for m in (members[2], members[5])
+    )
+    gain = 100 * (second - first)
+    assert _cells(table, 'CLNP', '1.5', 'α = 1')[cell] == (
+      f'{gain:+.2f} {int(gain > 0)}/1'
+    )
+  assert _cells(table, 'PackNet', '2', 'α = 1') == ['', '']
+  assert table.endswith(
+    'CLNP, α = 1.5 has learned 3 to 4, and 10 at α = 1; PackNet, α = 2 has'
+    ' learned 3, and 10 at α = 1.'
+  )
+
+
 def test_tables_of_a_small_or_empty_run():
   results, _ = continual_tiny.run([continual_tiny.member(tasks=1)])
   text = continual_tables.markdown(results)

@@ -87,6 +87,24 @@ def test_continual_runs_have_a_net_for_each_member():
   assert line[0].endswith('/3') and line[2] == '–'  # naive has no masks
 
 
+def test_nets_of_other_numbers_of_tasks_are_not_compared():
+  members = [
+    continual_tiny.member('packnet', alpha, seed=seed, tasks=tasks)
+    for alpha, *lengths in ((1.0, 10, 10), (2.0, 3, 10))
+    for seed, tasks in enumerate(lengths)
+  ]
+  results, _ = continual_tiny.run(members)
+  text = compare.table(_entries(results), 'alpha=1', 'alpha=2')
+  (_, _, line) = _lines(text)
+  assert line[0].endswith('/1')
+  assert text.endswith('of other tasks: 3, and 10 of alpha=1.')
+  members[3] = continual_tiny.member('packnet', 2.0, seed=1, tasks=4)
+  results, _ = continual_tiny.run(members)
+  text = compare.table(_entries(results), 'alpha=1', 'alpha=2')
+  assert _lines(text)[2] == ['–'] * 3
+  assert text.endswith('of other tasks: 3 to 4, and 10 of alpha=1.')
+
+
 @pytest.mark.parametrize(
   ('baseline', 'other', 'says'),
   [

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.report import files
 from experiments.report import overview
+from tests import continual_tiny
 
 _WHERE = {'transform': 'powerprop', 'learning_rate': 0.1, 'test_nll': 1.0}
 
@@ -131,6 +132,16 @@ def test_two_seeds_are_not_compared_and_neither_is_what_has_no_baseline(
     '–<br>–',
     'not compared',
   ]
+
+
+def test_sequences_of_other_numbers_of_tasks_are_not_compared(tmp_path):
+  results, _ = continual_tiny.run(
+    continual_tiny.member('packnet', alpha, seed=seed, tasks=tasks)
+    for alpha, tasks in ((1.0, 10), (2.0, 3))
+    for seed in range(3)
+  )
+  cells = _cells(_root(tmp_path, results, "method = 'm'"))
+  assert '–' not in cells[2:4] and cells[5:7] == ['–', 'not compared']
 
 
 def test_the_command_writes_between_the_marks_alone(tmp_path, capsys):
