@@ -79,7 +79,8 @@ def by_layer(results: Mapping[str, Any]) -> list[str]:
   Returns:
     As `by_task`, with three columns a layer: the share in use, and the numbers
     of new and of reused units of the task, all of them means over the seeds
-    that learned it; and what is published of the method.
+    that learned it; after how many tasks the last layer is full; and what is
+    published of the method.
   """
   rows, labels = results['rows'], results.get('labels', NO_LABELS)
   out = []
@@ -94,16 +95,37 @@ def by_layer(results: Mapping[str, Any]) -> list[str]:
     body = [
       _units(group, task, layers) for task in milestones(max(map(len, group)))
     ]
+    lines = published.usage(results, group[0][0]['method'], layers)
     told = [
       f' {line.source}, has {shares}% in use after {line.tasks} tasks'
       f' ({line.note}).'
-      for line in published.usage(results, group[0][0]['method'], layers)
+      for line in lines
       for shares in ['% and '.join(f'{x:g}' for x in line.shares)]
     ]
     name = f'{full_name(group[0][0], rows, labels)}, units of each layer'
     table = markup.without_empty(body, columns, 1, 'right')
-    out.append(f'{name}:{"".join(told)}\n\n{table}')
+    full = _until_full(group, *list(layers.items())[-1])
+    full += ''.join(f' {x.source}: about {x.until_full}.' for x in lines)
+    out.append(f'{name}:{"".join(told)}\n\n{table}\n\n{full}')
   return out
+
+
+def _until_full(group: Sequence[Sequence[Row]], name: str, size: int) -> str:
+  """After how many tasks a layer has no free unit, in a sentence."""
+  ends = []
+  for member in group:
+    used = [row['units_by_layer'][name]['used'] for row in member]
+    ends += [used.index(size) + 1] if size in used else []
+  most = max(map(len, group))
+  if not ends:
+    return f'{name} is not full after {most} tasks.'
+  mean, std = statistics.mean_and_std(ends)
+  text = f'{name} is full after {mean:.3g}'
+  text += (f' ± {std:.1f}' if ends[1:] else '') + ' tasks'
+  if len(ends) < len(group):
+    text += f' in {len(ends)} of {len(group)} runs, in the others not after'
+    text += f' {most}'
+  return f'{text}.'
 
 
 def _units(

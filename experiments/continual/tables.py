@@ -304,18 +304,21 @@ def published_table(results: Mapping[str, Any]) -> str:
 
   Returns:
     A sentence that names this run's setting and a table in Markdown, with this
-    run's average accuracy after as many tasks where it has come so far, or ''.
+    run's average accuracy after as many tasks where it has come so far; with
+    CLNP all of its table. '' where tasks are of another kind.
   """
   rows = results['rows']
   groups = continual_analysis.shown(rows, results.get('choose_margin', 0.0))
   body = []
-  for line in published.PERMUTED_MNIST:
+  if results['sequence'] != 'permuted':
+    return ''
+  for line in published.averages({key[0] for key in groups}):
     mine = {
       key: courses.average(group, line.tasks)
       for key, group in groups.items()
       if key[0] == line.method and (key[2] > 1 or not line.powerprop)
     }
-    if not mine:
+    if line.powerprop and not mine:
       continue
     number = str(line.number.accuracy)
     if finite(line.number.std):

@@ -10,7 +10,7 @@ References:
   Golkar et al., Continual learning via neural pruning (CLNP), 2019, Table 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import math
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -95,6 +95,8 @@ class Usage(NamedTuple):
     tasks: how many had been learned.
     sizes: units of the hidden layers.
     shares: of these in use, in percent.
+    until_full: about how many are learned before no unit of the last of them is
+      free.
     note: the net.
     source: who prints it.
   """
@@ -103,6 +105,7 @@ class Usage(NamedTuple):
   tasks: int
   sizes: tuple[int, ...]
   shares: tuple[float, ...]
+  until_full: int
   note: str
   source: str
 
@@ -261,8 +264,16 @@ PERMUTED_MNIST: tuple[Average, ...] = (
     True,
   ),
   Average('online_ewc', 51, Number(85.61), 'called Laplace there', FIGURE4),
+  Average('single', 10, Number(98.48, 0.05), 'two layers of 2,000', _CLNP),
   Average('ewc', 10, Number(97.0), 'two layers of 2,000', _CLNP),
   Average('si', 10, Number(97.2), 'an output layer for each task', _CLNP),
+  Average(
+    'superposition',
+    10,
+    Number(97.6),
+    'Cheung et al., an output layer for each task',
+    _CLNP,
+  ),
   Average('clnp', 10, Number(98.42, 0.04), 'two layers of 2,000', _CLNP),
 )
 PERMUTED_MNIST_UNITS: tuple[Usage, ...] = (
@@ -271,6 +282,7 @@ PERMUTED_MNIST_UNITS: tuple[Usage, ...] = (
     10,
     (2000, 2000),
     (18.0, 40.0),
+    25,
     'two layers of 2,000',
     'CLNP, section 3.1',
   ),
@@ -319,6 +331,22 @@ def likelihood(dataset: str, method: str, powerprop: bool) -> float | None:
     if (line.method, line.powerprop) == (method, powerprop):
       return line.nats.get(dataset)
   return None
+
+
+def averages(methods: Collection[str]) -> tuple[Average, ...]:
+  """Published averages that a run's can be laid beside.
+
+  Args:
+    methods: of the run, as a config calls them.
+
+  Returns:
+    Those of these methods, and with CLNP all of its table.
+  """
+  return tuple(
+    line
+    for line in PERMUTED_MNIST
+    if line.method in methods or ('clnp' in methods and line.source == _CLNP)
+  )
 
 
 def usage(

@@ -245,9 +245,31 @@ def test_published_numbers_stand_beside_the_runs():
   cells = _cells(table, 'EfficientPackNet', '300')
   assert cells[:4] == ['α > 1', '86', '–', 'about']
   assert '| EWC ' not in table and '| SI ' not in table
+  other = results | {'sequence': 'split'}
+  assert not continual_tables.published_table(other)
   for line in published.PERMUTED_MNIST:
-    assert line.method in continual_analysis.METHODS
+    assert line.method in {*continual_analysis.METHODS, 'superposition'}
     assert 50 < line.number.accuracy < 100
+
+
+def test_with_clnp_stands_all_of_its_table():
+  members = [
+    continual_tiny.member(method, tasks=10) for method in ('clnp', 'single')
+  ]
+  results, _ = continual_tiny.run(members)
+  table = continual_tables.published_table(results)
+  for name, number in (
+    ('one net per task', '98.48 ± 0.05'),
+    ('EWC', '97.0'),
+    ('SI', '97.2'),
+    ('superposition', '97.6'),
+    ('CLNP', '98.42 ± 0.04'),
+  ):
+    _, shown, here, *_, source = _cells(table, name, '10')
+    assert (shown, source) == (number, 'CLNP, Table 1')
+    ran = name in ('one net per task', 'CLNP')
+    assert here.endswith('(α = 1)') if ran else here == '–'
+  assert 'EfficientPackNet' not in table
 
 
 def test_differences_are_to_the_same_setting_and_between_what_was_chosen():
@@ -334,3 +356,22 @@ def test_units_of_each_layer_are_in_the_tables():
       f'{counts["reused"]:,}',
     ]
   assert _cells(course, '10') == wanted
+
+
+@pytest.mark.parametrize(
+  ('full', 'says'),
+  [
+    ((5, 10), 'is full after 7.5 ± 3.5 tasks.'),
+    ((7, 99), 'is full after 7 tasks in 1 of 2 runs, in the others not after'),
+    ((99, 99), 'is not full after 11 tasks.'),
+  ],
+)
+def test_how_many_tasks_fill_the_last_layer_is_said(full, says):
+  members = [continual_tiny.member('clnp', seed=s, tasks=11) for s in (0, 1)]
+  for (rows, _), task in zip(members, full, strict=True):
+    for row in rows[task - 1 :]:
+      row['units_by_layer']['hidden_1']['used'] = 2000
+  results, _ = continual_tiny.run(members)
+  text = continual_tables.markdown(results | {'masks': continual_tiny.MASKS})
+  assert f'\n\nhidden_1 {says}' in text
+  assert 'CLNP, section 3.1: about 25.' in text
