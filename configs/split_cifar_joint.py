@@ -7,6 +7,12 @@ prints no numbers.
 
   python -m experiments.continual --config=configs/split_cifar_joint.py
 
+The paper's figure 5a has it beside CLNP and a net for each task, which are in
+split_cifar_wide: with both runs,
+
+  python -m experiments.continual.tasks runs/split_cifar_wide \
+    runs/split_cifar_joint
+
 A batch costs 0.8 TFLOP, and one seed 4.4e16 floating-point operations: about
 nine days on two cores. For a GPU. Not run yet.
 """

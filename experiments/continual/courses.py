@@ -1,4 +1,4 @@
-"""How the nets of a continual run fill up, as Markdown: task by task."""
+"""Task by task, as Markdown: what is known at the end, how nets fill up."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -37,6 +37,48 @@ def names(
     'lr': f'{entry["learning_rate"]:g}',
   }
   return [cells[header] for header in headers(rows)]
+
+
+def each_task(
+  groups: Mapping[Any, Sequence[Sequence[Row]]],
+  rows: Sequence[Row],
+  labels: Mapping[str, str] = NO_LABELS,
+) -> str:
+  """How well each task is answered at the end.
+
+  Args:
+    groups: by setting, the members to show.
+    rows: of the runs that they are of.
+    labels: what the configs call methods and transforms.
+
+  Returns:
+    A table in Markdown below its title: test accuracies after the last task,
+    means over the seeds that learned the task; or '' where there are none.
+  """
+  keys = headers(rows)
+  last = max((len(m) for group in groups.values() for m in group), default=0)
+  body = [
+    [*names(group[0][0], rows, labels), *(_last(group, t) for t in range(last))]
+    for group in groups.values()
+  ]
+  if not body:
+    return ''
+  numbers = [str(t + 1) for t in range(last)]
+  table = markup.grid(body, [*keys, *numbers], 'left', len(keys))
+  spread = (
+    ', mean ± std' if any(len(group) > 1 for group in groups.values()) else ''
+  )
+  return f'Test accuracy of each task after the last{spread}:\n\n{table}'
+
+
+def _last(group: Sequence[Sequence[Row]], task: int) -> str:
+  """The cell of a task, counted from 0."""
+  found = [m[task]['final_accuracy'] for m in group if len(m) > task]
+  found = [100 * x for x in found if finite(x)]
+  if not found:
+    return '–'
+  mean, std = statistics.mean_and_std(found)
+  return f'{mean:.1f}' + (f' ± {std:.1f}' if found[1:] else '')
 
 
 def by_task(

@@ -23,6 +23,7 @@ import numpy as np
 
 from experiments.continual import analysis as continual_analysis
 from experiments.continual import panels as continual_panels
+from experiments.continual import tasks as continual_tasks
 from experiments.continual.analysis import title
 from experiments.continual.panels import Group
 from experiments.continual.panels import Key
@@ -184,33 +185,6 @@ def masks(
 
 
 @style.paper()
-def accuracy_of_tasks(
-  groups: Mapping[Key, Group], labels: Mapping[str, str] = NO_LABELS
-) -> Figure:
-  """Validation accuracy on every task after the last (CLNP, figure 4a).
-
-  Args:
-    groups: by setting, the members.
-    labels: what the config calls methods and transforms.
-
-  Returns:
-    A figure in the manner of `average_accuracy`. The paper prints no numbers of
-    its own.
-  """
-  looks = continual_panels.looks_of(list(groups))
-  courses = {
-    key: 100
-    * continual_panels.course(
-      [[row['final_validation_accuracy'] for row in member] for member in group]
-    )
-    for key, group in groups.items()
-  }
-  figure = _lines(groups, courses, looks, 'validation accuracy (%)', labels)
-  figure.axes[0].set_xlabel('task')
-  return figure
-
-
-@style.paper()
 def accuracy_matrix(
   groups: Mapping[Key, Group],
   records: Records,
@@ -322,7 +296,7 @@ def _figures(
     yield 'masks' if len(methods) == 1 else f'masks_{method}', figure
   units = {k for k, v in results.get('masks', {}).items() if v['of'] == 'units'}
   if units & {key[0] for key in groups} and len(groups) <= style.MOST:
-    yield 'tasks', accuracy_of_tasks(groups, labels)
+    yield 'tasks', continual_tasks.figure(groups, labels)
   short = {
     key: group
     for key, group in _having(groups, records, 'accuracy').items()

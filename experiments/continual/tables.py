@@ -31,6 +31,7 @@ _COLUMNS = {
   'failed tasks': ('failed_tasks', 1),
   'missed targets': ('missed_targets', 1),
 }
+_FEW = 12  # tasks that have a column each
 _NOTES = (
   'All in percent but for the number of failed tasks. Average accuracy: of all'
   " tasks after the last, on test data, with its 95% interval by Student's t"
@@ -59,8 +60,9 @@ def markdown(results: Mapping[str, Any]) -> str:
 
   Returns:
     Markdown, ending in a newline: all settings that were trained on all tasks;
-    what each was given; how they differ from α = 1; published numbers; for
-    methods with masks, the course over the tasks; and what a search chose from.
+    what each was given; how they differ from α = 1; published numbers; each
+    task of a short sequence; for methods with masks, the course over the tasks;
+    and what a search chose from.
   """
   rows, margin = results['rows'], results.get('choose_margin', 0.0)
   parts = [
@@ -70,6 +72,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     budget_table(results),
     difference_table(rows, results.get('labels', {}), margin),
     published_table(results),
+    _each_task(results),
     *courses.by_task(rows, results.get('labels', {})),
     *courses.by_layer(results),
     search_table(rows, results.get('labels', {}), margin),
@@ -337,6 +340,16 @@ def published_table(results: Mapping[str, Any]) -> str:
     f' layer for all tasks. Here: {_setting(results)}.\n\n'
     + markup.grid(body, headers, 'left', 2)
   )
+
+
+def _each_task(results: Mapping[str, Any]) -> str:
+  """Each task after the last, where there are a few; else ''."""
+  rows = results['rows']
+  groups = continual_analysis.shown(rows, results.get('choose_margin', 0.0))
+  last = max((len(m) for group in groups.values() for m in group), default=0)
+  if not 1 < last <= _FEW:
+    return ''
+  return courses.each_task(groups, rows, results.get('labels', {}))
 
 
 def search_table(

@@ -171,9 +171,7 @@ def _commands(page: pathlib.Path) -> list[list[str]]:
   return [
     shlex.split(line.removeprefix('python -m experiments.'))
     for line in blocks.splitlines()
-    if re.match(
-      r'python -m experiments\.(?!report|export|continual\.inference)', line
-    )
+    if re.match(r'python -m experiments\.(?!report|export|continual\.\w)', line)
   ]
 
 

@@ -329,6 +329,29 @@ def test_members_of_other_numbers_of_tasks_are_not_compared():
   )
 
 
+def test_each_task_of_a_short_sequence_is_in_the_tables():
+  members = [
+    continual_tiny.member('ewc', seed=s, tasks=n) for s, n in ((0, 12), (1, 3))
+  ]
+  members.append(continual_tiny.member('packnet', tasks=2))
+  results, _ = continual_tiny.run(members)
+  text = continual_tables.markdown(results)
+  table = text[text.index('Test accuracy of each task') :]
+  cells = _cells(table, 'EWC', '1')
+  for task in (0, 2, 11):
+    found = [
+      100 * m[0][task]['final_accuracy']
+      for m in members[:2]
+      if task < len(m[0])
+    ]
+    spread = f' ± {np.std(found, ddof=1):.1f}' if task < 3 else ''
+    assert cells[task] == f'{np.mean(found):.1f}{spread}'
+  first, second, *rest = _cells(table, 'PackNet', '1')
+  assert '–' not in (first, second) and rest == ['–'] * 10
+  results, _ = continual_tiny.run([continual_tiny.member(tasks=13)])
+  assert 'of each task' not in continual_tables.markdown(results)
+
+
 def test_tables_of_a_small_or_empty_run():
   results, _ = continual_tiny.run([continual_tiny.member(tasks=1)])
   text = continual_tables.markdown(results)

