@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +26,7 @@ from experiments.continual.cells import Course
 from experiments.continual.learner import Alone
 from experiments.data import Examples
 from experiments.engine import runs
+from experiments.engine.population import Member
 from experiments.engine.settings import ConfigError
 from experiments.report import files
 from experiments.report import progress
@@ -41,9 +43,9 @@ WAYS = {
   'binary': 'gradient, by halves',
 }
 _EXHAUSTIVE = ('energy', 'entropy')
-# They cost as much for one picture as for many: the largest batches alone.
-_OF_BATCHES = ('gradient', 'binary')
-_MOST = 32  # batches that are asked in these
+# They cost as much for one picture as for a batch: a few are asked.
+_BY_GRADIENT = ('gradient', 'binary')
+MOST = 32  # single pictures, or batches, that are asked in these
 _BYTES = 1 << 28  # of gradients at a time
 _AT_ONCE = 100  # pictures that run on a mixture at a time
 _KEPT = 2_000  # training pictures of a task whose moments are kept
@@ -152,7 +154,7 @@ class Asker:
     self._compiled: dict[Any, Any] = {}
 
   def numbers(self, learned: int) -> list[int]:
-    """How many tasks to choose from, of so many that were learned."""
+    """How many tasks to choose from; ConfigError if too few were learned."""
     wanted = set(self._asked.tasks)
     if learned < 2:
       raise ConfigError(
@@ -167,13 +169,7 @@ class Asker:
 
   def pairs(self) -> list[tuple[str, int]]:
     """Ways and sizes of batches."""
-    largest = max(self._asked.batches)
-    every = itertools.product(self._asked.ways, self._asked.batches)
-    return [
-      (way, size)
-      for way, size in every
-      if way not in _OF_BATCHES or size == largest > 1
-    ]
+    return list(itertools.product(self._asked.ways, self._asked.batches))
 
   def rows(self, member: Alone, number: int) -> Iterator[dict[str, Any]]:
     """What each way finds among so many tasks, one after the other."""
@@ -194,8 +190,8 @@ class Asker:
         of = functools.partial(self._likely, size)
         found, spent = self._timed((way, size), of, kept, image)
       else:
-        if way in _OF_BATCHES and len(which) > _MOST:
-          every = np.linspace(0, len(which) - 1, _MOST)
+        if way in _BY_GRADIENT and len(which) > MOST:
+          every = np.linspace(0, len(which) - 1, MOST)
           which = which[every.astype(np.int32)]
         of = getattr(self, f'_{way}')
         found, spent = self._timed((way, size), of, nets, image[which])
@@ -317,6 +313,8 @@ def measure(
 ) -> dict[str, Any]:
   """Asks all nets of a finished run that have to be told the task.
 
+  A sequence that has learned too few tasks is left out, with a warning.
+
   What is asked for a number of tasks is written to inference.json when it is
   answered; a call that asks the same goes on from there.
 
@@ -329,7 +327,8 @@ def measure(
     What inference.json holds.
 
   Raises:
-    ConfigError: if there is nothing to infer, or a value cannot be.
+    ConfigError: if there is nothing to infer, no sequence has learned enough
+      tasks, or a value cannot be.
     runs.RunError: if the run is not finished, or a file of it is damaged.
   """
   check(asked)
@@ -347,6 +346,7 @@ def measure(
     )
   told = lambda cell: cell.plan.method.continual.needs_identity
   askers: dict[int, Asker] = {}
+  short: dict[int, ConfigError] = {}  # by the number of tasks learned
   for learner in run.learned(workdir, told, data_dir):
     cell = learner.cell
     plan = cell.plan
@@ -354,10 +354,14 @@ def measure(
       id(plan.method), Asker(plan, asked, learner.sequence)
     )
     # A program may be filled up with copies of its last member.
-    numbers = {
-      m: asker.numbers(end)
-      for m, end in zip(cell.members, learner.log.ends(), strict=False)
-    }
+    ends = dict(zip(cell.members, learner.log.ends(), strict=False))
+    numbers: dict[Member, list[int]] = {}
+    for member, end in ends.items():
+      try:
+        numbers[member] = asker.numbers(end)
+      except ConfigError as error:
+        short[end] = error
+        logging.warning('%s is left out: %s', member.name, error)
     each, every = len(asker.pairs()), sum(map(len, numbers.values()))
     with progress.Progress(cell.name, each * every, 'measurement') as bar:
       for member, several in numbers.items():
@@ -375,6 +379,8 @@ def measure(
           files.write_atomically(path, files.to_json(found))
         del alone
     del learner  # and its arrays, before the next is there
+  if not rows and short:
+    raise short[max(short)]
   if not rows:
     raise ConfigError(
       f'{workdir} has no net that has to be told the task, so there is none to'

@@ -58,6 +58,7 @@ def markdown(results: Mapping[str, Any]) -> str:
   """Tables: a line for each number of tasks, size of batch and way."""
   parts = []
   for name, rows in settings(results).items():
+    seeds = len({row['net'] for row in rows})
     lines: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
       lines.setdefault((row['tasks'], row['batch'], row['way']), []).append(row)
@@ -69,7 +70,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
     body = [
       [
-        str(number),
+        str(number) + (f' (n = {len(some)})' if len(some) < seeds else ''),
         str(batch),
         way,
         *(cell(some, f) for f in ('identified', 'accuracy')),
@@ -81,12 +82,13 @@ def markdown(results: Mapping[str, Any]) -> str:
     ]
     headers = ['tasks', 'batch', 'way', 'task found', 'accuracy']
     headers += ['of true task', 'passes', 'ms']
-    seeds = len({row['net'] for row in rows})
     parts.append(
       f'{name}: percent of batches whose task is found, and of pictures whose'
       ' class is, with that task and with the true one; forward passes and'
       f' milliseconds a picture. Mean{" ± std" * (seeds > 1)} over {seeds}'
-      f' seed{"s" * (seeds > 1)}.\n\n' + markup.grid(body, headers, keys=3)
+      f' seed{"s" * (seeds > 1)}; `gradient` and `binary` of at most'
+      f' {asking.MOST} pictures or batches each.\n\n'
+      + markup.grid(body, headers, keys=3)
     )
   return '\n\n'.join(parts) + '\n'
 

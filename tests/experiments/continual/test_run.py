@@ -812,10 +812,8 @@ def test_the_task_of_every_test_picture_is_asked_for(whole, tmp_path, capsys):
   assert len(names) == 2 and all(n.startswith(_PACK) for n in names)
   for name in names:
     rows = [row for row in found['rows'] if row['net'] == name]
-    # Single pictures are not asked by gradients.
     assert [(row['way'], row['batch']) for row in rows] == [
-      *((way, size) for way in ways[:2] for size in (1, 5)),
-      ('binary', 5),
+      (way, size) for way in ways for size in (1, 5)
     ]
     mine = _rows(whole[1], method=_PACK, alpha=rows[0]['alpha'])
     final = np.mean([row['final_accuracy'] for row in mine])
@@ -826,13 +824,51 @@ def test_the_task_of_every_test_picture_is_asked_for(whole, tmp_path, capsys):
         assert row['batch'] * row['batches'] == 3 * 360
         assert row['true_task_accuracy'] == pytest.approx(final, abs=3e-3)
     # Of 3 tasks in two rounds: forward, backward, a mixture and the products.
-    assert rows[-1]['passes'] == pytest.approx(2 * (3 + 2 * 3 / 5))
+    for row, size in zip(rows[-2:], (1, 5), strict=True):
+      assert row['passes'] == pytest.approx(2 * (3 + 2 * 3 / size))
+      assert row['batches'] == 32
     moments = [row for row in rows if row['way'] == 'moments']
     assert all(row['identified'] > 0.95 for row in moments)
     # Where the task is found, its own net answers.
     for row in moments:
       lost = row['true_task_accuracy'] - row['accuracy']
       assert abs(lost) <= 1 - row['identified'] + 1e-6
+
+
+def test_a_sequence_that_was_full_early_is_left_out(whole, tmp_path, caplog):
+  folder = tmp_path / 'asked'
+  shutil.copytree(whole[0], folder)
+  asks = mock.Mock(side_effect=lambda *_: iter([{'way': 'luck', 'tasks': 3}]))
+  asked = asking.Asked(tasks=(3,))
+  with (
+    tiny.prepared_once(continual_training),
+    pytest.MonkeyPatch.context() as m,
+  ):
+    m.setattr(asking.Asker, 'rows', asks)
+    m.setattr(learner.log.Log, 'ends', lambda _: [2, 1])
+    with pytest.raises(ConfigError, match='tasks has 3 but 2 were learned'):
+      asking.measure(folder, asked)
+    assert not (folder / 'inference.json').exists() and not asks.called
+    m.setattr(learner.log.Log, 'ends', lambda _: [1, 3])
+    caplog.clear()
+    found = asking.measure(folder, asked)
+  (row,) = found['rows']
+  assert row['net'].startswith(f'{_PACK}/powerprop/alpha_2/')
+  (told,) = caplog.messages
+  assert told.startswith(f'{_PACK}/powerprop/alpha_1/')
+  assert 'is left out: 1 task was learned but to infer one takes' in told
+
+
+def test_numbers_of_tasks_that_some_seeds_have_are_marked():
+  rows = [
+    {'net': f'a/seed_{seed}', 'tasks': tasks, 'batch': 1, 'way': 'energy'}
+    | dict.fromkeys(('identified', 'accuracy', 'true_task_accuracy'), 0.5)
+    | {'passes': 2.0, 'seconds': 0.1}
+    for seed, tasks in ((0, 2), (0, 3), (1, 2))
+  ]
+  text = inference.markdown({'rows': rows})
+  cells = [x.split('|')[1].strip() for x in text.splitlines() if '|' in x]
+  assert cells[2:] == ['2', '3 (n = 1)']
 
 
 @pytest.mark.parametrize(
