@@ -240,13 +240,14 @@ def orders(
     dataset: as a config calls it.
 
   Returns:
-    From the best pair of the paper's to the worst. Of several α > 1 that with
-    the best ELBO on validation data takes part.
+    From the best pair of the paper's to the worst, of those that have learned
+    as many tasks. Of several α > 1 that with the best ELBO on validation data
+    takes part.
   """
   lines: dict[tuple[str, bool], tuple[float, dict[Any, float]]] = {}
   for (method, _, alpha, *_), group in shown(rows).items():
     of = method, alpha > 1
-    found = {m[0]['seed']: measures(m, {}) for m in group}
+    found = {(m[0]['seed'], len(m)): measures(m, {}) for m in group}
     value = float(np.mean([f['validation_elbo'] for f in found.values()]))
     variant = stands_for.get(method, method) != method
     if variant or published.likelihood(dataset, *of) is None:
@@ -256,7 +257,7 @@ def orders(
       lines[of] = value, by_seed
   paper = {of: published.likelihood(dataset, *of) or 0.0 for of in lines}
   ranked = sorted(lines, key=lambda of: -paper[of])
-  return [
+  every = [
     Order(
       better,
       worse,
@@ -265,6 +266,7 @@ def orders(
     )
     for better, worse in itertools.combinations(ranked, 2)
   ]
+  return [order for order in every if order.found.n]
 
 
 def entries(results: Mapping[str, Any]) -> list[Entry]:

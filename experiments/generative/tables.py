@@ -156,7 +156,9 @@ def difference_table(results: Mapping[str, Any]) -> str:
   groups = generative_analysis.shown(rows)
   by_line = {key[:3]: group for key, group in groups.items()}
   of = lambda group: {
-    m[0]['seed']: generative_analysis.measures(m, {})['log_likelihood']
+    (m[0]['seed'], len(m)): generative_analysis.measures(m, {})[
+      'log_likelihood'
+    ]
     for m in group
   }
   body = []

@@ -252,6 +252,8 @@ def test_which_orders_of_the_paper_hold():
   text = tables.order_table(results)
   assert '6 in all: 2 holds, 3 the other way round, 1 seeds differ' in text
   assert analysis.orders(rows, {}, 'digits') == []
+  longer = [*rows, *[r | {'task': 1} for r in rows if r['method'] == 'vcl']]
+  assert {o.better[0] for o in analysis.orders(longer, {}, 'mnist')} == {'ewc'}
 
 
 def test_what_is_held_in_phi_is_compared_with_alpha_1():
