@@ -369,8 +369,8 @@ def scored(
   Args:
     logits: of examples, float32 or wider; −∞ where an output takes no part.
     take: rows -> examples.
-    size: number of rows to walk through, static.
-    count: how many of them count: the first ones.
+    size: number of rows that there may be, static; batches are made for it.
+    count: how many there are, in [1, size]; no other batches are evaluated.
 
   Returns:
     The accuracy as the value, the mean negative log-likelihood as the loss.
@@ -383,7 +383,18 @@ def scored(
     examples = take(jnp.minimum(index, size - 1))
     return _tally(logits(examples), examples, index, index < count)
 
-  right, nll, hashes = jax.lax.map(one, rows * jnp.arange(batches))
+  # What is not evaluated adds nothing to the sums below.
+  start = jax.tree.map(
+    lambda x: jnp.zeros((batches, *x.shape), x.dtype), jax.eval_shape(one, 0)
+  )
+  right, nll, hashes = jax.lax.fori_loop(
+    0,
+    -(-count // rows),
+    lambda i, sums: jax.tree.map(
+      lambda several, x: several.at[i].set(x), sums, one(rows * i)
+    ),
+    start,
+  )
   return Score(
     jnp.sum(right) / count,
     jnp.sum(nll) / count,
