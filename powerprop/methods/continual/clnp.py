@@ -17,6 +17,8 @@ from powerprop.methods.continual import sequential
 from powerprop.types import Ending, Masks, Method, Params, Penalty
 
 THRESHOLDS = ('shared', 'layer')
+SEARCHES = ('scan', 'binary')
+_SCANNED = 32  # thresholds, before halves
 _BATCH = 500  # examples at a time whose activations are taken
 
 # By layer, what of its units: bool [C].
@@ -76,6 +78,7 @@ class Options(NamedTuple):
   thresholds: str
   l1: dict[str, float]
   average_examples: int = 0
+  search: str = 'scan'
 
 
 def clnp(
@@ -84,6 +87,7 @@ def clnp(
   margin: float = 5e-4,
   l1: dict[str, float] | tuple[tuple[str, float], ...] = (),
   thresholds: str = 'shared',
+  search: str = 'scan',
   average_examples: int = packing.AVERAGE_EXAMPLES,
 ) -> Method:
   r"""CLNP: tasks take whole units, as many as they need.
@@ -92,8 +96,7 @@ def clnp(
   At its end the mean activation E(N) over its training data ranks the units
   that no task has: those up to a threshold θ are cut off, where θ is the
   highest at which the validation score is still at most `margin` below that of
-  the net with all units (found by halves, as if all thresholds below one that
-  is good enough were). What is left, and all units of earlier tasks, is
+  the net with all units. What is left, and all units of earlier tasks, is
   active: weights into active units are never changed again, and those from
   inactive to active ones (interference) are severed, so that no later task can
   change what the earlier answer, bit for bit. All other weights are drawn anew.
@@ -119,6 +122,13 @@ def clnp(
       of L1 there, or pairs of these; 1 where none is found.
     thresholds: 'shared': one θ for all layers. 'layer': one for each, found in
       turn from the input on.
+    search: for the highest threshold that is good enough. 'scan': 32 of them,
+      which cut off 1/32, 2/32, … of the free units, from the highest down to
+      the first that is good enough; between it and the one above by halves.
+      'binary': by halves alone, as if all below one that is good enough were,
+      which takes fewer evaluations; but where the margin is a few examples of
+      the validation set the score is noise about it, and where the halves end
+      is chance.
     average_examples: ≥ 0, as in `packing.method`: training examples from which
       the averages of channels that are not yet active are made anew for every
       candidate, and for the net that a task keeps.
@@ -135,7 +145,7 @@ def clnp(
     section 2 and algorithm 1. Its text has E(N), the algorithm E|N|: the same
     after ReLU; here it is E|N|.
   """
-  options = Options(margin, thresholds, dict(l1), average_examples)
+  options = Options(margin, thresholds, dict(l1), average_examples, search)
   _check(options)
   if tasks.units is None:
     raise ValueError('the problem does not say what the units of its net are')
@@ -185,7 +195,7 @@ def clnp(
     lambda key, phi, psi, gradient: (phi, empty(net)),
     weights=functools.partial(computing, net),
     penalty=l1_of(free),
-    end_task=functools.partial(end_task, tasks, net, options),
+    end_task=functools.partial(end_task, net, options),
     archive=functools.partial(archive, net),
     predict=functools.partial(predict, net),
     needs_identity=True,
@@ -215,6 +225,10 @@ def _check(options: Options) -> None:
     raise ValueError(
       f'thresholds is {options.thresholds!r} but must be one of'
       f' {", ".join(THRESHOLDS)}'
+    )
+  if options.search not in SEARCHES:
+    raise ValueError(
+      f'search is {options.search!r} but must be one of {", ".join(SEARCHES)}'
     )
   packing.check_average_examples(options.average_examples)
   for name, factor in options.l1.items():
@@ -271,13 +285,10 @@ def computing(net: _Net, theta: Params, state: Neurons) -> Params:
   return magnitude.prune(theta, _read(net, theta, ~state.active[net.last]))
 
 
-def activity(
-  tasks: sequential.Tasks, net: _Net, ending: Ending, theta: Params
-) -> dict[str, jax.Array]:
+def activity(net: _Net, ending: Ending, theta: Params) -> dict[str, jax.Array]:
   """The mean activation E|N| of every unit over the task's training examples.
 
   Args:
-    tasks: of the sequence.
     net: of the method.
     ending: of the task.
     theta: the weights.
@@ -299,12 +310,11 @@ def activity(
 
     return {n: add(old, found[n]) for n, old in total.items()}
 
-  total = jax.lax.fori_loop(0, -(-tasks.num_train // _BATCH), step, zeros)
+  total = jax.lax.fori_loop(0, -(-size // _BATCH), step, zeros)
   return {n: x / size for n, x in total.items()}
 
 
 def end_task(
-  tasks: sequential.Tasks,
   net: _Net,
   options: Options,
   ending: Ending,
@@ -313,7 +323,7 @@ def end_task(
 ) -> tuple[Params, Neurons, dict[str, jax.Array]]:
   """Finds the task's units: (φ as it is, the state with them, a report)."""
   theta = computing(net, ending.psi.to_theta(phi), state)
-  found = activity(tasks, net, ending, theta)
+  found = activity(net, ending, theta)
   # A layer keeps its most active unit, so that there is a net.
   ranked = dict(found)
   if net.shared:  # its outputs read none of the units that are there
@@ -332,21 +342,21 @@ def end_task(
     only(net, theta, mask), options.average_examples
   )
   passes = lambda least: score(kept(least)) >= target
+  scanned = _SCANNED if options.search == 'scan' else 0
 
   def highest(group, least):
     # Only activations of units that are free can be a threshold.
-    values = jnp.sort(
-      jnp.concatenate(
-        [jnp.where(state.active[n], -jnp.inf, found[n]) for n in group]
-      )
-    )
+    free = jnp.concatenate([~state.active[n] for n in group])
+    values = jnp.concatenate([found[n] for n in group])
+    values = jnp.sort(jnp.where(free, values, -jnp.inf))
+    number = jnp.sum(free, dtype=jnp.int32)
 
-    def at(i):  # −1 is no threshold
-      value = jnp.where(i < 0, -jnp.inf, values[jnp.maximum(i, 0)])
-      return least | dict.fromkeys(group, value)
+    def at(i):  # that of the i-th free unit; 0 is no threshold
+      value = values[len(values) - number + i - 1]
+      return least | dict.fromkeys(group, jnp.where(i > 0, value, -jnp.inf))
 
-    fails, tries = sequential.lowest(lambda i: ~passes(at(i)), len(values))
-    return at(fails - 1), tries
+    cut, tries = sequential.highest(lambda i: passes(at(i)), number, scanned)
+    return at(cut), tries
 
   groups = [tuple(net.units.layers)]
   if options.thresholds == 'layer':

@@ -99,6 +99,48 @@ def lowest(
   return high, jnp.asarray(tries, jnp.int32)
 
 
+def highest(
+  ok: Callable[[jax.Array], jax.Array], number: jax.Array, steps: int
+) -> tuple[jax.Array, jax.Array]:
+  """The highest index that is ok: evenly from the top down, then by halves.
+
+  Down to the first of so many that is ok, and between it and the one above as
+  if all below one that is ok were. Without steps by halves alone.
+
+  Args:
+    ok: int32 in [1, number] -> bool.
+    number: int32 scalar ≥ 0.
+    steps: ≥ 0, static; as many as there are indices try them all.
+
+  Returns:
+    int32 scalars: the index, 0 where none is ok; how many were tried. Under
+    vmap the loop runs until the last member is done.
+  """
+  most = jnp.minimum(steps, number)
+
+  def going(carry):
+    low, high, *_ = carry
+    return high - low > 1
+
+  def step(carry):
+    low, high, left, tries = carry  # low is ok or is 0, high is not
+    down = number * left // jnp.maximum(most, 1)
+    i = jnp.where(left > 0, down, (low + high) // 2)
+    found = ok(i)
+    return (
+      jnp.where(found, i, low),
+      jnp.where(found, high, i),
+      jnp.where(found, 0, jnp.maximum(left - 1, 0)),
+      tries + 1,
+    )
+
+  zero = jnp.zeros((), jnp.int32)
+  low, _, _, tries = jax.lax.while_loop(
+    going, step, (zero, number + 1, most, zero)
+  )
+  return low, tries
+
+
 def count(masks: Mapping[str, jax.Array], names: Iterable[str]) -> jax.Array:
   """How many entries of each mask are true, int32 [layers], in that order."""
   return jnp.stack([jnp.sum(masks[n], dtype=jnp.int32) for n in names])

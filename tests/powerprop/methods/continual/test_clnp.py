@@ -1,6 +1,7 @@
 """CLNP: whole units for every task, and none of them changes again."""
 
 import functools
+import types
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -16,6 +17,7 @@ from powerprop import methods
 from powerprop import trees
 from powerprop import units as units_lib
 from powerprop.methods.continual import clnp as clnp_lib
+from powerprop.methods.continual import sequential
 from powerprop.psi import Psi
 from tests import lifetime_tiny
 
@@ -161,38 +163,78 @@ def test_a_tasks_net_is_taken_out_as_the_narrow_net_that_it_is(scenario):
     np.testing.assert_allclose(wide, thin, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('thresholds', clnp_lib.THRESHOLDS)
-def test_the_threshold_is_the_highest_within_the_margin(thresholds):
-  """Against every threshold, where the score falls as units go."""
-  setup = _setup('task', margin=0.25, thresholds=thresholds)
+def _cut_off(score, thresholds, search):
+  """The units of 17 that are left, by layer; a score is of how many."""
+  setup = _setup('task')
   activity = {
     'hidden_0': jnp.arange(9.0),
     'hidden_1': jnp.array([0.5, 3.5, 2.5, 1.5, 9.0, 8.5, 7.5, 6.5]),
   }
-  found = setup.tasks.units()
-  net = clnp_lib._Net(found, False, ())
+  net = clnp_lib._Net(setup.tasks.units(), False, ())
   theta = jax.tree.map(lambda x: jnp.ones(x.shape), setup.tasks.shapes)
-  ending = _Ending(
-    # A unit is worth 1/17; those of the first layer are seen by their biases.
-    lambda w, examples=0: (
-      (jnp.sum(w['hidden_0']['b']) + jnp.sum(w['hidden_1']['b'])) / 17
-    ),
+  ending = _Ending(  # units are counted by their biases
+    lambda w, examples=0: score(sum(jnp.sum(w[n]['b']) for n in _LAYERS)),
     Psi(1.0),
   )
-  options = clnp_lib.Options(0.25, thresholds, {})
+  options = clnp_lib.Options(0.25, thresholds, {}, search=search)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(clnp_lib, 'activity', lambda *_: activity)
     _, state, report = clnp_lib.end_task(
-      setup.tasks, net, options, ending, theta, clnp_lib.empty(net)
+      net, options, ending, theta, clnp_lib.empty(net)
     )
   kept = {n: np.flatnonzero(x).tolist() for n, x in state.mask.items()}
-  if thresholds == 'shared':  # four of 17 may go: 0, 0.5, 1 and 1.5
-    wanted = {'hidden_0': list(range(2, 9)), 'hidden_1': [1, 2, 4, 5, 6, 7]}
-  else:  # all four are taken where the search begins
-    wanted = {'hidden_0': list(range(4, 9)), 'hidden_1': list(range(8))}
-  assert kept == wanted
-  assert report['new_by_layer'].tolist() == [len(x) for x in wanted.values()]
+  assert report['new_by_layer'].tolist() == [len(x) for x in kept.values()]
   assert bool(report['reached'])
+  return kept
+
+
+# Four may go: 0, 0.5, 1 and 1.5, or all where the search begins.
+_FOUR = {
+  'shared': {'hidden_0': [*range(2, 9)], 'hidden_1': [1, 2, 4, 5, 6, 7]},
+  'layer': {'hidden_0': [*range(4, 9)], 'hidden_1': [*range(8)]},
+}
+
+
+@pytest.mark.parametrize('search', clnp_lib.SEARCHES)
+@pytest.mark.parametrize('thresholds', clnp_lib.THRESHOLDS)
+def test_the_threshold_is_the_highest_within_the_margin(thresholds, search):
+  """Against every threshold, where the score falls as units go."""
+  assert _cut_off(lambda n: n / 17, thresholds, search) == _FOUR[thresholds]
+
+
+@pytest.mark.parametrize('thresholds', clnp_lib.THRESHOLDS)
+def test_the_highest_is_found_where_lower_thresholds_fail(thresholds):
+  """Six units are good enough, and seven to twelve are not."""
+  score = lambda n: ((n >= 13) | (n == 6)).astype(jnp.float32)
+  assert _cut_off(score, thresholds, 'binary') == _FOUR[thresholds]
+  six = {
+    'shared': {'hidden_0': [7, 8], 'hidden_1': [4, 5, 6, 7]},
+    'layer': _FOUR['layer'] | {'hidden_1': [4]},
+  }
+  assert _cut_off(score, thresholds, 'scan') == six[thresholds]
+
+
+def test_the_highest_of_many_is_found_in_a_few_tries():
+  """Of several members in one program, of whom one has nothing to cut off."""
+  ok = jnp.arange(1001)
+  ok = (ok <= 200) | ((ok >= 560) & (ok <= 611))
+  search = jax.jit(
+    jax.vmap(
+      lambda number, steps: sequential.highest(lambda i: ok[i], number, steps),
+      (0, None),
+    ),
+    static_argnums=1,
+  )
+  numbers = jnp.array([1000, 600, 150, 20, 0])
+  index, tries = search(numbers, 32)
+  assert index.tolist() == [611, 600, 150, 20, 0]
+  # From the 32nd to the 19th of 32, and halves of 31 or 32.
+  assert 14 + 4 <= tries[0] <= 14 + 5 and tries[1:].tolist() == [1, 1, 1, 0]
+  index, tries = search(numbers, 0)
+  assert index.tolist() == [200, 200, 150, 20, 0]
+  assert max(tries.tolist()) <= 10
+  nothing, tries = sequential.highest(lambda i: i < 0, jnp.int32(40), 32)
+  assert (int(nothing), int(tries)) == (0, 32)
 
 
 class _Ending(NamedTuple):
@@ -301,6 +343,37 @@ def _units_of(net, x):
   return powerprop.classifier(net, x[:1]).units
 
 
+def test_the_activity_is_of_a_tasks_own_examples(monkeypatch):
+  """In batches of 4, and no more of these than they fill; of two members."""
+  monkeypatch.setattr(clnp_lib, '_BATCH', 4)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(10, 3)), jnp.float32)
+  units = units_lib.Units({'a': units_lib.Layer(3, 'a/w', (), ())}, 'output/w')
+  walked = []
+
+  def activations(theta, rows):
+    jax.debug.callback(lambda _: walked.append(1), rows)
+    return {'a': theta * x[rows]}
+
+  @jax.jit
+  @functools.partial(jax.vmap, in_axes=(None, 0))
+  def activity(size, theta):
+    ending = types.SimpleNamespace(
+      sizes={'train': size},
+      batch=lambda split, rows: rows,
+      activations=activations,
+    )
+    net = clnp_lib._Net(units, False, ())
+    return clnp_lib.activity(net, ending, theta)['a']
+
+  for size, batches in ((10, 3), (4, 1), (5, 2)):
+    found = activity(size, jnp.array([1.0, -2.0]))
+    jax.effects_barrier()
+    mean = np.abs(x[:size]).mean(axis=0)
+    np.testing.assert_allclose(found, [mean, 2 * mean], rtol=1e-5)
+    assert len(walked) == batches
+    walked.clear()
+
+
 def test_l1_is_of_the_weights_that_may_change():
   setup = _setup('domain', l1={'output': 0.5, 'hidden_0': 0.0})
   penalty = setup.method.continual.penalty
@@ -317,6 +390,7 @@ def test_l1_is_of_the_weights_that_may_change():
     ({'margin': 1.0}, 'margin is 1.0'),
     ({'margin': -0.1}, 'margin is -0.1'),
     ({'thresholds': 'all'}, "thresholds is 'all'"),
+    ({'search': 'linear'}, "search is 'linear'"),
     ({'l1': {'hidden': -1.0}}, r"l1\['hidden'\] is -1.0"),
     ({'l1': {'hiden': 1.0}}, "l1 has 'hiden'"),
   ],
