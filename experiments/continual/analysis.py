@@ -365,8 +365,9 @@ def select(rows: Sequence[Row], margin: float = 0.0) -> list[dict[str, Any]]:
   in the rows is taken.
 
   With a margin the best is, where methods have masks, the one with the fewest
-  weights in use of those that are good enough: before pruning at most the
-  margin below the best of them.
+  weights in use of those that are good enough: both before pruning and after it
+  at most the margin below the best of them before pruning. Where none is, the
+  margin does not count.
 
   Args:
     rows: a run's rows.
@@ -455,7 +456,8 @@ def _best(entries: Sequence[dict[str, Any]], margin: float) -> dict[str, Any]:
   # Accuracies are of float32: a difference of the margin may be just above it.
   least = max(map(before, there)) - margin - 1e-6
   merit = lambda e: (e['used_weights_mean'], -accuracy(e))
-  return min((e for e in there if before(e) >= least), key=merit)
+  enough = (e for e in there if min(before(e), accuracy(e)) >= least)
+  return min(enough, key=merit, default=best)
 
 
 def line_of(entry: Row) -> tuple[Any, ...]:

@@ -83,7 +83,8 @@ class ContinualSettings(NamedTuple):
     run_protocol: whether the protocol's is run beside what was chosen.
     choose_margin: in [0, 1): with 0 the best on validation data is chosen;
       above it, of methods with masks the one with the fewest weights in use of
-      those that before pruning are at most so far below the best.
+      those that before pruning and after it are at most so far below the best
+      before pruning.
     search_tasks: tasks of the trainings that choose, ≥ 1.
     search_seeds: their number of seeds, ≥ 1.
     reset_optimizer: whether every task begins with fresh moments.

@@ -143,9 +143,10 @@ def _masked(*found):
   ('margin', 'winner'),
   [
     (0.0, 0.1),  # the best, whatever it uses
-    (0.02, 0.2),  # the sparsest of those that were good enough before pruning
-    (0.03, 0.3),  # a wider one lets a sparser one in, at its very edge too
-    (0.001, 0.1),  # the best alone is good enough
+    (0.02, 0.2),  # the sparsest of those that are good enough
+    (0.03, 0.2),  # not one that was so before pruning alone
+    (0.05, 0.3),  # a wider one lets it in, at its very edge too
+    (0.001, 0.1),  # after pruning none is good enough: the best
   ],
 )
 def test_of_candidates_within_the_margin_the_sparsest_wins(margin, winner):
