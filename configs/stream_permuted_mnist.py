@@ -18,6 +18,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = stream_digits.get_config()
   with config.ignore_type():
     config.dataset = 'mnist'
+    config.sequence_kwargs = {'padded': False}
     config.epochs = 2.0
     config.retrain_epochs = 1.0
     config.network_kwargs = {'hidden': (300, 300), 'init_scale': 0.05}

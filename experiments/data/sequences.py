@@ -139,17 +139,20 @@ def examples(
   )
 
 
-def permuted(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
+def permuted(
+  dataset: Dataset, num_tasks: int, scenario: str, *, padded: bool = True
+) -> Sequence:
   """Each task sees all pixels in an order of its own; the first as they are.
 
-  MNIST is padded by 2 to 32x32 pixels first, and normalised by mean 0.1000 and
-  standard deviation 0.2752, as the protocol has it. Other data sets keep their
-  size and their values in [0, 1]. The orders differ from seed to seed.
+  The orders differ from seed to seed.
 
   Args:
     dataset: any.
     num_tasks: T ≥ 1.
     scenario: 'task', 'domain' or 'class'.
+    padded: whether MNIST is padded by 2 to 32x32 pixels first, and normalised
+      by mean 0.1000 and standard deviation 0.2752, as the protocol has it. Else
+      it keeps its size and its values in [0, 1], as other data sets do.
 
   Returns:
     A sequence.
@@ -158,7 +161,7 @@ def permuted(dataset: Dataset, num_tasks: int, scenario: str) -> Sequence:
     empirical investigation of catastrophic forgetting, 2014.
   """
   mean, std = 0.0, 1.0
-  if dataset.name == 'mnist':
+  if padded and dataset.name == 'mnist':
     dataset = _padded(dataset, 2)
     mean, std = 0.1000, 0.2752
   shape = dataset.train.image.shape[1:]

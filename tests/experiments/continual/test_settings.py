@@ -111,6 +111,20 @@ def test_split_cifar_is_as_its_paper_has_it():
   assert plans['joint'].recipe.problem.own == ('output/b', 'output/w')
 
 
+def test_clnps_table_1_is_as_its_paper_has_it():
+  s, _, plans = _of_config('clnp_table1')
+  for name, alpha in (('clnp', 1.0), ('clnp_powerprop', 1.5)):
+    shapes = plans[name].shapes
+    assert shapes['hidden_0']['w'].shape == (784, 2000)
+    assert shapes['hidden_1']['w'].shape == (2000, 2000)
+    assert plans[name].settings.training.alphas == (alpha,)
+    assert len(continual_settings.coefficients(s, name)) == 3
+  # As many nets of one task as the paper's table has tasks; none gives up.
+  more = s._replace(num_tasks=30)
+  assert continual_settings.of_method(more, 'single').num_tasks == 10
+  assert s.failure_accuracy == 0
+
+
 def test_heads_that_do_not_fit_the_data(monkeypatch):
   """A net with a number of outputs of its own; tasks of more classes."""
   monkeypatch.setitem(networks.NETWORKS, 'fixed', lambda n: networks.mlp(10))
@@ -458,7 +472,11 @@ _BAD = [
   ),
   (
     {'sequence_kwargs': {'classes': [[1]]}},
-    ["option of permuted 'classes'", 'permuted has no options'],
+    ["option of permuted 'classes'", 'choose one of padded'],
+  ),
+  (
+    _option('naive', gamma=0.9),
+    ["option of naive 'gamma'", 'naive has no options'],
   ),
   ({'sequence_kwargs': 3}, ['sequence_kwargs is 3', 'a dict']),
   ({'batch_size': 1_258}, ['batch_size is 1258', 'at most 1257']),

@@ -113,6 +113,14 @@ def test_mnist_is_padded_and_normalised(name):
   assert bool(got[:, 0].any()) == (name == 'permuted')
 
 
+@pytest.mark.parametrize('name', ['permuted', 'split'])
+def test_mnist_may_stay_as_it_is(name):
+  dataset = _dataset('mnist', side=28)
+  sequence = data.SEQUENCES[name](dataset, 2, 'domain', padded=False)
+  assert (sequence.mean, sequence.std) == (0, 1)
+  assert _take(sequence, 1).image.shape[1:] == (28, 28, 1)
+
+
 def test_other_data_sets_stay_as_they_are():
   dataset = _dataset()
   for name in ('permuted', 'split'):

@@ -163,6 +163,15 @@ def test_a_tasks_net_is_taken_out_as_the_narrow_net_that_it_is(scenario):
     np.testing.assert_allclose(wide, thin, rtol=1e-5, atol=1e-6)
 
 
+def _end(setup, net, options, score, activity, state):
+  """The end of a task whose units are so active: (state, report)."""
+  theta = jax.tree.map(lambda x: jnp.ones(x.shape), setup.tasks.shapes)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(clnp_lib, 'activity', lambda *_: activity)
+    ending = _Ending(score, Psi(1.0))
+    return clnp_lib.end_task(net, options, ending, theta, state)[1:]
+
+
 def _cut_off(score, thresholds, search):
   """The units of 17 that are left, by layer; a score is of how many."""
   setup = _setup('task')
@@ -171,17 +180,10 @@ def _cut_off(score, thresholds, search):
     'hidden_1': jnp.array([0.5, 3.5, 2.5, 1.5, 9.0, 8.5, 7.5, 6.5]),
   }
   net = clnp_lib._Net(setup.tasks.units(), False, ())
-  theta = jax.tree.map(lambda x: jnp.ones(x.shape), setup.tasks.shapes)
-  ending = _Ending(  # units are counted by their biases
-    lambda w, examples=0: score(sum(jnp.sum(w[n]['b']) for n in _LAYERS)),
-    Psi(1.0),
-  )
+  # Units are counted by their biases.
+  of = lambda w, examples=0: score(sum(jnp.sum(w[n]['b']) for n in _LAYERS))
   options = clnp_lib.Options(0.25, thresholds, {}, search=search)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(clnp_lib, 'activity', lambda *_: activity)
-    _, state, report = clnp_lib.end_task(
-      net, options, ending, theta, clnp_lib.empty(net)
-    )
+  state, report = _end(setup, net, options, of, activity, clnp_lib.empty(net))
   kept = {n: np.flatnonzero(x).tolist() for n, x in state.mask.items()}
   assert report['new_by_layer'].tolist() == [len(x) for x in kept.values()]
   assert bool(report['reached'])
@@ -235,6 +237,22 @@ def test_the_highest_of_many_is_found_in_a_few_tries():
   assert max(tries.tolist()) <= 10
   nothing, tries = sequential.highest(lambda i: i < 0, jnp.int32(40), 32)
   assert (int(nothing), int(tries)) == (0, 32)
+
+
+def test_a_single_head_gives_its_last_unit_to_a_task_that_learns_nothing():
+  """So that the last layer is full, and the sequence ends."""
+  setup = _setup('domain')
+  net = clnp_lib._Net(setup.tasks.units(), True, ())
+  state = clnp_lib.empty(net)
+  active = state.active | {'hidden_1': jnp.arange(8) != 3}
+  nothing = {n: jnp.zeros(len(x)) for n, x in active.items()}
+  options = clnp_lib.Options(0.0005, 'shared', {})
+  score = lambda w, examples=0: jnp.float32(0.1)
+  state = state._replace(active=active)
+  state, report = _end(setup, net, options, score, nothing, state)
+  assert state.mask['hidden_1'].all()
+  assert report['used_by_layer'].tolist() == [1, 8]
+  assert report['kept_by_layer'].tolist() == [1, 1]
 
 
 class _Ending(NamedTuple):
