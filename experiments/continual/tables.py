@@ -399,9 +399,9 @@ def _rule(margin: float) -> str:
   if not margin:
     return best
   return (
-    f'{best}, or, of methods with masks, of those that before pruning are at'
-    f' most {100 * margin:g}% below the best the one with the fewest weights in'
-    ' use'
+    f'{best}, or, of methods with masks, of those that before pruning and after'
+    f' it are at most {100 * margin:g}% below the best the one with the fewest'
+    ' weights in use'
   )
 
 

@@ -139,7 +139,7 @@ def test_every_record_has_a_page_and_the_first_page_leads_to_all():
   assert linked == {page.parent.name for page in _PAGES}
   # The pages of other runs have these.
   within = {'bench_continual', 'bench_export', 'bench_parts', 'bench_sparse'}
-  within |= {'bench_resnet50', 'nudged'}
+  within |= {'bench_clnp', 'bench_resnet50', 'nudged'}
   folders = {path.name for path in _RESULTS.iterdir() if path.is_dir()}
   assert folders - within == linked
 
