@@ -1,4 +1,4 @@
-"""Change points: 10 permuted tasks of MNIST that nobody announces; not run.
+"""Change points: 10 permuted tasks of MNIST that nobody announces.
 
 784-300-300, EfficientPackNet at α = 2, which finds the changes by its loss,
 against the same with known boundaries. All values are ours. 20 tasks:
