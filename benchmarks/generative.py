@@ -69,8 +69,9 @@ def make_learners(
     }
   )
   for fields in config.method_training.values():
-    for name in {'learning_rate', 'alphas'} & {*fields}:
-      del fields[name]
+    for name in ('learning_rate', 'alphas'):
+      if name in fields:
+        del fields[name]
   if methods:
     config.methods = tuple(methods)
   s = generative_settings.check(config)
