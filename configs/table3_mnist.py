@@ -23,12 +23,12 @@ For a GPU; not run.
 
 import ml_collections
 
-HELD = ('online_ewc', 'online_ewc_phi', 'ewc', 'ewc_phi', 'ewc_1000')
+_HELD = ('online_ewc', 'online_ewc_phi', 'ewc', 'ewc_phi', 'ewc_1000')
 IN_PHI = ('ewc_phi', 'online_ewc_phi')
 ALONE = ('naive', 'vcl', 'single')  # with nothing to choose but the rate
 # The first is the protocol's.
-RATES = (1e-4, 3e-4, 1e-3)
-RATES_ALONE = (1e-4, 3e-5, 6e-5, 2e-4, 3e-4, 6e-4, 1e-3, 2e-3, 3e-3)
+_RATES = (1e-4, 3e-4, 1e-3)
+_RATES_ALONE = (1e-4, 3e-5, 6e-5, 2e-4, 3e-4, 6e-4, 1e-3, 2e-3, 3e-3)
 _FISHER = {
   'labels': 'true',
   'fisher': 'example',
@@ -52,7 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
       'retrain_epochs': 0.0,
       'optimizer': 'adam',
       'optimizer_kwargs': {},
-      'learning_rate': RATES,
+      'learning_rate': _RATES,
       'learning_rate_schedule': {'kind': 'constant'},
       'l2': 0.0,
       'clip_norm': 0.0,
@@ -62,7 +62,7 @@ def get_config() -> ml_collections.ConfigDict:
       'alphas': (1.0, 1.5, 2.0),
       'seeds': 3,
       'batch_size': 50,
-      'methods': (*ALONE, *HELD, 'si', 'efficient_packnet'),
+      'methods': (*ALONE, *_HELD, 'si', 'efficient_packnet'),
       'method_kwargs': {
         'online_ewc': dict(_FISHER),
         'online_ewc_phi': {'method': 'online_ewc', 'space': 'phi', **_FISHER},
@@ -76,7 +76,7 @@ def get_config() -> ml_collections.ConfigDict:
         'efficient_packnet': {'gamma': None, 'coefficient': (0.98, 0.95, 0.99)},
       },
       'method_training': {
-        **{name: {'learning_rate': RATES_ALONE} for name in ALONE},
+        **{name: {'learning_rate': _RATES_ALONE} for name in ALONE},
         **{name: {'alphas': (1.5, 2.0)} for name in IN_PHI},
         'efficient_packnet': {'retrain_epochs': 100.0},
       },

@@ -221,6 +221,16 @@ def settings(
   return {key: groups[key] for key in sorted(groups, key=rank)}
 
 
+def longest(groups: Mapping[Any, Sequence[Sequence[Row]]]) -> int:
+  """The most tasks that a member of these has learned, or 0."""
+  return max((len(m) for group in groups.values() for m in group), default=0)
+
+
+def pair_of(member: Sequence[Row]) -> tuple[Any, int]:
+  """The seed, and how many tasks were learned: see `Entry.pair`."""
+  return member[0]['seed'], len(member)
+
+
 def matrix_of(member: Sequence[Row], records: Records) -> np.ndarray:
   """The accuracies [i, j] of a member on task j after learning task i.
 

@@ -56,7 +56,7 @@ def each_task(
     means over the seeds that learned the task; or '' where there are none.
   """
   keys = headers(rows)
-  last = max((len(m) for group in groups.values() for m in group), default=0)
+  last = continual_analysis.longest(groups)
   body = [
     [*names(group[0][0], rows, labels), *(_last(group, t) for t in range(last))]
     for group in groups.values()

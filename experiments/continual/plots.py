@@ -138,7 +138,7 @@ def masks(
   )
   grid = figure.subplots(down, across, squeeze=False, sharex=True)
   looks = continual_panels.looks_of(list(groups))
-  last = _last(groups)
+  last = continual_analysis.longest(groups)
   used = {
     key: continual_panels.layer_mean(group, records, 'used_by_layer')
     for key, group in groups.items()
@@ -329,10 +329,6 @@ def _having(
   }
 
 
-def _last(groups: Mapping[Key, Group]) -> int:
-  return max(len(member) for group in groups.values() for member in group)
-
-
 def _lines(
   groups: Mapping[Key, Group],
   courses: Mapping[Key, np.ndarray],
@@ -354,7 +350,7 @@ def _lines(
     fewer: whether the smallest number is the best.
   """
   courses = {key: values for key, values in courses.items() if values.size}
-  last = _last(groups)
+  last = continual_analysis.longest(groups)
   runs = continual_panels.runs_label(groups)
   together = style.coinciding(
     {key: values.mean(axis=0) for key, values in courses.items()}

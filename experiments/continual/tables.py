@@ -259,7 +259,10 @@ def difference_table(
         cells = _differences(groups[other], group)
         body.append([*names, ', '.join(against), *cells])
         if lengths := differences.unequal(
-          *(map(_pair, members) for members in (groups[other], group))
+          *(
+            map(continual_analysis.pair_of, members)
+            for members in (groups[other], group)
+          )
         ):
           name = courses.full_name(group[0][0], rows, labels)
           apart.append(
@@ -283,7 +286,7 @@ def _differences(
   for name in ('average_accuracy', 'used_weights'):
     first, second = (
       {
-        _pair(member): measured[name]
+        continual_analysis.pair_of(member): measured[name]
         for member in members
         if finite((measured := continual_analysis.measures(member, {}))[name])
       }
@@ -292,11 +295,6 @@ def _differences(
     found = differences.paired(first, second)
     cells.append(markup.difference_cell(found, digits=2) if found.n else '')
   return cells
-
-
-def _pair(member: Sequence[Row]) -> tuple[Any, int]:
-  """The seed, and how many tasks were learned: see `differences.Entry.pair`."""
-  return member[0]['seed'], len(member)
 
 
 def published_table(results: Mapping[str, Any]) -> str:
@@ -346,8 +344,7 @@ def _each_task(results: Mapping[str, Any]) -> str:
   """Each task after the last, where there are a few; else ''."""
   rows = results['rows']
   groups = continual_analysis.shown(rows, results.get('choose_margin', 0.0))
-  last = max((len(m) for group in groups.values() for m in group), default=0)
-  if not 1 < last <= _FEW:
+  if not 1 < continual_analysis.longest(groups) <= _FEW:
     return ''
   return courses.each_task(groups, rows, results.get('labels', {}))
 

@@ -66,7 +66,7 @@ def figure(
       panels.draw_course(panel, lines[field][key], looks[key])
     panel.set_ylabel(label)
     style.percent_limits(panel)
-  panels.task_axis(axes[-1], max(len(m) for g in groups.values() for m in g))
+  panels.task_axis(axes[-1], continual_analysis.longest(groups))
   axes[-1].set_xlabel('task')
   handles = panels.handles_of(there, looks, labels, together)
   style.legend_beside(axes[0], handles, panels.runs_label(groups))

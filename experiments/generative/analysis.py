@@ -141,11 +141,10 @@ def measures(member: Sequence[Row], records: Records) -> dict[str, float]:
     By name, of `MEASURES`: the mean over tasks of "log_likelihood", after the
     last, and the standard error of that mean, over test pictures; of "elbo"
     and "validation_elbo" after the last, "elbo_when_learned" and
-    "elbo_before_pruning";
-    "forgetting", best minus last log-likelihood of all tasks but the last, in
-    nats; "used_weights" at the end, of the shared ones; two numbers of tasks,
-    "failed_tasks" and "missed_targets"; and "unchanged", the share of the tasks
-    whose decoded pictures stayed the same bits.
+    "elbo_before_pruning"; "forgetting", best minus last log-likelihood of all
+    tasks but the last, in nats; "used_weights" at the end, of the shared ones;
+    two numbers of tasks, "failed_tasks" and "missed_targets"; and "unchanged",
+    the share of the tasks whose decoded pictures stayed the same bits.
   """
   numbers = lambda name: np.array(
     [row[name] if finite(row.get(name)) else math.nan for row in member]
@@ -247,7 +246,7 @@ def orders(
   lines: dict[tuple[str, bool], tuple[float, dict[Any, float]]] = {}
   for (method, _, alpha, *_), group in shown(rows).items():
     of = method, alpha > 1
-    found = {(m[0]['seed'], len(m)): measures(m, {}) for m in group}
+    found = {continual_analysis.pair_of(m): measures(m, {}) for m in group}
     value = float(np.mean([f['validation_elbo'] for f in found.values()]))
     variant = stands_for.get(method, method) != method
     if variant or published.likelihood(dataset, *of) is None:

@@ -194,7 +194,7 @@ def course(
   for key, group in masked.items():
     found = continual_panels.used_courses(group)
     continual_panels.draw_course(panels[1], found, looks[key])
-  last = max(len(member) for group in groups.values() for member in group)
+  last = continual_analysis.longest(groups)
   for axes in panels:
     continual_panels.task_axis(axes, last)
     axes.set_xlabel('number of tasks')

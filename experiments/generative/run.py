@@ -80,6 +80,11 @@ def run(
     }
     rows = generative_analysis.named(found['rows'])
     rows = generative_analysis.with_likelihoods(rows, records)
+    held = [
+      name.removesuffix('/importance')
+      for name in records
+      if name.endswith('/importance')
+    ]
     counts = measuring.counts(s, sequence)
     span = lambda sizes: [int(np.min(sizes)), int(np.max(sizes))]
     results = {
@@ -90,12 +95,11 @@ def run(
       'chosen': found['chosen'],
       'efforts': found['efforts'],
       'importance': {
-        name.removesuffix('/importance'): {
-          'shares': shares[-1],
-          'sum': records[f'{name.removesuffix("/importance")}/strength'][-1],
+        net: {
+          'shares': records[f'{net}/importance'][-1],
+          'sum': records[f'{net}/strength'][-1],
         }
-        for name, shares in records.items()
-        if name.endswith('/importance')
+        for net in held
       },
       'stands_for': {
         name: continual_settings.method_of(s.training, name)

@@ -155,12 +155,8 @@ def difference_table(results: Mapping[str, Any]) -> str:
   stands = results.get('stands_for', {})
   groups = generative_analysis.shown(rows)
   by_line = {key[:3]: group for key, group in groups.items()}
-  of = lambda group: {
-    (m[0]['seed'], len(m)): generative_analysis.measures(m, {})[
-      'log_likelihood'
-    ]
-    for m in group
-  }
+  measured = lambda m: generative_analysis.measures(m, {})['log_likelihood']
+  of = lambda group: {continual_analysis.pair_of(m): measured(m) for m in group}
   body = []
   for (method, transform, alpha), group in by_line.items():
     names = method, stands.get(method, method)
@@ -195,21 +191,21 @@ def order_table(results: Mapping[str, Any]) -> str:
   )
   if not found:
     return ''
-  kinds = {'holds': 0, 'the other way round': 0, 'seeds differ': 0}
+  kinds = ('holds', 'the other way round', 'seeds differ')
   body = []
   name = lambda of: (
     continual_analysis.title(of[0], labels) + (', α > 1' if of[1] else '')
   )
   for order in found:
-    ahead, behind, n = order.found.ahead, order.found.behind, order.found.n
-    kind = [*kinds][0 if ahead == n else 1 if behind == n else 2]
-    kinds[kind] += 1
+    every = (order.found.ahead, order.found.behind, order.found.n)
+    kind = kinds[every.index(order.found.n)]
     cell = markup.difference_cell(order.found, 2, 1)
     paper = f'{order.paper:+.2f}'
     body.append([name(order.better), name(order.worse), paper, cell, kind])
   headers = ['ahead in the paper', 'of', 'there by', 'here by', '']
   table = markup.grid(body, headers, 'left', 2)
-  counted = ', '.join(f'{number} {kind}' for kind, number in kinds.items())
+  found_kinds = [line[-1] for line in body]
+  counted = ', '.join(f'{found_kinds.count(kind)} {kind}' for kind in kinds)
   return (
     f"The paper's orders of two methods, {len(found)} in all: {counted}. One"
     f' holds where it does in every seed.\n\n{table}'
