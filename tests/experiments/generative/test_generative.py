@@ -206,7 +206,7 @@ def test_importance_by_the_size_of_weights(whole):
   (told,) = [results['importance'][net]]
   np.testing.assert_allclose(told['shares'], last[0])
   assert told['sum'] == pytest.approx(last[1]) and told['sum'] > 0
-  line = ' | '.join(f'{100 * x:.1f}' for x in last[0])
+  line = ' | '.join(f'{100 * x:.1f}' for x in told['shares'])
   cells = tables.importance_table(results).replace('  ', ' ')
   assert line in cells.replace('  ', ' ').replace('  ', ' ')
 
