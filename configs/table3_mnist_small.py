@@ -6,8 +6,8 @@ epochs a task instead of 200, with Adam's rates around 1e-3 instead of 1e-4, one
 of each digit. So the numbers to expect are not the paper's; the order of
 methods may be compared.
 
-A guess by measured steps: 2.5 hours on two idle cores, which may be stopped and
-resumed at any time. Not run yet.
+88 minutes on two cores of an AMD EPYC (docs/results/table3_mnist_small); it may
+be stopped and resumed at any time.
 
   python -m experiments.generative --config=configs/table3_mnist_small.py
 """

@@ -166,6 +166,26 @@ def measures(member: Sequence[Row], records: Records) -> dict[str, float]:
   }
 
 
+def likelihoods(
+  group: Iterable[Sequence[Row]],
+) -> dict[tuple[Any, int], float]:
+  """The log-likelihood of members, to compare settings by.
+
+  Args:
+    group: members of a setting.
+
+  Returns:
+    By seed and number of tasks, the mean over tasks; −inf where one of them is
+    not a number, as what overflows is below all that do not.
+  """
+  out = {}
+  for member in group:
+    found = measures(member, {})['log_likelihood']
+    pair = continual_analysis.pair_of(member)
+    out[pair] = found if math.isfinite(found) else -math.inf
+  return out
+
+
 def summarise(rows: Sequence[Row], records: Records) -> list[dict[str, Any]]:
   """Means over seeds of all `measures`, of every setting but the search's.
 
@@ -176,7 +196,7 @@ def summarise(rows: Sequence[Row], records: Records) -> list[dict[str, Any]]:
   Returns:
     One entry a setting: the fields of `SETTING`, "n" seeds, the fewest "tasks",
     and "…_mean" and "…_std" (ddof = 1; 0.0 for a single seed) of each measure
-    that a seed has.
+    that a seed has, and "…_n", how many have it, where not all do.
   """
   out = []
   for key, group in settings(rows).items():
@@ -188,6 +208,8 @@ def summarise(rows: Sequence[Row], records: Records) -> list[dict[str, Any]]:
       if there:
         mean, std = statistics.mean_and_std(there)
         entry |= {f'{name}_mean': mean, f'{name}_std': std}
+        if len(there) < len(found):
+          entry[f'{name}_n'] = len(there)
     out.append(entry)
   return out
 
@@ -246,14 +268,12 @@ def orders(
   lines: dict[tuple[str, bool], tuple[float, dict[Any, float]]] = {}
   for (method, _, alpha, *_), group in shown(rows).items():
     of = method, alpha > 1
-    found = {continual_analysis.pair_of(m): measures(m, {}) for m in group}
-    value = float(np.mean([f['validation_elbo'] for f in found.values()]))
+    value = float(np.mean([measures(m, {})['validation_elbo'] for m in group]))
     variant = stands_for.get(method, method) != method
     if variant or published.likelihood(dataset, *of) is None:
       continue
     if of not in lines or value > lines[of][0]:
-      by_seed = {k: f['log_likelihood'] for k, f in found.items()}
-      lines[of] = value, by_seed
+      lines[of] = value, likelihoods(group)
   paper = {of: published.likelihood(dataset, *of) or 0.0 for of in lines}
   ranked = sorted(lines, key=lambda of: -paper[of])
   every = [

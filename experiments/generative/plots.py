@@ -44,8 +44,8 @@ def table3(results: Mapping[str, Any]) -> Figure:
     results: a run's record; what the paper has is a diamond beside the bar.
 
   Returns:
-    A figure: the shorter a bar the better. Those that are much longer than the
-    others are cut, and have their number; so has what the paper has there.
+    A figure: the further right a bar ends the better. What is far to the left
+    of the others has its number instead; so has what the paper has there.
   """
   groups = generative_analysis.shown(results['rows'])
   labels = results.get('labels', {})
@@ -59,6 +59,8 @@ def table3(results: Mapping[str, Any]) -> Figure:
       names = dict(zip(continual_analysis.SETTING, key, strict=True))
       paper = generative_tables.published_of(names, results)
       name = continual_panels.label_of(key, groups, labels)
+      if len(found) < len(group):
+        name += f' ({len(found)} of {len(group)})'
       lines.append((name, key[2] > 1, *statistics.mean_and_std(found), paper))
   figure = Figure(figsize=(7.4, 1.4 + 0.34 * len(lines)), layout='constrained')
   axes = figure.add_subplot()

@@ -47,6 +47,10 @@ _DIFFERENCE = (
   ' are three seeds or more, * where that leaves out zero, and in how many'
   ' seeds it is above zero.'
 )
+_LOST = (
+  '–: there is no mean, as a log-likelihood of a seed overflowed; it counts as'
+  ' the lowest.'
+)
 _IMPORTANCE = (
   "Percent of the sum over the shared decoder's kernels after the last task, by"
   ' |θ|, the smallest weights first: means over seeds. Sum: of the importance'
@@ -155,8 +159,7 @@ def difference_table(results: Mapping[str, Any]) -> str:
   stands = results.get('stands_for', {})
   groups = generative_analysis.shown(rows)
   by_line = {key[:3]: group for key, group in groups.items()}
-  measured = lambda m: generative_analysis.measures(m, {})['log_likelihood']
-  of = lambda group: {continual_analysis.pair_of(m): measured(m) for m in group}
+  of = generative_analysis.likelihoods
   body = []
   for (method, transform, alpha), group in by_line.items():
     names = method, stands.get(method, method)
@@ -164,7 +167,7 @@ def difference_table(results: Mapping[str, Any]) -> str:
     if alpha == 1 or not same:
       continue
     found = differences.paired(of(by_line[same[0], transform, 1.0]), of(group))
-    if not np.isfinite(found.mean):
+    if not found.n:
       continue
     name = naming.setting_name(transform, alpha, labels)
     title = continual_analysis.title
@@ -180,7 +183,8 @@ def difference_table(results: Mapping[str, Any]) -> str:
     return ''
   headers = ['method', 'setting', 'against', 'log-likelihood']
   table = markup.without_empty(body, headers, 2, 'left')
-  return f'Difference to α = 1.\n\n{table}\n\n{_DIFFERENCE}'
+  lost = f' {_LOST}' if any(line[-1][0] == '–' for line in body) else ''
+  return f'Difference to α = 1.\n\n{table}\n\n{_DIFFERENCE}{lost}'
 
 
 def order_table(results: Mapping[str, Any]) -> str:
@@ -206,9 +210,10 @@ def order_table(results: Mapping[str, Any]) -> str:
   table = markup.grid(body, headers, 'left', 2)
   found_kinds = [line[-1] for line in body]
   counted = ', '.join(f'{found_kinds.count(kind)} {kind}' for kind in kinds)
+  lost = f' {_LOST}' if any(line[-2][0] == '–' for line in body) else ''
   return (
     f"The paper's orders of two methods, {len(found)} in all: {counted}. One"
-    f' holds where it does in every seed.\n\n{table}'
+    f' holds where it does in every seed.{lost}\n\n{table}'
   )
 
 
@@ -286,6 +291,9 @@ def _measure(entry: Row, name: str, scale: float, digits: int) -> str:
   if not finite(mean):
     return '–'
   text = f'{scale * mean:.{digits}f}'
-  if entry['n'] > 1 and name != 'log_likelihood_error':
+  number = entry.get(f'{name}_n', entry['n'])
+  if name == 'log_likelihood_error':
+    return text
+  if number > 1:
     text += f' ± {scale * entry[f"{name}_std"]:.{digits}f}'
-  return text
+  return text if number == entry['n'] else f'{text} ({number} of {entry["n"]})'

@@ -27,7 +27,7 @@ class Difference(NamedTuple):
   """How far one setting is ahead of another, over the seeds that both have.
 
   Attributes:
-    mean: of the differences; nan where no seed has both.
+    mean: of the differences; nan where there is none.
     half: half the width of its 95% interval; nan for fewer than three seeds.
     n: number of seeds.
     ahead: number of seeds in which the difference is positive.
@@ -108,7 +108,8 @@ def paired(
     other: likewise; those that only one of the two has are left out.
 
   Returns:
-    The difference, in the unit of the numbers.
+    The difference, in the unit of the numbers; without a mean where one of them
+    is not finite.
 
   >>> paired({0: .5, 1: .25, 2: 0.}, {0: .75, 1: .25})
   Difference(mean=0.125, half=nan, n=2, ahead=1, behind=0)
@@ -116,7 +117,8 @@ def paired(
   pairs = [other[s] - baseline[s] for s in baseline if s in other]
   if not pairs:
     return Difference(math.nan, math.nan, 0, 0, 0)
-  mean, std = statistics.mean_and_std(pairs)
+  finite = all(map(math.isfinite, pairs))
+  mean, std = statistics.mean_and_std(pairs) if finite else (math.nan, math.nan)
   ahead, behind = sum(p > 0 for p in pairs), sum(p < 0 for p in pairs)
   return Difference(
     mean, half_width(std, len(pairs)), len(pairs), ahead, behind

@@ -30,10 +30,13 @@ def difference_cell(
   '+1.2 ± 0.2* 4/5'
   >>> difference_cell(differences.Difference(-0.25, math.nan, 2, 0, 2))
   '-25.0 0/2'
+  >>> difference_cell(differences.Difference(math.nan, math.nan, 2, 1, 0))
+  '– 1/2'
   """
   if not found.n:
     return '–'
-  text = f'{scale * found.mean:+.{digits}f}'
+  known = math.isfinite(found.mean)
+  text = f'{scale * found.mean:+.{digits}f}' if known else '–'
   if math.isfinite(found.half):
     text += f' ± {scale * found.half:.{digits}f}' + '*' * found.clear
   return f'{text} {found.ahead}/{found.n}'

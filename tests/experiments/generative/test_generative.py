@@ -256,6 +256,29 @@ def test_which_orders_of_the_paper_hold():
   assert {o.better[0] for o in analysis.orders(longer, {}, 'mnist')} == {'ewc'}
 
 
+def test_a_likelihood_that_overflowed_is_the_lowest():
+  rows = [
+    *_rows_of('naive', 1.0, (-150.0, None)),
+    *_rows_of('naive', 2.0, (-160.0, -140.0)),
+    *_rows_of('ewc', 1.0, (-104.0, -100.0)),
+    *_rows_of('vcl', 1.0, (None, None)),
+  ]
+  orders = analysis.orders(rows, {}, 'mnist')
+  # The paper: VCL, then EWC, then none.
+  counts = [(o.found.ahead, o.found.behind, o.found.n) for o in orders]
+  assert counts == [(0, 2, 2), (0, 1, 2), (2, 0, 2)]
+  results = {'rows': rows, 'dataset': 'mnist'}
+  text = tables.order_table(results)
+  assert '1 holds, 1 the other way round, 1 seeds differ' in text
+  assert '| – 2/2' in text and 'nan' not in text and 'overflowed' in text
+  assert '| – 1/2' in tables.difference_table(results)
+  (naive, *_) = tables.main_table(results | {'dataset': 'digits'}).split('EWC')
+  assert '-150.00 (1 of 2)' in naive and '-150.00 ± 14.14' in naive
+  figure = plots.table3(results)
+  names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+  assert 'fine-tuning, α = 1 (1 of 2)' in names
+
+
 def test_what_is_held_in_phi_is_compared_with_alpha_1():
   rows = [
     *_rows_of('ewc', 1.0, (-9.0, -8.0, -7.0)),
