@@ -20,15 +20,14 @@ class Proposal(NamedTuple):
 
   Attributes:
     encode: x -> whatever q needs to know of it; once for each example.
-    sample: (what it knows, key) -> z.
-    log_q: (what it knows, z) -> log q(z|x).
+    sample: (what it knows, key) -> (z, log q(z|x)). By the noise that z is made
+      of, it is exact where q is so narrow that z is rounded to its mean.
     log_joint: (x, z) -> log p(x, z).
     floats: numbers that all this holds in memory for one x and one z.
   """
 
   encode: Callable[[Any], Any]
-  sample: Callable[[Any, jax.Array], Any]
-  log_q: Callable[[Any, Any], jax.Array]
+  sample: Callable[[Any, jax.Array], tuple[Any, jax.Array]]
   log_joint: Callable[[Any, Any], jax.Array]
   floats: int
 
@@ -103,8 +102,8 @@ def importance_weighted(
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
     def weight(x, known, key, k):
-      z = proposal.sample(known, jax.random.fold_in(key, k))
-      return trees.wide(proposal.log_joint(x, z) - proposal.log_q(known, z))
+      z, log_q = proposal.sample(known, jax.random.fold_in(key, k))
+      return trees.wide(proposal.log_joint(x, z) - log_q)
 
     def step(carry, first):
       top, total, squares = carry

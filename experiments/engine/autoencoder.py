@@ -370,22 +370,20 @@ def pictures(it: Autoencoder, w: Params, z: jax.Array) -> jax.Array:
 def proposal(it: Autoencoder, w: Params) -> likelihood.Proposal:
   """The model, of one picture as pixels, with q(z|x) of its encoder."""
 
-  def log_normal(z, mean, log_std):
-    terms = 0.5 * ((z - mean) * jnp.exp(-log_std)) ** 2 + log_std
-    return -jnp.sum(terms + 0.5 * jnp.log(2 * jnp.pi))
+  def log_normal(noise):
+    return -0.5 * jnp.sum(noise**2 + jnp.log(2 * jnp.pi))
 
   def sample(known, key):
     mean, log_std = known
-    return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+    noise = jax.random.normal(key, mean.shape)
+    z = mean + jnp.exp(log_std) * noise
+    return z, log_normal(noise) - jnp.sum(log_std)
 
   widths = (it.latent, *it.head, *it.decoder, it.pixels)
   return likelihood.Proposal(
     encode=lambda x: posterior(it, w, x),
     sample=sample,
-    log_q=lambda known, z: log_normal(z, *known),
-    log_joint=lambda x, z: (
-      log_normal(z, 0.0, jnp.zeros_like(z)) + log_p(decode(it, w, z), x)
-    ),
+    log_joint=lambda x, z: log_normal(z) + log_p(decode(it, w, z), x),
     floats=2 * sum(widths),
   )
 

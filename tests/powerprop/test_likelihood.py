@@ -35,14 +35,15 @@ def _proposal(widened, moved=0.0):
   """q is the posterior, its Cholesky factor times a number, and moved."""
   covariance = np.linalg.inv(_A.T @ _A / _S**2 + np.eye(2))
   factor = widened * np.linalg.cholesky(covariance)
-  inverse = np.linalg.inv(factor)
   log_det = np.log(np.diag(factor)).sum()
+
+  def sample(mean, key):
+    noise = jax.random.normal(key, (2,), mean.dtype)
+    return mean + factor @ noise, _log_normal(noise, 0.0, 1.0) - log_det
+
   return likelihood.Proposal(
     encode=lambda x: covariance @ _A.T @ (x - _B) / _S**2 + moved,
-    sample=lambda mean, key: (
-      mean + factor @ jax.random.normal(key, (2,), mean.dtype)
-    ),
-    log_q=lambda mean, z: _log_normal(inverse @ (z - mean), 0.0, 1.0) - log_det,
+    sample=sample,
     log_joint=lambda x, z: (
       _log_normal(z, 0.0, 1.0) + _log_normal(x, _A @ z + _B, _S)
     ),

@@ -230,6 +230,22 @@ def test_the_likelihood_of_a_tasks_pictures_by_importance_sampling():
   )
 
 
+def test_a_posterior_that_is_all_but_a_point_has_a_likelihood():
+  # σ of exp(−100) is zero in float32, and so was 1 / σ no number.
+  it, w = _tiny(), _weights()
+  last = f'encoder_{len(it.encoder)}'
+  layer = {'w': jnp.zeros_like(w[last]['w']), 'b': jnp.full(4, -100.0)}
+  narrow = w | {last: layer | {'b': layer['b'].at[:2].set(0.5)}}
+  found = autoencoder.log_marginal(it, narrow, _source(0), 'test', _KEY, 3, 2)
+  # All draws have z = 0.5, and p(x, z) is shared out over a tiny q.
+  x = autoencoder.pixels_of(
+    it, _problem().batch(_source(0), 'test', jnp.arange(2))
+  )
+  fit = autoencoder.log_p(autoencoder.decode(it, w, jnp.full((2, 2), 0.5)), x)
+  noise = found.value - jnp.mean(fit) + 0.25 + 200
+  assert 0 <= noise < 10  # half of the largest ε² of the two latents
+
+
 def test_characters_are_learned_in_turn_and_none_is_forgotten():
   problem = _problem()
   learned = powerprop.learn(
