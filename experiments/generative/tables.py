@@ -290,10 +290,15 @@ def _measure(entry: Row, name: str, scale: float, digits: int) -> str:
   mean = entry.get(f'{name}_mean')
   if not finite(mean):
     return '–'
-  text = f'{scale * mean:.{digits}f}'
+  text = _number(scale * mean, digits)
   number = entry.get(f'{name}_n', entry['n'])
   if name == 'log_likelihood_error':
     return text
   if number > 1:
-    text += f' ± {scale * entry[f"{name}_std"]:.{digits}f}'
+    text += f' ± {_number(scale * entry[f"{name}_std"], digits)}'
   return text if number == entry['n'] else f'{text} ({number} of {entry["n"]})'
+
+
+def _number(x: float, digits: int) -> str:
+  """As many digits, or three in all of what an exploded net has."""
+  return f'{x:.{digits}f}' if abs(x) < 1e6 else f'{x:.3g}'

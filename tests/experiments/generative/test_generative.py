@@ -274,6 +274,10 @@ def test_a_likelihood_that_overflowed_is_the_lowest():
   assert '| – 1/2' in tables.difference_table(results)
   (naive, *_) = tables.main_table(results | {'dataset': 'digits'}).split('EWC')
   assert '-150.00 (1 of 2)' in naive and '-150.00 ± 14.14' in naive
+  exploded = {'n': 2, 'elbo_mean': -2.5e25, 'elbo_std': 3e25}
+  assert tables.main_table(
+    {'rows': [], 'dataset': 'digits', 'summary': [{**rows[0], **exploded}]}
+  ).count('| -2.5e+25 ± 3e+25 |')
   figure = plots.table3(results)
   names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
   assert 'fine-tuning, α = 1 (1 of 2)' in names
