@@ -13,10 +13,12 @@ What ten tasks choose does not hold on 51 (docs/results/fig4_rivals). A search
 over half of them, with stronger penalties, in a folder of its own:
 
   python -m experiments.continual --config=configs/fig4_rivals.py \
-    --config.search_tasks=25 --workdir=runs/fig4_rivals_25 \
+    --config.search_tasks=25 --config.run_protocol=True \
+    --config.learning_rate="(1e-4,1e-3,3e-3)" \
     --config.method_kwargs.online_ewc.coefficient="(250.0,25.0,2500.0)" \
     --config.method_kwargs.ewc.coefficient="(150.0,15.0,1500.0)" \
-    --config.method_kwargs.si.coefficient="(10.0,1.0,100.0)"
+    --config.method_kwargs.si.coefficient="(10.0,100.0,1000.0)" \
+    --workdir=runs/fig4_rivals_25
 """
 
 import ml_collections
@@ -34,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.seeds = 2
     config.alphas = (1.0,)
     config.methods = ('online_ewc', 'ewc', 'si')
-    config.learning_rate = permuted_mnist_10_fair.RATES
+    config.learning_rate = (1e-4, 3e-4, 1e-3)
     config.method_kwargs = {
       name: {'coefficient': permuted_mnist_10_fair.COEFFICIENTS[name]}
       for name in config.methods

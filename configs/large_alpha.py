@@ -9,10 +9,10 @@ trainings, pruned once to 10%. On three nets:
 
   python -m experiments.sparse_training --config=configs/large_alpha.py
   python -m experiments.sparse_training --config=configs/large_alpha.py \
-    --config.network_kwargs.norm=False
+    --config.network_kwargs.norm=False --workdir=runs/large_alpha_conv_plain
   python -m experiments.sparse_training --config=configs/large_alpha.py \
     --config.dataset=mnist --config.network=mlp --config.network_kwargs="{}" \
-    --config.augment=none
+    --config.augment=none --workdir=runs/large_alpha_mlp
 """
 
 import ml_collections

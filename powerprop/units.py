@@ -215,7 +215,9 @@ def find(
       layers[name] = Layer(width, kernel, own, averages, frozen)
     before, size = f'units:{name}', width
   _check_at_zero(both, (params, state, x), order)
-  return Units(layers, kernel, own)
+  units = Units(layers, kernel, own)
+  _check_inputs(both, (params, state, x), units)
+  return units
 
 
 def _check_at_zero(
@@ -229,6 +231,54 @@ def _check_at_zero(
         f'units of the layer {name!r} do not answer 0 when all their weights'
         ' are 0, so that they cannot be cut off: take a non-linearity that is 0'
         ' at 0, as ReLU is'
+      )
+
+
+def _check_inputs(both: Callable[..., Any], args: Any, units: Units) -> None:
+  """Raises ValueError if an input is not of the unit that `Layer` says.
+
+  Where a flattening lies between, some units alone answer, by the bits of their
+  number: of the inputs of others none may.
+  """
+  # All positive, so that nothing is cut off: a weight 0.01 / inputs.
+  ones = lambda a: jnp.full(a.shape, 1, a.dtype)
+  weights = lambda a: 0.01 * ones(a) / (a.shape[-2] if len(a.shape) > 1 else 1)
+  params, state, x = args
+  params = jax.tree.map(weights, params)
+  state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), state)
+  x = jax.tree.map(ones, x)
+  leaves = trees.weights(params, lambda *_: True)
+  names = list(units.layers)
+  for i, (name, layer) in enumerate(units.layers.items()):
+    last = i + 1 == len(names)
+    reader = units.output if last else units.layers[names[i + 1]].kernel
+    inputs = leaves[reader].shape[-2]
+    if inputs == layer.size:
+      continue
+
+    def reached(kept, layer=layer, reader=reader, i=i, last=last):
+      mine = {
+        n: jnp.where(kept, leaves[n], 0) for n in (layer.kernel, *layer.own)
+      }
+
+      def answers(kernel):
+        mixed = trees.replace_weights(params, {**mine, reader: kernel})
+        out, layers = both(mixed, state, x)
+        return jnp.sum(out if last else layers[i + 1])
+
+      slopes = jax.grad(answers)(leaves[reader])
+      axes = tuple(a for a in range(slopes.ndim) if a != slopes.ndim - 2)
+      return jnp.any(slopes != 0, axis=axes)
+
+    number = np.arange(layer.size)
+    bits = np.stack([number >> b & 1 for b in range(layer.size.bit_length())])
+    kept = np.concatenate([bits, 1 - bits]).astype(bool)
+    here = np.tile(kept, inputs // layer.size)
+    if any(np.any(reached(a) & ~b) for a, b in zip(kept, here, strict=True)):
+      raise ValueError(
+        f'the {inputs} inputs of the kernel {reader!r} are not in the order of'
+        f' the {layer.size} units of the layer {name!r}, each one after the'
+        ' other, again and again: flatten with the units as the last axis'
       )
 
 

@@ -154,6 +154,14 @@ class Log:
           task + 1,
           self._consequence() if self.full()[m] else '',
         )
+      if one := [layers[i] for i in self._single_units(task, m)]:
+        logging.warning(
+          '%s: of %s task %d keeps a single unit, as no layer goes without one:'
+          ' lower the coefficient or margin.',
+          member.name,
+          ', '.join(one),
+          task + 1,
+        )
       if self._get(task, m, 'reached') is False:
         logging.warning(
           '%s: the mask of task %d misses its target: %.4f on validation data,'
@@ -173,6 +181,15 @@ class Log:
     if not self._cell.plan.layer_sizes:
       return []
     return full_layers(self._cell.plan, self._tasks[task]['used_by_layer'][m])
+
+  def _single_units(self, task: int, m: int) -> list[int]:
+    """Of which layers the task's net has one unit, where there are several."""
+    plan = self._cell.plan
+    if plan.masks_of != 'units' or self._tasks[task]['failed'][m]:
+      return []
+    kept = self._tasks[task]['kept_by_layer'][m]
+    sizes = enumerate(zip(kept, plan.layer_sizes, strict=True))
+    return [i for i, (n, size) in sizes if n == 1 < size]
 
   def _is_full(self, task: int, m: int) -> bool:
     return is_full(self._cell.plan, self._tasks[task]['used_by_layer'][m])

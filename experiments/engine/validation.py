@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 import difflib
 import inspect
+from types import UnionType
 import typing
 from typing import Any
 
@@ -192,7 +193,8 @@ def check_types(
     if name not in parameters:
       continue
     kind, default = parameters[name].annotation, parameters[name].default
-    types = typing.get_args(kind) or (kind,)
+    union = typing.get_origin(kind) in (typing.Union, UnionType)
+    types = typing.get_args(kind) if union else (kind,)
     if not set(types) <= set(_KINDS):
       continue
     must = ' or '.join(_KINDS[t] for t in types)

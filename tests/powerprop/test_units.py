@@ -139,6 +139,13 @@ def _not_its_units(x, is_training):
   return _linear(3, 'output')(x.reshape(len(x), -1))
 
 
+def _channels_first(x, is_training):
+  x = jax.nn.relu(hk.Conv2D(4, 3, padding='SAME', name='a')(x))
+  x = jnp.moveaxis(units.publish('a', x), -1, 1)
+  x = jax.nn.relu(_linear(5, 'b')(x.reshape(len(x), -1)))
+  return _linear(3, 'output')(units.publish('b', x))
+
+
 class _Leaf(hk.Module):
   """Multiplies by, or adds, a leaf of its own."""
 
@@ -195,6 +202,10 @@ def test_leaves_beside_the_outputs_kernel_are_told():
     (_unpublished, "the layer 'b' must be made .* but is made of a/w, b/w"),
     (_silent, 'the net publishes no activations'),
     (_twice, 'b/w makes several layers'),
+    (
+      _channels_first,
+      "144 inputs of the kernel 'b/w' are not .* the layer 'a'",
+    ),
     (_not_its_units, "the layer 'a' has 2 units and the leaf 'a/w'"),
   ],
 )

@@ -40,7 +40,7 @@ def _rows(results):
   return [r for r in results['rows'] if not r['search']]
 
 
-def test_a_single_head_stops_when_the_last_layer_is_full(tmp_path):
+def test_a_single_head_stops_when_the_last_layer_is_full(tmp_path, caplog):
   """Each task adds at least one unit of two, and the third finds none.
 
   Under batch normalisation, and of two α in one program.
@@ -61,6 +61,12 @@ def test_a_single_head_stops_when_the_last_layer_is_full(tmp_path):
     assert all(row['unchanged'] and not row['failed'] for row in rows)
     (told,) = (x for x in results['stopped'] if f'alpha_{alpha:g}/' in x)
     assert f'no free units are left after task {len(rows)} of 3' in told
+    # A net of one unit is told of.
+    for row in rows:
+      words = f'b task {row["task"] + 1} keeps a single unit'
+      member = f'alpha_{alpha:g}/'
+      found = any(words in x and member in x for x in caplog.messages)
+      assert found == (row['units_by_layer']['b']['new'] == 1)
   name = _NAME.replace('alpha_1', 'alpha_2')
   with np.load(tmp_path / 'records.npz') as records:
     assert records[f'{name}/accuracy'].shape == (len(rows),) * 2

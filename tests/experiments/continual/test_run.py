@@ -24,6 +24,7 @@ from experiments.engine import host
 from experiments.engine import runs
 from experiments.engine.settings import ConfigError
 from experiments.export import checking
+from experiments.export import narrowing
 from experiments.export import nets
 from experiments.report import files
 from experiments.report import weights
@@ -977,6 +978,15 @@ def test_tasks_of_two_data_sets_are_one_sequence(tmp_path):
     assert not any(r['failed'] for r in rows)
   assert all(r['unchanged'] for r in _rows(results, method='clnp'))
   assert results['efforts']['joint']['joint']
+  # The net of the first task is as wide as it has units.
+  name = 'clnp/powerprop/alpha_1/coefficient_1e-05/lr_0.1/seed_0'
+  net, meta = nets.exported(tmp_path, name, 0)
+  wide = powerprop.Sparse(net.params, net.state, net.masks, meta)
+  thin = narrowing.narrow(wide).meta['network_kwargs']
+  first = _rows(results, method='clnp')[0]['units_by_layer']
+  widths = {'channels': 'conv_0', 'hidden': 'hidden_0'}
+  for kind, layer in widths.items():
+    assert thin[kind] == [first[layer]['used']]
   layers = {'conv_0': 2, 'hidden_0': 8}
   assert results['masks'] == {'clnp': {'of': 'units', 'layers': layers}}
   used = dict.fromkeys(layers, 0)

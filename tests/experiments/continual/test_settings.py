@@ -650,3 +650,14 @@ def test_budgets_of_search_are_equal(name):
     for mine in [continual_settings.of_method(s, method)]
   }
   assert {*budgets.values()} == {9}, budgets
+
+
+def test_the_fair_comparison_has_the_same_number_of_steps_for_all():
+  found = config_files.find('permuted_mnist_10_fair')
+  s = continual_settings.check(config_files.read(found))
+  epochs = {
+    method: mine.epochs + mine.retrain_epochs
+    for method in s.methods
+    for mine in [continual_settings.of_method(s, method)]
+  }
+  assert {*epochs.values()} == {3.0}, epochs
