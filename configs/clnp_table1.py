@@ -11,7 +11,7 @@ within the margin of its own net, and not of the best, so that some drop out
 (docs/continual_learning.md, The search). The grid is not published, ours is a
 default; what the paper settled on is run beside what is chosen. At α = 1.5 L1
 kills fewer units (docs/results/clnp_small_short): its candidates are as many,
-and larger; of them the first is chosen if tasks have 4 epochs.
+and larger.
 
   python -m experiments.continual --config=configs/clnp_table1.py
 
