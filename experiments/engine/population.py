@@ -217,7 +217,11 @@ def make_mesh(executor: str, data_devices: int = 1) -> jax.sharding.Mesh | None:
 
 
 def share_batches(
-  asked: int, executor: str, streamed: bool, batch_size: int
+  asked: int,
+  executor: str,
+  streamed: bool,
+  batch_size: int,
+  accumulate: int = 1,
 ) -> int:
   """How many devices share each batch.
 
@@ -227,6 +231,7 @@ def share_batches(
     executor: as in `make_mesh`.
     streamed: whether the data are.
     batch_size: examples in a batch.
+    accumulate: parts that it goes through the net in, each of them shared.
 
   Returns:
     At least 1.
@@ -237,10 +242,12 @@ def share_batches(
   every, hosts = jax.device_count(), jax.process_count()
   together = streamed or (executor == 'map' and hosts > 1)
   count = asked or (every if together else hosts)
-  if batch_size % count:
+  if batch_size % (count * accumulate):
+    parts = f' times {accumulate}, accumulate' if accumulate > 1 else ''
     raise ConfigError(
       f'batch_size is {batch_size} but must be a multiple of {count}, the'
-      ' number of devices that share a batch: change it, or data_devices.'
+      f' number of devices that share a batch{parts}: change it, or'
+      ' data_devices.'
     )
   return count
 

@@ -129,7 +129,7 @@ def devices(
   executor = population.choose_executor(s.executor)
   streamed = isinstance(dataset, data.Streamed)
   shared = population.share_batches(
-    s.data_devices, executor, streamed, s.batch_size
+    s.data_devices, executor, streamed, s.batch_size, s.accumulate
   )
   spread = population.spread(population.make_mesh(executor, shared))
   return executor, shared, spread

@@ -19,6 +19,7 @@ from experiments.engine import making
 from experiments.engine import networks
 from experiments.engine import population
 from experiments.engine import trainings
+from experiments.engine.settings import ConfigError
 from powerprop import batches
 from powerprop import reparam
 from powerprop import train
@@ -319,6 +320,14 @@ def test_auto_is_map_on_cpu(monkeypatch):
   assert population.choose_executor('vmap') == 'vmap'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   assert population.choose_executor('auto') == 'vmap'
+
+
+def test_every_part_of_a_batch_is_shared_evenly():
+  share = functools.partial(population.share_batches, 4, 'map', False)
+  assert share(64) == share(64, 16) == 4
+  for batch, parts, said in ((66, 1, 'of 4,'), (64, 32, 'times 32, acc')):
+    with pytest.raises(ConfigError, match=f'is {batch} but must .*{said}'):
+      share(batch, parts)
 
 
 def test_static_alphas_share_programs_by_transform_and_alpha():
