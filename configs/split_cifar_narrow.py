@@ -9,11 +9,10 @@ then plummets, and at 2% not until the last one.
 
   python -m experiments.continual --config=configs/split_cifar_narrow.py
 
-On a CPU a step took 2 s of one core, so that one sequence, 15,600 steps, is 9
-hours of one core: a guess from a few steps of the net alone. All, with the
-searches, is 3.8e16 floating-point operations: for a GPU. Two seeds of CLNP in
-about two hours of two cores: --config.methods=clnp_2 --config.seeds=2
---config.epochs=12. Not run yet.
+All, with the searches, is 3.8e16 floating-point operations: for a GPU, and not
+run yet. Two margins and two seeds of CLNP took 6,223 s on two cores, in shorter
+tasks (docs/results): --config.methods=clnp_1,clnp_2 --config.seeds=2
+--config.epochs=12
 """
 
 from typing import Any
