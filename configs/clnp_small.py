@@ -5,7 +5,8 @@ twice as long: --config.alphas="(1,1.5)". Time and numbers: docs/results.
 
   python -m experiments.continual --config=configs/clnp_small.py
 
-Units die slowly: with fewer epochs a task takes more of them.
+Units die slowly: with fewer epochs a task takes more of them, and with twenty,
+as clnp_table1 has, far fewer (docs/results/clnp_small_long).
 """
 
 import ml_collections
