@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
       # The paper's; defaults.
       'clnp': clnp | {'coefficient': (1e-5, 3e-6, 3e-5)},
       'clnp_powerprop': clnp
-      | {'method': 'clnp', 'coefficient': (1e-4, 3e-5, 3e-4)},
+      | {'method': 'clnp', 'coefficient': (3e-5, 1e-4, 3e-4)},
     }
     config.method_training = {
       'clnp': {'alphas': (1.0,)},
