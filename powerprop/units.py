@@ -224,8 +224,7 @@ def _check_at_zero(
   both: Callable[..., Any], args: Any, order: list[str]
 ) -> None:
   """Raises ValueError if units without weights answer anything but 0."""
-  zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), args)
-  for name, answer in zip(order, both(*zeros)[1], strict=True):
+  for name, answer in zip(order, both(*_filled(args, 0))[1], strict=True):
     if jnp.any(answer != 0):
       raise ValueError(
         f'units of the layer {name!r} do not answer 0 when all their weights'
@@ -234,52 +233,74 @@ def _check_at_zero(
       )
 
 
+def _filled(tree: Any, value: float) -> Any:
+  """A tree of arrays like these (or these shapes), all of one value."""
+  return jax.tree.map(lambda a: jnp.full(a.shape, value, a.dtype), tree)
+
+
+def _readers(units: Units) -> dict[str, str]:
+  """By layer, the path of the kernel that reads it."""
+  made = [layer.kernel for layer in units.layers.values()]
+  return dict(zip(units.layers, [*made[1:], units.output], strict=True))
+
+
 def _check_inputs(both: Callable[..., Any], args: Any, units: Units) -> None:
   """Raises ValueError if an input is not of the unit that `Layer` says.
 
   Where a flattening lies between, some units alone answer, by the bits of their
   number: of the inputs of others none may.
   """
-  # All positive, so that nothing is cut off: a weight 0.01 / inputs.
-  ones = lambda a: jnp.full(a.shape, 1, a.dtype)
-  weights = lambda a: 0.01 * ones(a) / (a.shape[-2] if len(a.shape) > 1 else 1)
-  params, state, x = args
-  params = jax.tree.map(weights, params)
-  state = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), state)
-  x = jax.tree.map(ones, x)
-  leaves = trees.weights(params, lambda *_: True)
-  names = list(units.layers)
-  for i, (name, layer) in enumerate(units.layers.items()):
-    last = i + 1 == len(names)
-    reader = units.output if last else units.layers[names[i + 1]].kernel
-    inputs = leaves[reader].shape[-2]
+  shapes = trees.weights(args[0], lambda *_: True)
+  for after, (name, reader) in enumerate(_readers(units).items(), 1):
+    layer, inputs = units.layers[name], shapes[reader].shape[-2]
     if inputs == layer.size:
       continue
+    reached = _reached(both, args, (layer.kernel, *layer.own), reader, after)
+    places = np.arange((layer.size - 1).bit_length())
+    bits = np.arange(layer.size) >> places[:, None] & 1
+    for kept in np.concatenate([bits, 1 - bits]).astype(bool):
+      if np.any(reached(kept) & ~np.tile(kept, inputs // layer.size)):
+        raise ValueError(
+          f'the {inputs} inputs of the kernel {reader!r} are not in the order'
+          f' of the {layer.size} units of the layer {name!r}, each one after'
+          ' the other, again and again: flatten with the units as the last axis'
+        )
 
-    def reached(kept, layer=layer, reader=reader, i=i, last=last):
-      mine = {
-        n: jnp.where(kept, leaves[n], 0) for n in (layer.kernel, *layer.own)
-      }
 
-      def answers(kernel):
-        mixed = trees.replace_weights(params, {**mine, reader: kernel})
-        out, layers = both(mixed, state, x)
-        return jnp.sum(out if last else layers[i + 1])
+def _reached(
+  both: Callable[..., Any],
+  args: Any,
+  own: tuple[str, ...],
+  reader: str,
+  after: int,
+) -> Callable[[np.ndarray], jax.Array]:
+  """Which units answer -> which inputs of the next kernel are not 0.
 
-      slopes = jax.grad(answers)(leaves[reader])
-      axes = tuple(a for a in range(slopes.ndim) if a != slopes.ndim - 2)
-      return jnp.any(slopes != 0, axis=axes)
+  Args:
+    both: (params, state, x) -> (outputs, answers of all layers).
+    args: its arguments, or their shapes.
+    own: paths of the leaves that make the units.
+    reader: path of the next kernel.
+    after: number of the layer that it makes; the outputs are the last.
+  """
+  params, state, x = _filled(args[0], 0.01), _filled(args[1], 0), args[2]
+  # All positive, so that nothing is cut off; a sum is no larger than a term.
+  params = jax.tree.map(lambda a: a / a.shape[-2] if a.ndim > 1 else a, params)
+  leaves = trees.weights(params, lambda *_: True)
 
-    number = np.arange(layer.size)
-    bits = np.stack([number >> b & 1 for b in range(layer.size.bit_length())])
-    kept = np.concatenate([bits, 1 - bits]).astype(bool)
-    here = np.tile(kept, inputs // layer.size)
-    if any(np.any(reached(a) & ~b) for a, b in zip(kept, here, strict=True)):
-      raise ValueError(
-        f'the {inputs} inputs of the kernel {reader!r} are not in the order of'
-        f' the {layer.size} units of the layer {name!r}, each one after the'
-        ' other, again and again: flatten with the units as the last axis'
-      )
+  def reached(kept):
+    mine = {n: jnp.where(kept, leaves[n], 0) for n in own}
+
+    def answer(kernel):
+      mixed = trees.replace_weights(params, {**mine, reader: kernel})
+      out, answers = both(mixed, state, _filled(x, 1))
+      return jnp.sum([*answers, out][after])
+
+    slopes = jax.grad(answer)(leaves[reader])
+    others = tuple(a for a in range(slopes.ndim) if a != slopes.ndim - 2)
+    return jnp.any(slopes != 0, axis=others)
+
+  return reached
 
 
 def _sources(
@@ -343,8 +364,8 @@ def narrow(
   taken: dict[str, dict[int, np.ndarray]] = {}
   every = trees.weights(params, lambda *_: True)
   own_state = trees.weights(state, lambda *_: True)
-  readers = [x.kernel for x in units.layers.values()][1:] + [units.output]
-  for (name, layer), reader in zip(units.layers.items(), readers, strict=True):
+  for name, reader in _readers(units).items():
+    layer = units.layers[name]
     which = np.asarray(kept[name], bool)
     if not which.any():
       raise ValueError(f'kept[{name!r}] has no unit, but a layer needs one')

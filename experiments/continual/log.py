@@ -154,7 +154,7 @@ class Log:
           task + 1,
           self._consequence() if self.full()[m] else '',
         )
-      if one := [layers[i] for i in self._single_units(task, m)]:
+      if one := self._single_units(task, m):
         logging.warning(
           '%s: of %s task %d keeps a single unit, as no layer goes without one:'
           ' lower the coefficient or margin.',
@@ -182,14 +182,14 @@ class Log:
       return []
     return full_layers(self._cell.plan, self._tasks[task]['used_by_layer'][m])
 
-  def _single_units(self, task: int, m: int) -> list[int]:
-    """Of which layers the task's net has one unit, where there are several."""
+  def _single_units(self, task: int, m: int) -> list[str]:
+    """Layers of several units of which the task's net has one."""
     plan = self._cell.plan
     if plan.masks_of != 'units' or self._tasks[task]['failed'][m]:
       return []
     kept = self._tasks[task]['kept_by_layer'][m]
-    sizes = enumerate(zip(kept, plan.layer_sizes, strict=True))
-    return [i for i, (n, size) in sizes if n == 1 < size]
+    every = zip(plan.layers, kept, plan.layer_sizes, strict=True)
+    return [name for name, n, size in every if n == 1 < size]
 
   def _is_full(self, task: int, m: int) -> bool:
     return is_full(self._cell.plan, self._tasks[task]['used_by_layer'][m])
