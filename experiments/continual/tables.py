@@ -42,6 +42,10 @@ _NOTES = (
   ' minus untrained. Failed: in all tries, training diverged or its validation'
   ' accuracy was not above failure_accuracy.'
 )
+_FEWEST = (
+  'Tasks: the fewest that a run learned. Each run has its average over all that'
+  ' it learned, so that rows of unequal numbers of tasks do not compare.'
+)
 _MISSED = (
   'Missed targets: tasks whose mask, on validation data, is not as good as was'
   ' asked for.'
@@ -144,8 +148,10 @@ def main_table(results: Mapping[str, Any]) -> str:
   headers += ['runs'] if any(e['n'] < most for e in summary) else []
   runs = f'Mean ± std of {most} runs.' if most > 1 else 'One run each.'
   table = markup.without_empty(body, headers, len(courses.headers(rows)))
-  said = f'{runs} {_MISSED}' if missed else runs
-  return f'{table}\n\n{said}' if body else ''
+  said = [runs]
+  said += [_FEWEST] if len(tasks) > 1 else []
+  said += [_MISSED] if missed else []
+  return f'{table}\n\n{" ".join(said)}' if body else ''
 
 
 def budget_table(results: Mapping[str, Any]) -> str:
