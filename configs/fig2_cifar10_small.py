@@ -4,8 +4,9 @@
 without training again. The rate is chosen on validation accuracy: in the tables
 at each sparsity, in the figure of all α for each of them over all sparsities.
 Pruned nets are measured with averages of their own in the batch normalisation.
-Whether the dense gap between the α closes is a question of the length: 10 and
-20 epochs, with rates up to 0.8, as at high sparsity 0.4 was at the edge, are
+Whether the dense gap between the α closes with the length (docs/results: it
+does not): 10 and 20 epochs, with rates up to 0.8, as at high sparsity 0.4 was
+at the edge, are
 
   python -m experiments.sparse_training --config=configs/fig2_cifar10_small.py \
     --config.learning_rate="(0.1,0.2,0.4,0.8)" --config.training_multiplier=2 \
