@@ -218,6 +218,18 @@ def _differences(folder, baseline, other):
       "against α = 2's, by {} points at 10%",
     ),
     (
+      'fig2_cifar10_small_10_dense',
+      'alpha=1,learning_rate=0.1',
+      'alpha=1.5,learning_rate=0.2',
+      'α = 1.5 has {} and {} points more at 20 and 10% of',
+    ),
+    (
+      'fig2_cifar10_small_10_dense',
+      'alpha=1,learning_rate=0.1',
+      'alpha=2,learning_rate=0.2',
+      'and α = 2 {} and {} more at 10 and 5%',
+    ),
+    (
       'digits_regrow',
       'method=set_025',
       'method=set_1',
