@@ -10,7 +10,8 @@ Laplace; tables put it beside.
 
 The net of fig4_permuted_mnist and, for two cores, 1 epoch a task instead of 10.
 What ten tasks choose does not hold on 51 (docs/results/fig4_rivals). A search
-over half of them, with stronger penalties, in a folder of its own:
+over half of them, with stronger penalties, in a folder of its own, finds better
+ones (docs/results/fig4_rivals_25):
 
   python -m experiments.continual --config=configs/fig4_rivals.py \
     --config.search_tasks=25 --config.run_protocol=True \
