@@ -230,6 +230,36 @@ def _differences(folder, baseline, other):
       'and α = 2 {} and {} more at 10 and 5%',
     ),
     (
+      'table1_cifar10_small',
+      'method=top_kast,alpha=1,learning_rate=0.1',
+      'method=iterative,alpha=1,learning_rate=0.2',
+      'iterative pruning is better than Top-KAST, by {} points',
+    ),
+    (
+      'table1_cifar10_small',
+      'method=rigl,alpha=1,learning_rate=0.2',
+      'method=top_kast,alpha=1,learning_rate=0.1',
+      'that is better than RigL, by {},',
+    ),
+    (
+      'table1_cifar10_small',
+      'method=static,alpha=1,learning_rate=0.05',
+      'method=rigl,alpha=1,learning_rate=0.2',
+      'and RigL than static masks, by {},',
+    ),
+    (
+      'table1_cifar10_small',
+      'method=static,alpha=1.25,learning_rate=0.2',
+      'method=rigl,alpha=1.25,learning_rate=0.4',
+      'and behind static masks with Powerprop as well, by {}.',
+    ),
+    (
+      'table1_cifar10_small',
+      'method=top_kast,alpha=1,learning_rate=0.1',
+      'method=top_kast,alpha=1.5,learning_rate=0.2',
+      'not told apart on test data (−{})',
+    ),
+    (
       'digits_regrow',
       'method=set_025',
       'method=set_1',
