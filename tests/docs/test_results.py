@@ -265,6 +265,42 @@ def _differences(folder, baseline, other):
       'method=set_1',
       'SET {} points, five seeds of five',
     ),
+    (
+      'digits_regrow_rates',
+      'method=rigl_05,alpha=1.5,learning_rate=0.1',
+      'method=rigl_10,alpha=1.5,learning_rate=0.03',
+      '1 minus ½ on test data +{}',
+    ),
+    (
+      'digits_regrow_rates',
+      'method=set_05,alpha=1.5,learning_rate=0.1',
+      'method=set_10,alpha=1.5,learning_rate=0.1',
+      '1 is better than ½**, by {}',
+    ),
+    (
+      'table1_cifar10_small_regrow',
+      'method=rigl_05,alpha=1.5,learning_rate=0.1',
+      'method=rigl_025,alpha=1.25,learning_rate=0.1',
+      '¼ minus ½ +{}',
+    ),
+    (
+      'table1_cifar10_small_regrow_others',
+      'method=set_10,alpha=1.25,learning_rate=0.2',
+      'method=set_05,alpha=1.25,learning_rate=0.1',
+      'on test data by {} (SET)',
+    ),
+    (
+      'table1_cifar10_small_regrow_others',
+      'method=snfs_10,alpha=1.25,learning_rate=0.2',
+      'method=snfs_05,alpha=1.25,learning_rate=0.1',
+      '(SET), {} (SNFS)',
+    ),
+    (
+      'table1_cifar10_small_regrow_others',
+      'method=dsr_10,alpha=1.25,learning_rate=0.2',
+      'method=dsr_05,alpha=1.25,learning_rate=0.2',
+      '(SNFS) and {} points (DSR)',
+    ),
   ],
 )
 def test_sentences_have_the_differences_of_their_records(

@@ -17,7 +17,7 @@ def dsr(
   every: int = 100,
   fraction: float = 0.3,
   decay: str = 'cosine',
-  regrow: float = 1.0,
+  regrow: float = 0.5,
 ) -> Method:
   """Dynamic sparse reparameterisation.
 

@@ -14,7 +14,7 @@ def rigl(
   every: int = 100,
   fraction: float = 0.3,
   decay: str = 'cosine',
-  regrow: float = 1.0,
+  regrow: float = 0.5,
 ) -> Method:
   """The rigged lottery.
 

@@ -13,7 +13,7 @@ def set(  # pylint: disable=redefined-builtin
   every: int = 100,
   fraction: float = 0.3,
   decay: str = 'cosine',
-  regrow: float = 1.0,
+  regrow: float = 0.5,
 ) -> Method:
   """Sparse evolutionary training, in RigL's protocol.
 

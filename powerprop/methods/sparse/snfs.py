@@ -34,7 +34,7 @@ def snfs(
   fraction: float = 0.3,
   decay: str = 'cosine',
   momentum: float = 0.9,
-  regrow: float = 1.0,
+  regrow: float = 0.5,
 ) -> Method:
   """Sparse networks from scratch, in RigL's protocol.
 
