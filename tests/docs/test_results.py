@@ -266,6 +266,18 @@ def _differences(folder, baseline, other):
       'SET {} points, five seeds of five',
     ),
     (
+      'digits_sparse_rates',
+      'method=one_shot,alpha=1,learning_rate=0.1',
+      'method=one_shot,alpha=2,learning_rate=0.1',
+      'at 0.1 for both {}',
+    ),
+    (
+      'digits_sparse_rates',
+      'method=one_shot,alpha=1,learning_rate=0.03',
+      'method=one_shot,alpha=1,learning_rate=0.3',
+      'not 55.8%, by {}',
+    ),
+    (
       'digits_regrow_rates',
       'method=rigl_05,alpha=1.5,learning_rate=0.1',
       'method=rigl_10,alpha=1.5,learning_rate=0.03',
