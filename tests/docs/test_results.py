@@ -269,7 +269,7 @@ def _differences(folder, baseline, other):
       'digits_sparse_rates',
       'method=one_shot,alpha=1,learning_rate=0.1',
       'method=one_shot,alpha=2,learning_rate=0.1',
-      'at 0.1 for both {}',
+      'at 0.1 for both {}. But',
     ),
     (
       'digits_sparse_rates',
