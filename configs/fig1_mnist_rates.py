@@ -8,7 +8,7 @@ fig1_mnist leaves it twice as many weights.
 
   python -m experiments.sparse_training --config=configs/fig1_mnist_rates.py
 
-Not run yet; a guess is 80 minutes on two idle cores.
+Time and numbers to expect: docs/results/fig1_mnist_rates.
 """
 
 import ml_collections
