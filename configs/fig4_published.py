@@ -4,7 +4,7 @@ EfficientPackNet with a dense forward pass and without a retraining, γ = 0.9, a
 α = 1 and 1.5, in the net and with the optimiser of fig4_permuted_mnist, one
 epoch a task instead of 10. It is what fig4_without is to be laid beside; and
 100 tasks by the recipe of that one, but for its option, so that what the option
-alone is worth can be seen. Both choose of three learning rates, for each α, on
+alone is worth can be seen. Both choose of four learning rates, for each α, on
 validation data of 20 tasks.
 
   python -m experiments.continual --config=configs/fig4_published.py
@@ -33,8 +33,8 @@ def get_config() -> ml_collections.ConfigDict:
     }
     config.method_training = {
       'efficient_packnet': published.method_training.efficient_packnet.to_dict()
-      | {'learning_rate': (0.1, 0.3, 0.03)},
-      name: recipe | {'learning_rate': (0.3, 0.1, 1.0), 'num_tasks': 100},
+      | {'learning_rate': (0.1, 0.3, 0.03, 1.0)},
+      name: recipe | {'learning_rate': (0.3, 0.1, 1.0, 0.03), 'num_tasks': 100},
     }
     config.labels = published.labels
     config.choose_learning_rate = True
