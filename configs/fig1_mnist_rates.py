@@ -1,10 +1,10 @@
 """Figure 1(a) of the paper with a learning rate chosen for every α.
 
-fig1_mnist has one rate, 0.1, for every α, as the authors' release does, and no
-validation data. Here each α has four, and takes the one whose nets, pruned once
-to a density, are best on validation data: for each density by itself, and all
-with equal budgets. The output layer is pruned as the others are, where
-fig1_mnist leaves it twice as many weights.
+fig1_mnist has one rate, 0.1, for every α, as the authors' release does. Here
+each α has four, and takes the one whose nets, pruned once to a density, are
+best on validation data: for each density by itself, and all with equal
+budgets. The output layer is pruned as the others are, where fig1_mnist leaves
+it twice as many weights.
 
   python -m experiments.sparse_training --config=configs/fig1_mnist_rates.py
 

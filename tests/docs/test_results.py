@@ -145,9 +145,14 @@ def test_every_record_has_a_page_and_the_first_page_leads_to_all():
 
 
 def _differences(folder, baseline, other):
-  """Means, without their signs, and halves of intervals, to two digits."""
-  results, _ = files.load(_RESULTS / folder)
-  nets = files.part_of(results, 'analysis').entries(results)
+  """Means, without their signs, and halves of intervals, to two digits.
+
+  Of the nets of a folder, or of several with spaces between.
+  """
+  nets = []
+  for name in folder.split():
+    results, _ = files.load(_RESULTS / name)
+    nets += files.part_of(results, 'analysis').entries(results)
   text = compare.table(nets, baseline, other)
   found = re.findall(r'[+-]([\d.]+) ± ([\d.]+)', text)
   return [tuple(map(float, pair)) for pair in found]
@@ -314,6 +319,30 @@ def _differences(folder, baseline, other):
       '¼ minus ½ +{}',
     ),
     (
+      'table1_cifar10_small_regrow table1_cifar10_small',
+      'method=rigl,alpha=1.25,learning_rate=0.4',
+      'method=rigl_05,alpha=1.5,learning_rate=0.1',
+      '{} points more on test data, {} on validation data',
+    ),
+    (
+      'table1_cifar10_small_regrow table1_cifar10_small',
+      'method=rigl,alpha=1,learning_rate=0.2',
+      'method=rigl_05,alpha=1.5,learning_rate=0.1',
+      '(55.1%): −{} points on test data',
+    ),
+    (
+      'table1_cifar10_small_regrow table1_cifar10_small',
+      'method=rigl,alpha=1,learning_rate=0.2',
+      'method=rigl_01,alpha=1.25,learning_rate=0.1',
+      'a tenth (−{})',
+    ),
+    (
+      'digits_sparse_rates',
+      'method=one_shot,alpha=1,learning_rate=0.3',
+      'method=one_shot,alpha=2,learning_rate=0.1',
+      'not told apart from that (+{}, three',
+    ),
+    (
       'table1_cifar10_small_regrow_others',
       'method=set_10,alpha=1.25,learning_rate=0.2',
       'method=set_05,alpha=1.25,learning_rate=0.1',
@@ -336,7 +365,8 @@ def _differences(folder, baseline, other):
 def test_sentences_have_the_differences_of_their_records(
   folder, baseline, other, says
 ):
-  text = (_RESULTS / folder / 'README.md').read_text(encoding='utf-8')
+  page = _RESULTS / folder.split()[0] / 'README.md'
+  text = page.read_text(encoding='utf-8')
   number = r'(\d[\d.]*) ± (\d[\d.]*)'
   pattern = number.join(map(re.escape, says.split('{}')))
   (found,) = re.findall(pattern, ' '.join(text.split()))
