@@ -1,15 +1,20 @@
-"""Compares two settings of a finished run, seed by seed.
+"""Compares two settings of a finished run, or of several, seed by seed.
 
-  python -m experiments.report.compare DIR BASELINE OTHER
+  python -m experiments.report.compare DIR [DIR ...] BASELINE OTHER
 
 BASELINE and OTHER say what differs, as in `method=epn method=retrain` or
 `alpha=1 alpha=2,learning_rate=0.1`; everything else is the same in both, and
-has a line for each of its values.
+has a line for each of its values. Of several runs each net has the name of its
+folder as `run`, and the command says in what their configs differ:
+
+  python -m experiments.report.compare runs/a runs/b run=a run=b
 """
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
+import json
 import math
+import pathlib
 import sys
 from typing import Any
 
@@ -17,6 +22,63 @@ from experiments.report import differences
 from experiments.report import files
 from experiments.report import markup
 from experiments.report.differences import Entry
+
+
+def nets_of(workdirs: Sequence[str]) -> list[Entry]:
+  """The nets of finished runs.
+
+  Args:
+    workdirs: the folders, of one experiment. Where there are several, each net
+      has the field `run` as well: the name of its folder.
+
+  Raises:
+    FileNotFoundError: a folder or its results.json is missing.
+    ValueError: a file cannot be read, two folders have one name, or the runs
+      are of different experiments.
+  """
+  out: list[Entry] = []
+  kinds: dict[str, str] = {}
+  for workdir in workdirs:
+    results, _ = files.load(workdir)
+    name = pathlib.Path(workdir).resolve().name
+    if name in kinds:
+      raise ValueError(f'Two folders are named {name}: rename one of them.')
+    kinds[name] = files.experiment(results)
+    nets = files.part_of(results, 'analysis').entries(results)
+    if len(workdirs) > 1:
+      nets = [n._replace(setting={'run': name, **n.setting}) for n in nets]
+    out += nets
+  if len(set(kinds.values())) > 1:
+    told = ', '.join(f'{name} of {kind}' for name, kind in kinds.items())
+    raise ValueError(f'Runs of one experiment are compared; these are: {told}.')
+  return out
+
+
+def configs_line(workdirs: Sequence[str]) -> str:
+  """In which fields the configs of runs differ, and which not all have.
+
+  Args:
+    workdirs: their folders; those without a config.json are left out.
+
+  Returns:
+    A sentence, or '' where there is nothing to say.
+
+  Raises:
+    ValueError: one of them is no JSON.
+  """
+  paths = [pathlib.Path(workdir, 'config.json') for workdir in workdirs]
+  configs = [json.loads(p.read_text('utf-8')) for p in paths if p.is_file()]
+  names = dict.fromkeys(name for config in configs for name in config)
+  part = [n for n in names if any(n not in config for config in configs)]
+  other = [
+    n
+    for n in names
+    if n not in part and any(c[n] != configs[0][n] for c in configs)
+  ]
+  told = [f'differ in {", ".join(other)}'] if other else []
+  # A run does not know the fields that came after it.
+  told += [f'do not all have {", ".join(part)}'] if part else []
+  return f'Their configs {", and ".join(told)}.' if told else ''
 
 
 def table(nets: Sequence[Entry], baseline: str, other: str) -> str:
@@ -147,19 +209,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
   files.print_anywhere()
   parser = argparse.ArgumentParser(
     prog='python -m experiments.report.compare',
-    description='Compares two settings of a finished run, seeds paired.',
+    description='Compares two settings of finished runs, seeds paired.',
   )
-  parser.add_argument('workdir', help="a run's folder")
+  parser.add_argument('workdir', nargs='+', help="a run's folder")
   parser.add_argument('baseline', help='such as method=rigl, or alpha=1')
   parser.add_argument('other', help='likewise: what it is subtracted from')
   given = parser.parse_args(arguments)
   try:
-    results, _ = files.load(given.workdir)
-    entries = files.part_of(results, 'analysis').entries(results)
-    print(table(entries, given.baseline, given.other))
+    text = table(nets_of(given.workdir), given.baseline, given.other)
+    line = configs_line(given.workdir)
   except (OSError, ValueError) as error:
     print(error, file=sys.stderr)
     return 1
+  print('\n\n'.join(filter(None, (text, line))))
   return 0
 
 

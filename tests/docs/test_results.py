@@ -149,10 +149,7 @@ def _differences(folder, baseline, other):
 
   Of the nets of a folder, or of several with spaces between.
   """
-  nets = []
-  for name in folder.split():
-    results, _ = files.load(_RESULTS / name)
-    nets += files.part_of(results, 'analysis').entries(results)
+  nets = compare.nets_of([str(_RESULTS / name) for name in folder.split()])
   text = compare.table(nets, baseline, other)
   found = re.findall(r'[+-]([\d.]+) ± ([\d.]+)', text)
   return [tuple(map(float, pair)) for pair in found]
@@ -320,20 +317,20 @@ def _differences(folder, baseline, other):
     ),
     (
       'table1_cifar10_small_regrow table1_cifar10_small',
-      'method=rigl,alpha=1.25,learning_rate=0.4',
-      'method=rigl_05,alpha=1.5,learning_rate=0.1',
+      'run=table1_cifar10_small,method=rigl,alpha=1.25,learning_rate=0.4',
+      'run=table1_cifar10_small_regrow,method=rigl_05,alpha=1.5,learning_rate=0.1',
       '{} points more on test data, {} on validation data',
     ),
     (
       'table1_cifar10_small_regrow table1_cifar10_small',
-      'method=rigl,alpha=1,learning_rate=0.2',
-      'method=rigl_05,alpha=1.5,learning_rate=0.1',
+      'run=table1_cifar10_small,method=rigl,alpha=1,learning_rate=0.2',
+      'run=table1_cifar10_small_regrow,method=rigl_05,alpha=1.5,learning_rate=0.1',
       '(55.1%): −{} points on test data',
     ),
     (
       'table1_cifar10_small_regrow table1_cifar10_small',
-      'method=rigl,alpha=1,learning_rate=0.2',
-      'method=rigl_01,alpha=1.25,learning_rate=0.1',
+      'run=table1_cifar10_small,method=rigl,alpha=1,learning_rate=0.2',
+      'run=table1_cifar10_small_regrow,method=rigl_01,alpha=1.25,learning_rate=0.1',
       'a tenth (−{})',
     ),
     (

@@ -124,6 +124,42 @@ def test_what_is_wrong_is_said_in_a_sentence(
   assert says in error and error.count('\n') == 1
 
 
+def test_nets_of_several_runs_have_their_run(tmp_path, capsys):
+  folders = [tmp_path / 'a', tmp_path / 'b']
+  for folder, steps in zip(folders, (100, 200), strict=True):
+    results = _one_shot()
+    for row in results['rows']:
+      row['test_accuracy'] += steps / 1000
+    folder.mkdir()
+    (folder / 'results.json').write_bytes(files.to_json(results))
+    text = f'{{"seeds": 3, "steps": {steps}, "{folder.name}": 0}}'
+    (folder / 'config.json').write_text(text)
+  names = list(map(str, folders))
+  assert compare.main([*names, 'run=a', 'run=b,']) == 1
+  assert "'' is no field=value" in capsys.readouterr().err
+  assert compare.main([*names, 'run=a,alpha=1', 'run=b,alpha=2']) == 0
+  out = capsys.readouterr().out
+  assert _lines(out)[0] == ['density', 'test accuracy']
+  assert _lines(out)[2] == ['1', '+15.00 ± 0.00* 3/3']
+  says = 'Their configs differ in steps, and do not all have a, b.'
+  assert out.endswith(f'\n\n{says}\n')
+  # Without it, which of the two is meant is not known.
+  assert compare.main([*names, 'alpha=1', 'alpha=2']) == 0
+  assert _lines(capsys.readouterr().out)[0][0] == 'run'
+
+
+def test_runs_that_cannot_be_compared(tmp_path, capsys):
+  for name, results in {'a': _one_shot(), 'b': _sparse()}.items():
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'results.json').write_bytes(files.to_json(results))
+  first, second = str(tmp_path / 'a'), str(tmp_path / 'b')
+  assert compare.main([first, second, 'run=a', 'run=b']) == 1
+  says = 'these are: a of one_shot, b of sparse_training.'
+  assert says in capsys.readouterr().err
+  assert compare.main([first, f'{first}/.', 'run=a', 'run=a']) == 1
+  assert 'Two folders are named a' in capsys.readouterr().err
+
+
 def test_a_run_without_nets_or_without_a_common_setting():
   with pytest.raises(ValueError, match='no nets to compare'):
     compare.table(_entries({'rows': []}), 'alpha=1', 'alpha=2')
