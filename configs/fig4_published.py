@@ -9,7 +9,9 @@ validation data of 20 tasks.
 
   python -m experiments.continual --config=configs/fig4_published.py
 
-Not run yet; a guess is three hours on two idle cores.
+2.5 hours on two cores (docs/results/fig4_published). Over more than 20 tasks
+α = 1 is better at 0.1 than at the 0.3 that they choose
+(docs/results/fig4_published_01).
 """
 
 import ml_collections
