@@ -12,7 +12,6 @@ folder as `run`, and the command says in what their configs differ:
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-import json
 import math
 import pathlib
 import sys
@@ -66,8 +65,7 @@ def configs_line(workdirs: Sequence[str]) -> str:
   Raises:
     ValueError: one of them is no JSON.
   """
-  paths = [pathlib.Path(workdir, 'config.json') for workdir in workdirs]
-  configs = [json.loads(p.read_text('utf-8')) for p in paths if p.is_file()]
+  configs = list(filter(None, map(files.config_of, workdirs)))
   names = dict.fromkeys(name for config in configs for name in config)
   part = [n for n in names if any(n not in config for config in configs)]
   other = [

@@ -26,6 +26,20 @@ def print_anywhere() -> None:
       stream.reconfigure(errors='replace')
 
 
+def config_of(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+  """What a run's config.json holds; {} where there is none.
+
+  Args:
+    workdir: a run's folder.
+
+  Raises:
+    ValueError: config.json is no JSON.
+  """
+  path = pathlib.Path(workdir, 'config.json')
+  config = json.loads(path.read_text('utf-8')) if path.is_file() else {}
+  return config if isinstance(config, dict) else {}
+
+
 def labelled(
   results: Mapping[str, Any], workdir: pathlib.Path
 ) -> dict[str, Any]:
@@ -39,10 +53,7 @@ def labelled(
   Raises:
     ValueError: config.json is no JSON.
   """
-  path = workdir / 'config.json'
-  config = json.loads(path.read_text('utf-8')) if path.is_file() else {}
-  labels = config.get('labels') if isinstance(config, dict) else None
-  return {**results, 'labels': labels or {}}
+  return {**results, 'labels': config_of(workdir).get('labels') or {}}
 
 
 def part_of(results: Mapping[str, Any], name: str) -> types.ModuleType:
