@@ -67,15 +67,17 @@ def table(root: pathlib.Path) -> str:
     raise ValueError(f'{path} cannot be read: {error}') from error
   lines = [_HEADERS, ('---',) * len(_HEADERS)]
   for run in runs:
-    folder = run['folder']
-    results, _ = files.load(root / folder)
+    # One, or several in which the same was run with other candidates.
+    folders = [run['folder']] if 'folder' in run else run['folders']
+    loaded = [files.load(root / folder)[0] for folder in folders]
+    source = ', '.join(f'[{name}]({name}/README.md)' for name in folders)
     for i, row in enumerate(run['row']):
       setting = '' if i else run['setting']
       try:
-        cells = _cells(results, row)
+        cells = _cells(loaded, row)
       except ValueError as error:
-        raise ValueError(f'{path}, {folder}, {row}: {error}') from error
-      lines.append((setting, *cells, f'[{folder}]({folder}/README.md)'))
+        raise ValueError(f'{path}, {folders}, {row}: {error}') from error
+      lines.append((setting, *cells, source))
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
@@ -96,17 +98,22 @@ def page(text: str, root: pathlib.Path) -> str:
   return f'{parts[0]}{MARK}\n{table(root)}\n{MARK}{parts[2]}'
 
 
-def _cells(results: Row, row: Row) -> tuple[str, ...]:
+def _cells(runs: Sequence[Row], row: Row) -> tuple[str, ...]:
   """The cells of a row but for the first and the last.
 
   Args:
-    results: of its run.
+    runs: the results of its run, or of several, whose nets are compared as if
+      they were of one.
     row: its "method", which may have a {density}; and, where they are not the
       usual ones, "where", fields of both sides, "baseline" and "other", of one
       of them, "names", what to call these, and "measure"; "note" on what was
       found, and what is said elsewhere, "says".
   """
-  nets = files.part_of(results, 'analysis').entries(results)
+  nets = [
+    net
+    for results in runs
+    for net in files.part_of(results, 'analysis').entries(results)
+  ]
   if not nets:
     raise ValueError('the run has no nets.')
   where = dict(row.get('where', {}))
@@ -123,9 +130,13 @@ def _cells(results: Row, row: Row) -> tuple[str, ...]:
     for net in nets:
       value = net.measures[measure]
       if _fits(net.setting, fields) and math.isfinite(value):
-        side.setdefault(tuple(net.setting.items()), {})[net.pair] = value
+        seeds = side.setdefault(tuple(net.setting.items()), {})
+        if net.pair in seeds:
+          raise ValueError(f'two of its runs have {net.setting}.')
+        seeds[net.pair] = value
     sides.append(side)
-  baseline, other = (_chosen(side, results) for side in sides)
+  summaries = [e for results in runs for e in results.get('summary', ())]
+  baseline, other = (_chosen(side, summaries) for side in sides)
   if len(baseline) > 1:
     raise ValueError('several baselines fit, and no validation chooses.')
   if not other:
@@ -168,7 +179,7 @@ def _fits(setting: Row, fields: Row) -> bool:
   return True
 
 
-def _chosen(side: _Side, results: Row) -> _Side:
+def _chosen(side: _Side, summaries: Sequence[Row]) -> _Side:
   """The settings to show: all, or the best one on validation accuracy.
 
   A setting of which a seed diverged loses to any of which none did.
@@ -176,7 +187,7 @@ def _chosen(side: _Side, results: Row) -> _Side:
   means = {
     tuple((name, entry[name]) for name, _ in setting): mean
     for setting in list(side)[:1]
-    for entry in results.get('summary', ())
+    for entry in summaries
     if (mean := entry.get('validation_accuracy_mean')) is not None
   }
   if not means or len(side) < 2:

@@ -1,6 +1,7 @@
 """docs/continual_learning.md: what each method costs."""
 
 import functools
+import json
 import pathlib
 import re
 
@@ -12,7 +13,9 @@ from experiments.engine import estimates
 from powerprop import methods
 from tests import lifetime_tiny
 
-_PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'continual_learning.md'
+_DOCS = pathlib.Path(__file__).parents[2] / 'docs'
+_PAGE = _DOCS / 'continual_learning.md'
+_RESULTS = _DOCS / 'results'
 
 
 def _costs():
@@ -51,3 +54,20 @@ def test_what_a_method_holds_and_keeps(name):
   if held != 'pictures' and kept != 'a bit a unit':
     least = {'0': 0, '1/8': 1 / 8, '4': 4}[kept]
     assert record == pytest.approx(least, abs=0.02)
+
+
+@pytest.mark.parametrize('name', continual_settings.method_names())
+def test_what_a_method_has_on_ten_tasks(name):
+  shown = _costs()[name][3]
+  ran = 'epn_retrained' if name == 'efficient_packnet' else name
+  rows = [
+    row
+    for path in sorted(_RESULTS.glob('permuted_mnist_10_fair*/results.json'))
+    for row in json.loads(path.read_bytes())['summary']
+    if (row['method'], row['alpha']) == (ran, 1)
+  ]
+  if not rows:
+    assert shown.startswith('not run')
+    return
+  best = max(rows, key=lambda row: row['validation_accuracy_mean'])
+  assert shown.split()[0] == f'{100 * best["average_accuracy_mean"]:.1f}'

@@ -357,6 +357,20 @@ def _differences(folder, baseline, other):
       'method=dsr_05,alpha=1.25,learning_rate=0.2',
       '(SNFS) and {} points (DSR)',
     ),
+    (
+      'permuted_mnist_10_fair',
+      'method=joint,alpha=1,coefficient=0,learning_rate=0.0003',
+      'method=online_ewc,alpha=1,coefficient=25,learning_rate=0.001',
+      'the last by {}.',
+    ),
+    (
+      'permuted_mnist_10_fair permuted_mnist_10_fair_more',
+      'run=permuted_mnist_10_fair_more,method=ewc,alpha=1,learning_rate=0.002,'
+      'coefficient=50',
+      'run=permuted_mnist_10_fair,method=ewc,alpha=2,learning_rate=0.003,'
+      'coefficient=15',
+      'lower with EWC, by {}, and as here',
+    ),
   ],
 )
 def test_sentences_have_the_differences_of_their_records(

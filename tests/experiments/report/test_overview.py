@@ -25,12 +25,12 @@ def _one_shot():
   }
 
 
-def _sparse(diverged=0):
+def _sparse(diverged=0, rates=(0.1, 0.2)):
   """α = 2 is the best on test data, α = 3 on validation data."""
   out = {'plans': [], 'rows': [], 'summary': []}
   validation = {1.0: 0.5, 2.0: 0.6, 3.0: 0.7}
   test = {1.0: 0.5, 2.0: 0.9, 3.0: 0.4}
-  for alpha, rate in itertools.product(validation, (0.1, 0.2)):
+  for alpha, rate in itertools.product(validation, rates):
     where = {'method': 'set', 'distribution': 'erk', 'sparsity': 0.9}
     where |= {'transform': 'powerprop', 'alpha': alpha, 'learning_rate': rate}
     for seed in range(3):
@@ -92,6 +92,31 @@ def test_validation_accuracy_chooses_and_the_test_accuracy_does_not(tmp_path):
 def test_a_setting_of_which_a_seed_diverged_is_not_chosen(tmp_path):
   cells = _cells(_root(tmp_path, _sparse(diverged=1), "method = 'm'"))
   assert cells[3] == '70.0 ± 0.0 (α = 2, lr 0.2)'
+
+
+def _two_roots(tmp_path, more):
+  root = _root(tmp_path, _sparse(), "method = 'm'")
+  (root / 'b').mkdir()
+  (root / 'b' / 'results.json').write_bytes(files.to_json(more))
+  path = root / 'overview.toml'
+  text = path.read_text('utf-8').replace("folder = 'a'", "folders = ['a', 'b']")
+  path.write_text(text, encoding='utf-8')
+  return root
+
+
+def test_of_several_runs_the_best_on_validation_data_is_shown(tmp_path):
+  more = _sparse(rates=(0.3,))
+  more = {k: [e for e in v if e['alpha'] == 1] for k, v in more.items()}
+  cells = _cells(_two_roots(tmp_path, more))
+  assert cells[2] == '20.0 ± 0.0 (lr 0.3)'
+  assert cells[3] == '20.0 ± 0.0 (α = 3, lr 0.2)'
+  assert cells[5] == '+0.0 ± 0.0 0/3'
+  assert cells[-1] == '[a](a/README.md), [b](b/README.md)'
+
+
+def test_the_same_setting_in_two_runs_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='two of its runs have'):
+    overview.table(_two_roots(tmp_path, _sparse()))
 
 
 def test_seeds_are_counted_that_both_sides_have(tmp_path):
