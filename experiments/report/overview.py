@@ -67,8 +67,8 @@ def table(root: pathlib.Path) -> str:
     raise ValueError(f'{path} cannot be read: {error}') from error
   lines = [_HEADERS, ('---',) * len(_HEADERS)]
   for run in runs:
-    # One, or several in which the same was run with other candidates.
-    folders = [run['folder']] if 'folder' in run else run['folders']
+    # Of several the nets compete: the same, run with other candidates.
+    folders = run['folders']
     loaded = [files.load(root / folder)[0] for folder in folders]
     source = ', '.join(f'[{name}]({name}/README.md)' for name in folders)
     for i, row in enumerate(run['row']):

@@ -49,7 +49,7 @@ def _sparse(diverged=0, rates=(0.1, 0.2)):
 def _root(tmp_path, results, row, page=f'Before\n{overview.MARK}\n'):
   (tmp_path / 'a').mkdir()
   (tmp_path / 'a' / 'results.json').write_bytes(files.to_json(results))
-  text = f"[[run]]\nfolder = 'a'\nsetting = 'S'\n[[run.row]]\n{row}\n"
+  text = f"[[run]]\nfolders = ['a']\nsetting = 'S'\n[[run.row]]\n{row}\n"
   (tmp_path / 'overview.toml').write_text(text, encoding='utf-8')
   text = f'{page}old\n{overview.MARK}\nAfter\n'
   (tmp_path / 'README.md').write_text(text, encoding='utf-8')
@@ -99,7 +99,7 @@ def _two_roots(tmp_path, more):
   (root / 'b').mkdir()
   (root / 'b' / 'results.json').write_bytes(files.to_json(more))
   path = root / 'overview.toml'
-  text = path.read_text('utf-8').replace("folder = 'a'", "folders = ['a', 'b']")
+  text = path.read_text('utf-8').replace("['a']", "['a', 'b']")
   path.write_text(text, encoding='utf-8')
   return root
 
